@@ -1,0 +1,178 @@
+"""BackupPolicy: what to back up, when, for how long, into which store."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from longboat.api.common import (
+    AGE,
+    DiskRef,
+    Duration,
+    LabelSelector,
+    Model,
+    NamedRef,
+    PrinterColumn,
+    Resource,
+    Status,
+    Time,
+    column,
+    rule,
+    rules,
+)
+
+At = Annotated[str, Field(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$", max_length=5)]
+"""A time of day, HH:MM on a 24-hour clock."""
+Day = Literal["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
+
+
+class Target(Model):
+    """What a policy backs up."""
+
+    model_config = rules(
+        rule(
+            "[has(self.disk), has(self.virtualMachine), has(self.selector)].filter(set, set).size() == 1",
+            "exactly one of disk, virtualMachine and selector is needed",
+        )
+    )
+    disk: DiskRef | None = Field(None, description="One disk.")
+    virtual_machine: NamedRef | None = Field(
+        None, description="One virtual machine: all its disks, at one moment. Disks added later are included."
+    )
+    selector: LabelSelector | None = Field(
+        None, description="Every virtual machine of the namespace with these labels; each gets a DiskBackup of its own."
+    )
+
+
+class Hourly(Model):
+    """Every N hours, counted from the day the policy was created."""
+
+    every: int = Field(1, ge=1, le=24 * 7, description="Hours from one backup to the next.")
+    minute: int = Field(0, ge=0, le=59, description="Minute of the hour.")
+
+
+class Daily(Model):
+    """Every N days, counted from the day the policy was created."""
+
+    every: int = Field(1, ge=1, le=366, description="Days from one backup to the next.")
+    at: At = Field("00:00", description="Time of day, HH:MM.")
+
+
+class Weekly(Model):
+    """Every N weeks, counted from the week the policy was created."""
+
+    every: int = Field(1, ge=1, le=52, description="Weeks from one backup to the next.")
+    on: Day = Field("Sunday", description="Day of the week.")
+    at: At = Field("00:00", description="Time of day, HH:MM.")
+
+
+class Monthly(Model):
+    """Every N months, counted from the month the policy was created."""
+
+    every: int = Field(1, ge=1, le=12, description="Months from one backup to the next.")
+    day: int = Field(1, ge=1, le=31, description="Day of the month; in a shorter month its last day.")
+    at: At = Field("00:00", description="Time of day, HH:MM.")
+
+
+class Schedule(Model):
+    """When a policy runs."""
+
+    model_config = rules(
+        rule(
+            "[has(self.hourly), has(self.daily), has(self.weekly), has(self.monthly), has(self.cron)]"
+            ".filter(set, set).size() == 1",
+            "exactly one of hourly, daily, weekly, monthly and cron is needed",
+        )
+    )
+    hourly: Hourly | None = Field(None, description="Every N hours.")
+    daily: Daily | None = Field(None, description="Every N days at a time of day.")
+    weekly: Weekly | None = Field(None, description="Every N weeks on a day of the week.")
+    monthly: Monthly | None = Field(None, description="Every N months on a day of the month.")
+    cron: str | None = Field(
+        None,
+        min_length=9,
+        max_length=200,
+        description="A cron expression of five fields (minute, hour, day of month, month, day of week).",
+        pattern=r"^\s*\S+(\s+\S+){4}\s*$",
+    )
+
+
+class Retention(Model):
+    """How long backups are kept. keepFor and keepLast add up: a backup stays as long as either keeps it."""
+
+    keep_for: Duration = Field(description="How long a backup is kept, such as 30d (m, h, d or w).")
+    keep_last: int | None = Field(
+        None, ge=1, le=1000, description="The newest N good backups of each disk are kept, however old they are."
+    )
+    keep_newest: bool = Field(
+        True,
+        description="Keep the newest good backup of each disk beyond keepFor, so that failing runs never leave it bare.",
+    )
+
+
+class BackupPolicySpec(Model):
+    """What the user asks for."""
+
+    target: Target = Field(description="What to back up: exactly one of disk, virtualMachine and selector.")
+    schedule: Schedule = Field(description="When: exactly one of hourly, daily, weekly, monthly and cron.")
+    time_zone: str = Field(
+        "UTC",
+        min_length=1,
+        max_length=64,
+        pattern=r"^[A-Za-z0-9_+/-]+$",
+        description="IANA time zone of the schedule, such as Europe/London.",
+    )
+    retention: Retention = Field(description="How long backups are kept.")
+    store_ref: NamedRef | None = Field(
+        None, description="The BackupStore; the default one if absent. The one used is recorded on each DiskBackup."
+    )
+    suspend: bool = Field(
+        False, description="No scheduled backups while true; ad-hoc ones still run. Missed runs are not made up for."
+    )
+    starting_deadline: Duration = Field(
+        "1h", description="A slot that was missed by more than this is skipped; at most one late run is made."
+    )
+
+
+class BackupPolicyStatus(Status):
+    """What the operator sees."""
+
+    target: str | None = Field(None, description="The target in words, for tables.")
+    schedule: str | None = Field(None, description="The schedule in words, for tables.")
+    anchor: Time | None = Field(None, description='The moment from which "every N" is counted.')
+    resumed_at: Time | None = Field(None, description="When the policy was last resumed; earlier slots do not run.")
+    suspended_at: Time | None = Field(None, description="Since when the policy is suspended.")
+    last_slot: Time | None = Field(
+        None, description="The last slot for which backups were started or that was skipped."
+    )
+    next_slot: Time | None = Field(None, description="The next slot.")
+    last_success_time: Time | None = Field(None, description="Moment of the newest good backup.")
+    last_backup: str | None = Field(None, description="The newest DiskBackup of this policy.")
+    backups: int | None = Field(None, description="Number of DiskBackups kept.")
+    stored_bytes: int | None = Field(None, description="Bytes that this policy's backups added to the store.")
+    protected: str | None = Field(
+        None, description="Yes, Late, Never, Suspended or No: is the target protected as asked for?"
+    )
+
+
+class BackupPolicy(Resource):
+    """A backup policy on a disk, a virtual machine or several: retention, schedule and store."""
+
+    plural: ClassVar[str] = "backuppolicies"
+    short_names: ClassVar[tuple[str, ...]] = ("lbp",)
+    columns: ClassVar[tuple[PrinterColumn, ...]] = (
+        column("Target", ".status.target", "What is backed up."),
+        column("Schedule", ".status.schedule", "When it is backed up."),
+        column("Protected", ".status.protected", "Is there a good backup as recent as the schedule promises?"),
+        column("Last Success", ".status.lastSuccessTime", "Age of the newest good backup.", "date"),
+        column("Next", ".status.nextSlot", "The next scheduled backup."),
+        column("Backups", ".status.backups", "Number of backups kept.", "integer"),
+        column("Stored", ".status.storedBytes", "Bytes added to the store.", "integer", priority=1),
+        column("Suspended", ".spec.suspend", "No scheduled backups while true.", "boolean", priority=1),
+        AGE,
+    )
+
+    kind: str = "BackupPolicy"
+    spec: BackupPolicySpec
+    status: BackupPolicyStatus = Field(default_factory=BackupPolicyStatus)

@@ -1,0 +1,205 @@
+"""DiskBackup: one run of one policy on one virtual machine or disk."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from longboat.api.backup_policy import Retention
+from longboat.api.common import (
+    AGE,
+    Model,
+    NamedRef,
+    ObjectName,
+    PrinterColumn,
+    Resource,
+    Status,
+    Time,
+    column,
+    rule,
+    rules,
+)
+
+BackupPhase = Literal["Pending", "Snapshotting", "Exporting", "Completed", "PartiallyFailed", "Failed"]
+DiskPhase = Literal["Pending", "Snapshotted", "HandedOver", "Exporting", "Completed", "Failed", "Unsupported"]
+Consistency = Literal["Application", "Crash"]
+
+
+class DiskBackupSpec(Model):
+    """What the user, or the schedule, asks for. All but hold and expiresAt is immutable."""
+
+    model_config = rules(
+        rule("self.policyRef == oldSelf.policyRef", "policyRef is immutable: create another DiskBackup"),
+        rule(
+            "has(self.virtualMachine) == has(oldSelf.virtualMachine) && "
+            "(!has(self.virtualMachine) || self.virtualMachine == oldSelf.virtualMachine)",
+            "virtualMachine is immutable: create another DiskBackup",
+        ),
+        rule(
+            "has(self.slot) == has(oldSelf.slot) && (!has(self.slot) || self.slot == oldSelf.slot)",
+            "slot is immutable: create another DiskBackup",
+        ),
+    )
+    policy_ref: NamedRef = Field(description="The policy that this is a run of, in the same namespace.")
+    virtual_machine: ObjectName | None = Field(
+        None, description="Which of its virtual machines, if the policy selects by label; otherwise absent."
+    )
+    slot: Time | None = Field(
+        None, description="The slot of the schedule that this run is for; absent for an ad-hoc run."
+    )
+    hold: bool = Field(False, description="Keep the backup, beyond its expiry too, until this is false again.")
+    expires_at: Time | None = Field(
+        None, description="Expire at this moment instead of the one that the policy's retention gives."
+    )
+
+
+class ClaimIdentity(Model):
+    """A PersistentVolumeClaim as it was found."""
+
+    name: str = Field(description="Name of the PersistentVolumeClaim.")
+    uid: str = Field(description="Its UID.")
+
+
+class HandOver(Model):
+    """The record of a snapshot's hand-over to the operator's namespace, written before the first step."""
+
+    snapshot_handle: str = Field(description="The storage system's id of the snapshot.")
+    original_content: str = Field(description="The VolumeSnapshotContent that the CSI driver made.")
+    driver: str = Field(description="The CSI driver.")
+    restore_size: int | None = Field(None, description="Bytes that a volume made from the snapshot needs.")
+    done: bool = Field(False, description="The copy is the only owner of the snapshot.")
+
+
+class DiskResult(Model):
+    """One disk of the backup."""
+
+    name: str = Field(description="Name of the volume in the virtual machine, or of the PersistentVolumeClaim.")
+    phase: DiskPhase = Field("Pending", description="How far the disk's backup is.")
+    reason: str | None = Field(None, description="Constant reason of a failure.")
+    message: str | None = Field(None, description="What happened and what to do.")
+    claim: ClaimIdentity | None = Field(
+        None, description="The disk's PersistentVolumeClaim; absent for disks without one."
+    )
+    volume_handle: str | None = Field(
+        None, description="The CSI volume handle: with the claim's UID it identifies the disk."
+    )
+    volume_mode: Literal["Block", "Filesystem"] | None = Field(None, description="Volume mode of the claim.")
+    storage_class_name: str | None = Field(None, description="StorageClass of the claim.")
+    node_affinity_pv: str | None = Field(
+        None, description="PersistentVolume of the claim, for where the export can run."
+    )
+    volume_snapshot: str | None = Field(None, description="The VolumeSnapshot made of the disk.")
+    cut_time: Time | None = Field(None, description="Moment the disk was captured, by the CSI driver's clock.")
+    hand_over: HandOver | None = Field(None, description="Record of the snapshot's hand-over.")
+    progress: str | None = Field(None, description="Progress of the export in percent.")
+    bytes_done: int | None = Field(None, description="Bytes of the disk dealt with so far.")
+    logical_bytes: int | None = Field(None, description="Size of the disk.")
+    read_bytes: int | None = Field(None, description="Bytes read from the snapshot.")
+    stored_bytes: int | None = Field(None, description="Bytes that this backup added to the store.")
+    mode: Literal["Full", "Incremental"] | None = Field(
+        None, description="Whether the disk was compared with a parent."
+    )
+    full_reason: str | None = Field(None, description="Why the backup is a full one.")
+    parent: str | None = Field(None, description="Manifest of the backup that this one is compared with.")
+    manifest: str | None = Field(None, description="The disk's manifest in the repository.")
+    attempts: int | None = Field(None, description="Export Jobs that were started for the disk.")
+
+
+class Cut(Model):
+    """Evidence of the moment of capture; each part is written before the next step is taken."""
+
+    attempt: int = Field(1, description="Number of the attempt; an interrupted one is thrown away.")
+    started_at: Time = Field(description="Before anything was frozen.")
+    freeze: Literal["Requested", "Frozen", "Refused", "NotRunning", "NoAgent"] | None = Field(
+        None, description="What came of freezing the guest's file systems."
+    )
+    frozen_at: Time | None = Field(None, description="When the guest confirmed the freeze.")
+    cut_at: Time | None = Field(None, description="When the last snapshot was cut.")
+    thawed_at: Time | None = Field(None, description="When the guest confirmed the thaw.")
+    thaw_error: str | None = Field(None, description="What went wrong with the thaw.")
+    freeze_error: str | None = Field(None, description="What went wrong with the freeze.")
+
+
+class BackupTarget(Model):
+    """What was backed up."""
+
+    kind: Literal["VirtualMachine", "PersistentVolumeClaim"] = Field(description="Kind of the target.")
+    name: str = Field(description="Name of the target.")
+    uid: str = Field(description="UID of the target.")
+
+
+class PinnedPolicy(Model):
+    """The policy as it was when the run began."""
+
+    name: str = Field(description="Name of the policy.")
+    uid: str = Field(description="UID of the policy.")
+
+
+class PinnedStore(Model):
+    """The store as it was when the run began."""
+
+    name: str = Field(description="Name of the BackupStore.")
+    location: str | None = Field(None, description="Where the store is.")
+    repository: str = Field(description="Path of the namespace's repository in the store.")
+
+
+class DiskBackupStatus(Status):
+    """What the operator sees."""
+
+    phase: BackupPhase | None = Field(None, description="How far the backup is.")
+    progress: str | None = Field(None, description="Progress over all disks in percent.")
+    policy: PinnedPolicy | None = Field(None, description="The policy that this backup belongs to.")
+    retention: Retention | None = Field(
+        None, description="The expiry rule that this backup carries, also when the policy is gone."
+    )
+    store: PinnedStore | None = Field(None, description="Where the backup is.")
+    target: BackupTarget | None = Field(None, description="What is backed up.")
+    started_at: Time | None = Field(None, description="When the run began.")
+    completed_at: Time | None = Field(None, description="When the run ended.")
+    cut: Cut | None = Field(None, description="Evidence of the moment of capture.")
+    consistency: Consistency | None = Field(
+        None, description="Application: the guest had flushed and frozen its file systems. Crash: as after a power cut."
+    )
+    consistency_reason: str | None = Field(None, description="Why.")
+    same_moment: bool | None = Field(None, description="All disks were captured at the same moment.")
+    same_moment_reason: str | None = Field(None, description="Why, and how far the disks are apart otherwise.")
+    disks: list[DiskResult] | None = Field(
+        None,
+        description="The disks, one by one.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+    )
+    logical_bytes: int | None = Field(None, description="Size of all disks.")
+    read_bytes: int | None = Field(None, description="Bytes read.")
+    stored_bytes: int | None = Field(None, description="Bytes that this backup added to the store.")
+    manifest: str | None = Field(None, description="The backup's manifest in the repository, written last.")
+    adopted: bool | None = Field(None, description="The backup was found in the store, not run again.")
+    expires_at: Time | None = Field(
+        None, description="When the backup expires, unless keepLast, keepNewest or hold keep it."
+    )
+    kept_because: str | None = Field(None, description="Why the backup is kept.")
+
+
+class DiskBackup(Resource):
+    """A backup: one run of one policy on one virtual machine or disk. Creating one by hand is initiating the policy."""
+
+    plural: ClassVar[str] = "diskbackups"
+    short_names: ClassVar[tuple[str, ...]] = ("lbb",)
+    columns: ClassVar[tuple[PrinterColumn, ...]] = (
+        column("Policy", ".spec.policyRef.name", "The policy."),
+        column("Target", ".status.target.name", "What is backed up."),
+        column("Phase", ".status.phase", "How far the backup is."),
+        column("Progress", ".status.progress", "Progress over all disks."),
+        column("Consistency", ".status.consistency", "Application or Crash."),
+        column("Same Moment", ".status.sameMoment", "All disks captured at the same moment.", "boolean"),
+        column("Size", ".status.logicalBytes", "Size of all disks.", "integer", priority=1),
+        column("Read", ".status.readBytes", "Bytes read.", "integer", priority=1),
+        column("Stored", ".status.storedBytes", "Bytes added to the store.", "integer"),
+        column("Store", ".status.store.name", "The store.", priority=1),
+        column("Expires", ".status.expiresAt", "When the backup expires."),
+        AGE,
+    )
+
+    kind: str = "DiskBackup"
+    spec: DiskBackupSpec
+    status: DiskBackupStatus = Field(default_factory=DiskBackupStatus)

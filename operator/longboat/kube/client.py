@@ -1,0 +1,213 @@
+"""The ports on the real API server, through the official client's transport."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Literal
+from urllib.parse import urlencode
+
+import urllib3
+from kubernetes import client as kubernetes_client
+from kubernetes import config as kubernetes_config
+
+from longboat.kube.kinds import EVENT, POD, VIRTUAL_MACHINE, VIRTUAL_MACHINE_INSTANCE, Kind, kind_of
+from longboat.kube.port import (
+    AlreadyExistsError,
+    ConflictError,
+    KubeError,
+    NotFoundError,
+    Object,
+    Operation,
+    RefusedError,
+    UnavailableError,
+)
+
+log = logging.getLogger(__name__)
+
+CHUNK = 500
+TIMEOUT = 10.0
+# virt-api itself gives up on the launcher after 10 s; its answer must still be read.
+SUBRESOURCE_TIMEOUT = 15.0
+SUBRESOURCES = "subresources.kubevirt.io/v1"
+
+
+def connect(kubeconfig: str | None = None, context: str | None = None) -> kubernetes_client.ApiClient:
+    """Return a connection: in a pod by its service account, else by the kubeconfig (the default one if None)."""
+    configuration = kubernetes_client.Configuration()
+    # A request that failed is seen again by the next reconcile; silent repetition would only hide the fault.
+    configuration.retries = False
+    try:
+        if kubeconfig or context:
+            raise kubernetes_config.ConfigException
+        kubernetes_config.load_incluster_config(client_configuration=configuration)
+    except kubernetes_config.ConfigException:
+        kubernetes_config.load_kube_config(kubeconfig, context=context, client_configuration=configuration)
+    return kubernetes_client.ApiClient(configuration)
+
+
+class ApiServer:
+    """Cluster and VirtualMachines (see port) on an API server."""
+
+    def __init__(self, api: kubernetes_client.ApiClient, component: str = "longboat") -> None:
+        self._api = api
+        self._component = component
+
+    def get(self, kind: Kind, name: str, namespace: str = "") -> Object | None:
+        try:
+            return self._json("GET", kind.path(namespace, name))
+        except NotFoundError:
+            return None
+
+    def list(self, kind: Kind, namespace: str = "", labels: Mapping[str, str] | None = None) -> Iterator[Object]:
+        query = {"limit": str(CHUNK)}
+        if labels:
+            query["labelSelector"] = ",".join(f"{key}={value}" for key, value in labels.items())
+        while True:
+            try:
+                page = self._json("GET", kind.path(namespace), query=query)
+            except NotFoundError:
+                return
+            for item in page.get("items") or ():
+                # Items of a list come without their own apiVersion and kind.
+                yield {"apiVersion": kind.api_version, "kind": kind.name} | item
+            if not (token := page["metadata"].get("continue")):
+                return
+            query["continue"] = token
+
+    def create(self, obj: Object) -> Object:
+        return self._json("POST", kind_of(obj).path(obj["metadata"].get("namespace", "")), body=obj)
+
+    def patch(self, kind: Kind, name: str, operations: Sequence[Operation], namespace: str = "") -> Object:
+        return self._json(
+            "PATCH", kind.path(namespace, name), body=[*operations], content="application/json-patch+json"
+        )
+
+    def update_status(self, obj: Object) -> Object:
+        meta = obj["metadata"]
+        return self._json("PUT", kind_of(obj).path(meta.get("namespace", ""), meta["name"], "status"), body=obj)
+
+    def delete(self, kind: Kind, name: str, namespace: str = "", *, uid: str | None = None) -> bool:
+        options: Object = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
+        if uid:
+            options["preconditions"] = {"uid": uid}
+        try:
+            self._json("DELETE", kind.path(namespace, name), body=options)
+        except NotFoundError:
+            return False
+        return True
+
+    def logs(self, pod: str, namespace: str, *, tail: int = 20) -> str:
+        try:
+            data = self._request("GET", POD.path(namespace, pod, "log"), query={"tailLines": str(tail)})
+        except (NotFoundError, RefusedError):
+            # A container that has not started yet has no log; the API server calls that a bad request.
+            return ""
+        return data.decode("utf-8", "replace")
+
+    def event(self, about: Object, kind: Literal["Normal", "Warning"], reason: str, message: str) -> None:
+        try:
+            self.create(_event(about, kind, reason, message, self._component))
+        except (KubeError, KeyError) as error:
+            log.warning("the event %s about %s was not recorded: %s", reason, about["metadata"].get("name"), error)
+
+    def freeze(self, name: str, namespace: str, unfreeze_timeout: str) -> None:
+        self._subresource(VIRTUAL_MACHINE_INSTANCE, namespace, name, "freeze", {"unfreezeTimeout": unfreeze_timeout})
+
+    def unfreeze(self, name: str, namespace: str) -> None:
+        self._subresource(VIRTUAL_MACHINE_INSTANCE, namespace, name, "unfreeze", None)
+
+    def add_volume(self, name: str, namespace: str, volume: Object, *, dry_run: bool = False) -> None:
+        body = volume | ({"dryRun": ["All"]} if dry_run else {})
+        self._subresource(VIRTUAL_MACHINE, namespace, name, "addvolume", body)
+
+    def _subresource(self, kind: Kind, namespace: str, name: str, verb: str, body: Object | None) -> None:
+        path = f"/apis/{SUBRESOURCES}/namespaces/{namespace}/{kind.plural}/{name}/{verb}"
+        try:
+            self._request("PUT", path, body=body, timeout=SUBRESOURCE_TIMEOUT)
+        except AlreadyExistsError as error:
+            raise ConflictError(str(error)) from None
+
+    def _json(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        body: Any = None,
+        content: str = "application/json",
+    ) -> Object:
+        data: Object = json.loads(self._request(method, path, query, body, content))
+        return data
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        body: Any = None,
+        content: str = "application/json",
+        timeout: float = TIMEOUT,
+    ) -> bytes:
+        headers = {"Accept": "application/json", "User-Agent": "longboat"}
+        if body is not None:
+            headers["Content-Type"] = content
+        self._api.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
+        url = self._api.configuration.host + path + (f"?{urlencode(query)}" if query else "")
+        try:
+            response = self._api.call_api(method, url, headers, body, _request_timeout=timeout)
+            data: bytes = response.read() or b""
+        except (urllib3.exceptions.HTTPError, kubernetes_client.ApiException, OSError) as error:
+            raise UnavailableError(f"{method} {path}: no answer from the API server: {error}") from error
+        if response.status >= 300:
+            raise _failure(method, path, response.status, data)
+        return data
+
+
+def _failure(method: str, path: str, status: int, data: bytes) -> KubeError:
+    try:
+        answer = json.loads(data)
+        reason, message = answer.get("reason", ""), answer.get("message") or ""
+    except (ValueError, AttributeError):
+        reason, message = "", data.decode("utf-8", "replace").strip()
+    text = f"{method} {path}: {status} {message[:2000]}"
+    if reason == "AlreadyExists":
+        return AlreadyExistsError(text)
+    # A failed `test` of a JSON patch is answered with 422 Invalid and these words (apiserver, patch.go).
+    if status == 409 or (status == 422 and "testing value" in message):
+        return ConflictError(text)
+    if status == 404:
+        return NotFoundError(text)
+    if status in (401, 408, 429) or status >= 500:
+        return UnavailableError(text)
+    return RefusedError(text)
+
+
+def _event(about: Object, kind: str, reason: str, message: str, component: str) -> Object:
+    meta = about["metadata"]
+    now = datetime.now(UTC)
+    stamp = now.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {
+        "apiVersion": EVENT.api_version,
+        "kind": EVENT.name,
+        # Events about cluster-scoped objects lie in the namespace default, as Kubernetes itself does it.
+        "metadata": {
+            "name": f"{meta['name'][:220]}.{int(now.timestamp() * 1e6):x}",
+            "namespace": meta.get("namespace") or "default",
+        },
+        "involvedObject": {
+            "apiVersion": about["apiVersion"],
+            "kind": about["kind"],
+            "name": meta["name"],
+            "namespace": meta.get("namespace"),
+            "uid": meta.get("uid"),
+        },
+        "type": kind,
+        "reason": reason,
+        "message": message[:1024],
+        "source": {"component": component},
+        "firstTimestamp": stamp,
+        "lastTimestamp": stamp,
+        "count": 1,
+    }

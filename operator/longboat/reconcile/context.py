@@ -1,0 +1,51 @@
+"""What every reconciler is given: the ports, the clock and the operator's settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from longboat.kube.port import Cluster, VirtualMachines
+from longboat.reconcile.repositories import Repositories
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The operator's configuration (values of the chart, passed by the environment)."""
+
+    namespace: str
+    """Namespace of the operator and its movers."""
+    image: str
+    """Image of the movers: the operator's own."""
+    image_pull_policy: str = "IfNotPresent"
+    location: str | None = None
+    """Where this cluster is; a store in the same place is told so."""
+    cluster_id: str = ""
+    """UID of the namespace kube-system: separates clusters that share a bucket."""
+    trash_period: timedelta = timedelta(days=7)
+    """How long the data of a deleted backup can be brought back."""
+    unfreeze_timeout: timedelta = timedelta(seconds=30)
+    """The guest thaws itself after this, whatever happens to the operator."""
+    automatic_snapshots: bool = True
+    automatic_snapshot_every: timedelta = timedelta(days=1)
+    mover_user: int = 107
+    """User and group of the movers: the owner of disk.img files of KubeVirt."""
+    mover_resources: dict[str, dict[str, str]] = field(default_factory=dict)
+    mover_pull_secrets: tuple[str, ...] = ()
+    resync_period: timedelta = timedelta(seconds=10)
+    """Period of the tick that finds what is due."""
+    deletion_limit: int = 10
+    """More DiskBackups than this deleted within an hour in a namespace stop and ask."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """Everything with an effect that a reconciler may use."""
+
+    cluster: Cluster
+    virtual_machines: VirtualMachines
+    now: Callable[[], datetime]
+    sleep: Callable[[float], None]
+    settings: Settings
+    repositories: Repositories

@@ -1,0 +1,44 @@
+"""How reconcilers reach the backups of a namespace in a store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from longboat.api import BackupStore
+
+if TYPE_CHECKING:
+    from longboat.repository import Repository, StoreSettings
+
+
+class StoreProblemError(Exception):
+    """A store cannot be used as it is; ``reason`` is a constant for conditions, the message says the remedy."""
+
+    def __init__(self, reason: str, message: str, *, retryable: bool = True) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.retryable = retryable
+
+
+@dataclass(frozen=True)
+class RepositoryAccess:
+    """The opened repository of one namespace, and what a mover needs to open it too (it is given no more than that)."""
+
+    repository: Repository
+    settings: StoreSettings
+    path: str
+    """Path of the repository under the store's prefix: <cluster id>/<namespace uid>."""
+    master_key: bytes
+    """The namespace's master key, 32 bytes; never the store's key."""
+    key_id: str
+
+
+class Repositories(Protocol):
+    """Opens repositories; raises StoreProblemError when the store, its credentials or its key do not allow it."""
+
+    def open(self, store: BackupStore, namespace_uid: str) -> RepositoryAccess:
+        """Return the repository of a namespace, made at first use.
+
+        It is keyed by the namespace's UID: a namespace made anew under an old name does not get the old backups.
+        """
