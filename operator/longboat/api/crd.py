@@ -17,7 +17,8 @@ _DROPPED = {"title", "$defs"}
 
 def structural(node: Schema, defs: dict[str, Schema]) -> Schema:
     """Return the node with references resolved, nulls removed and titles dropped; ``defs`` are the model's $defs."""
-    node = _without_null(_resolved(node, defs))
+    # An optional reference is an anyOf of the reference and null: what is left of it is resolved in its turn.
+    node = _resolved(_without_null(_resolved(node, defs)), defs)
     result: Schema = {key: value for key, value in node.items() if key not in _DROPPED and value is not None}
     if "const" in result:
         result["enum"] = [result.pop("const")]
