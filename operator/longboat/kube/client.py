@@ -175,7 +175,7 @@ def _failure(method: str, path: str, status: int, data: bytes) -> KubeError:
     if reason == "AlreadyExists":
         return AlreadyExistsError(text)
     # A failed `test` of a JSON patch is answered with 422 Invalid and these words (apiserver, patch.go).
-    if status == 409 or (status == 422 and "testing value" in message):
+    if status == 409 or (status == 422 and b"testing value" in data):
         return ConflictError(text)
     if status == 404:
         return NotFoundError(text)

@@ -1,0 +1,1 @@
+"""Fakes behind our own ports, held to the real thing by tests/contract."""
