@@ -13,7 +13,7 @@ import yaml
 
 from longboat.kube.client import ApiServer, connect
 from longboat.kube.kinds import BACKUP_POLICY, CONFIG_MAP, CUSTOM_RESOURCE_DEFINITION, STORAGE_PROFILE
-from longboat.kube.port import AlreadyExistsError, Cluster, ConflictError, NotFoundError
+from longboat.kube.port import AlreadyExistsError, Cluster, ConflictError, NotFoundError, RefusedError
 from tests.fakes.cluster import FakeCluster
 
 NAMESPACE = "contract"
@@ -131,6 +131,21 @@ def test_patch_reaches_keys_with_a_slash(cluster: Cluster) -> None:
     cluster.create(config("one", annotations={"longboat.dev/x": "1"}))
     operations = [{"op": "replace", "path": "/metadata/annotations/longboat.dev~1x", "value": "2"}]
     assert cluster.patch(CONFIG_MAP, "one", operations, NAMESPACE)["metadata"]["annotations"]["longboat.dev/x"] == "2"
+
+
+def test_patch_of_a_path_that_is_gone_is_a_conflict(cluster: Cluster) -> None:
+    cluster.create(config("one"))
+    with pytest.raises(ConflictError):
+        cluster.patch(CONFIG_MAP, "one", [{"op": "remove", "path": "/data/gone"}], NAMESPACE)
+
+
+@pytest.mark.parametrize("cluster", ["api-server"], indirect=True)
+def test_invalid_patch_is_refused_and_not_a_conflict(cluster: Cluster) -> None:
+    cluster.create(policy("p"))
+    with pytest.raises(RefusedError, match="keepFor"):
+        cluster.patch(
+            BACKUP_POLICY, "p", [{"op": "replace", "path": "/spec/retention/keepFor", "value": "x"}], NAMESPACE
+        )
 
 
 def test_patch_of_an_absent_object_is_not_found(cluster: Cluster) -> None:

@@ -152,7 +152,7 @@ def _apply(document: Any, operation: Operation) -> None:
     for part in parents:
         node = node[int(part)] if isinstance(node, list) else node.get(part)
         if node is None:
-            raise RefusedError(f"the path {operation['path']} does not exist")
+            raise ConflictError(f"the path {operation['path']} does not exist")
     _apply_to(node, last, operation)
 
 
@@ -164,7 +164,7 @@ def _apply_to(node: Any, last: str, operation: Operation) -> None:
         if node.get(last) != operation.get("value"):
             raise ConflictError(f"testing value {operation['path']} failed")
     elif op == "remove" and last not in node:
-        raise RefusedError(f"the path {operation['path']} does not exist")
+        raise ConflictError(f"the path {operation['path']} does not exist")
     elif op == "remove":
         del node[last]
     else:

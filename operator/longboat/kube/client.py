@@ -168,14 +168,15 @@ class ApiServer:
 def _failure(method: str, path: str, status: int, data: bytes) -> KubeError:
     try:
         answer = json.loads(data)
-        reason, message = answer.get("reason", ""), answer.get("message") or ""
+        reason, message, details = answer.get("reason", ""), answer.get("message") or "", answer.get("details")
     except (ValueError, AttributeError):
-        reason, message = "", data.decode("utf-8", "replace").strip()
+        reason, message, details = "", data.decode("utf-8", "replace").strip(), None
     text = f"{method} {path}: {status} {message[:2000]}"
     if reason == "AlreadyExists":
         return AlreadyExistsError(text)
-    # A failed `test` of a JSON patch is answered with 422 Invalid and these words (apiserver, patch.go).
-    if status == 409 or (status == 422 and b"testing value" in data):
+    # A JSON patch that does not fit (a failed `test`, a path that is not there) is answered with 422 and no details;
+    # an object that is invalid comes with details (apiserver 1.36, patch.go and errors.go).
+    if status == 409 or (status == 422 and method == "PATCH" and not details):
         return ConflictError(text)
     if status == 404:
         return NotFoundError(text)

@@ -70,5 +70,5 @@ _BY_NAME = {(kind.api_version, kind.name): kind for kind in _ALL}
 
 
 def kind_of(obj: dict[str, object]) -> Kind:
-    """Return the Kind of an object by its apiVersion and kind; raise KeyError for one that the operator does not know."""
+    """Return the Kind of an object by its apiVersion and kind; raise KeyError for an unknown one."""
     return _BY_NAME[str(obj["apiVersion"]), str(obj["kind"])]

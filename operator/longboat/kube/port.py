@@ -30,7 +30,7 @@ class AlreadyExistsError(KubeError):
 
 
 class ConflictError(KubeError):
-    """The object has changed since it was read, or a `test` operation of a patch failed. Read again."""
+    """The object has changed since it was read, or a patch does not fit it (`test` failed, path gone). Read again."""
 
 
 class RefusedError(KubeError):
@@ -57,7 +57,7 @@ class Cluster(Protocol):
         """Create the object. Raises AlreadyExistsError, RefusedError, NotFoundError (no such namespace or kind)."""
 
     def patch(self, kind: Kind, name: str, operations: Sequence[Operation], namespace: str = "") -> Object:
-        """Apply a JSON patch. Raises NotFoundError, ConflictError (a `test` failed), RefusedError."""
+        """Apply a JSON patch. Raises NotFoundError, ConflictError (it does not fit), RefusedError."""
 
     def update_status(self, obj: Object) -> Object:
         """Replace the status; metadata.resourceVersion must be that of the object read.
