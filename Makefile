@@ -29,8 +29,39 @@ generate: ## Write the generated files (crds/, the chart's copies, manifests/, t
 	$(PY) scripts/generate.py
 
 .PHONY: test
-test: check ## Every test, on a local cluster with real parts
+test: check ## Every test, on a local cluster with real parts (25 minutes, 60 the first time)
+	$(PY) -m tests.cluster build
 	$(PYTEST) tests --ignore=tests/unit -m "not long"
+
+.PHONY: test-long
+test-long: ## The hunts that take hours
+	$(PY) -m tests.cluster build
+	$(PYTEST) tests -m long
+
+.PHONY: demo
+demo: ## The main job on a local cluster, told as it happens; leaves the cluster running (CLUSTER=local|kind|current)
+	$(PY) -m tests.demo --cluster $(or $(CLUSTER),local)
+
+.PHONY: bench
+bench: ## The benchmarks
+	$(PY) -m tests.bench
+
+.PHONY: cluster
+cluster: ## Start the local cluster; build/kubeconfig reaches it
+	$(PY) -m tests.cluster up
+
+.PHONY: cluster-stop
+cluster-stop: ## Stop the local cluster; nothing of it stays behind but the remote object store
+	$(PY) -m tests.cluster stop
+
+.PHONY: shell
+shell: ## A shell inside the local cluster's node
+	$(PY) -m tests.cluster shell
+
+.PHONY: clean
+clean: ## Stop the local cluster and remove its state and the object store; caches stay
+	$(PY) -m tests.cluster clean
+	rm -rf build
 
 .PHONY: lock
 lock: ## Pin the dependencies again, with hashes
