@@ -28,7 +28,8 @@ def test_csi_sanity_finds_nothing(own_driver: Driver, access: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stdout[-20000:] + done.stderr[-2000:]
     states = [each["State"] for suite in json.loads(report.read_text()) for each in suite["SpecReports"]]
-    assert states.count("passed") >= 50
+    # What it skips are capabilities that the driver does not announce; fewer passes mean that it lost one.
+    assert states.count("passed") >= 67
     _nothing_is_left(own_driver)
 
 

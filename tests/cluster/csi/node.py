@@ -49,9 +49,10 @@ class Node(csi_pb2_grpc.NodeServicer):  # type: ignore[misc]
         fs_type = file_system(capability)
         if not mounts.mount_at(point):
             mounts.make_file_system(device, fs_type)
+            mounts.grow_unmounted(device, fs_type)
             point.mkdir(parents=True, exist_ok=True)
             mounts.mount(device, point, fs_type, tuple(capability.mount.mount_flags))
-        mounts.grow_file_system(device, point, fs_type)
+            mounts.grow_mounted(device, point, fs_type)
 
     def NodeUnstageVolume(self, request: Any, context: grpc.ServicerContext) -> Any:
         require(request, "volume_id", "staging_target_path")
@@ -130,7 +131,7 @@ class Node(csi_pb2_grpc.NodeServicer):  # type: ignore[misc]
         at = mounts.mount_at(point)
         device = loop.find(self._image(volume))
         if at and device and at.device == device.device_number:
-            mounts.grow_file_system(device.path, point, at.type)
+            mounts.grow_mounted(device.path, point, at.type)
 
     def NodeGetVolumeStats(self, request: Any, context: grpc.ServicerContext) -> Any:
         require(request, "volume_id", "volume_path")

@@ -97,22 +97,27 @@ class Records(Generic[Record]):
         return sorted((each for each in found if each), key=lambda each: (each.created, each.id))
 
     def create(self, id_: str, fill: Callable[[Path], Record]) -> Record:
-        """Lets `fill` write the image and answer the record, then makes both visible."""
+        """Lets `fill` write the image and answer the record, then makes both visible; if that fails, neither."""
         draft = self._folder / f"{id_}.img.tmp"
         draft.unlink(missing_ok=True)
         try:
             record = fill(draft)
             draft.rename(self.image(id_))
+            self.put(record)
         except BaseException:
             draft.unlink(missing_ok=True)
+            self.delete(id_)
             raise
-        self.put(record)
         return record
 
     def put(self, record: Record) -> None:
         draft = self._record(record.id).with_suffix(".json.tmp")
-        draft.write_text(json.dumps(asdict(record), indent=1) + "\n")
-        draft.rename(self._record(record.id))
+        try:
+            draft.write_text(json.dumps(asdict(record), indent=1) + "\n")
+            draft.rename(self._record(record.id))
+        except OSError:
+            draft.unlink(missing_ok=True)
+            raise
 
     def delete(self, id_: str) -> None:
         self._record(id_).unlink(missing_ok=True)
