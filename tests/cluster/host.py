@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 from tests.cluster.paths import cache_dir, locked
@@ -41,9 +42,12 @@ def search_path() -> str:
     return f"{os.environ.get('PATH', '/usr/bin:/bin')}:{_SBIN}"
 
 
-def ensure_packages(names: tuple[str, ...]) -> None:
-    """Install the Debian packages among `names` that are missing; without root or apt, say how to install them."""
-    missing = [name for name in names if not _present(PACKAGES[name])]
+def ensure_packages(names: tuple[str, ...], evidence: Mapping[str, str] = PACKAGES) -> None:
+    """Install the Debian packages among `names` that are missing; without root or apt, say how to install them.
+
+    `evidence` gives for each package a command or an absolute path that is there when the package is.
+    """
+    missing = [name for name in names if not _present(evidence[name])]
     if not missing:
         return
     command = f"apt-get install -y --no-install-recommends {' '.join(missing)}"
@@ -52,9 +56,9 @@ def ensure_packages(names: tuple[str, ...]) -> None:
     with locked("apt"):
         say(f"installing {', '.join(missing)}")
         _apt_install(missing)
-    still = [name for name in missing if not _present(PACKAGES[name])]
+    still = [name for name in missing if not _present(evidence[name])]
     if still:
-        raise ClusterError(f"apt installed {', '.join(still)}, but {PACKAGES[still[0]]} is still not there")
+        raise ClusterError(f"apt installed {', '.join(still)}, but {evidence[still[0]]} is still not there")
 
 
 def _present(evidence: str) -> bool:
