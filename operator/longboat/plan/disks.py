@@ -1,0 +1,159 @@
+"""Which disks a virtual machine has, and which one a reference means."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from longboat.api.common import DiskRef
+from longboat.plan.problem import Problem
+
+Object = dict[str, Any]
+
+_UNSUPPORTED = {
+    "hostDisk": (
+        "HostDisk",
+        "it is a file of its node, not a PersistentVolumeClaim; move it into one to have it backed up",
+    ),
+    "ephemeral": ("Ephemeral", "what is written to it is thrown away when the virtual machine stops"),
+}
+_SHARED = ("SharedFilesystem", "it is shared with the guest as a file system (virtiofs), not as a disk")
+
+
+@dataclass(frozen=True)
+class VmDisk:
+    """One disk: its name, its PersistentVolumeClaim, and why it can't be captured if it can't.
+
+    ``name`` is the volume's name in the virtual machine, or the claim's own name for a claim that was named directly.
+    ``unsupported`` is set exactly when ``claim`` is None.
+    """
+
+    name: str
+    claim: str | None
+    unsupported: Problem | None = None
+
+
+def vm_disks(vm: Object, vmi: Object | None, state_claims: Iterable[str] = ()) -> list[VmDisk]:
+    """Return the disks of a virtual machine, in the order of its spec; those of the running instance only come last.
+
+    ``vmi`` is its VirtualMachineInstance if there is one: while it runs, its volumes are the ones in use, and a disk
+    that was hot-plugged until the next stop is named nowhere else. ``state_claims`` are claims to leave out (EFI and
+    TPM state).
+    """
+    volumes = {volume["name"]: volume for volume in _template_volumes(vm)}
+    running = _running_spec(vmi)
+    volumes |= {volume["name"]: volume for volume in running.get("volumes") or ()}
+    shared = _shared_filesystems(_template_spec(vm)) | _shared_filesystems(running)
+    disks = [_disk(volume, shared) for volume in volumes.values()]
+    left_out = frozenset(state_claims)
+    return [disk for disk in disks if disk is not None and (disk.claim is None or disk.claim not in left_out)]
+
+
+def claim_of(volume: Mapping[str, Any]) -> str | None:
+    """Return the PersistentVolumeClaim behind a volume of a virtual machine, or None if it is no disk with one."""
+    if source := volume.get("dataVolume"):
+        # A DataVolume's claim has its name.
+        return str(source["name"])
+    if source := volume.get("persistentVolumeClaim"):
+        return str(source["claimName"])
+    return None
+
+
+def claims_in_use(vms: Iterable[Object], vmis: Iterable[Object]) -> dict[tuple[str, str], tuple[str, str]]:
+    """Return (namespace, claim) → (virtual machine, disk) for the disks of these machines; the first user wins."""
+    running = {_key(vmi): vmi for vmi in vmis}
+    found: dict[tuple[str, str], tuple[str, str]] = {}
+    for vm in vms:
+        namespace, name = _key(vm)
+        for disk in vm_disks(vm, running.get((namespace, name))):
+            if disk.claim:
+                found.setdefault((namespace, disk.claim), (name, disk.name))
+    return found
+
+
+def resolve_disk(ref: DiskRef, vm: Object | None, vmi: Object | None, *, field: str = "spec.disk") -> VmDisk | Problem:
+    """Return the disk that a reference means, or VirtualMachineNotFound, DiskNotFound or the reason it is unsupported.
+
+    ``vm`` is the virtual machine that the reference names, if it names one and it exists; ``field`` is where the
+    reference stands, for the message. Whether the claim exists is for ``claim_problem``.
+    """
+    if ref.persistent_volume_claim:
+        return VmDisk(ref.persistent_volume_claim, ref.persistent_volume_claim)
+    if vm is None:
+        return vm_not_found(f"{field}.virtualMachine", ref.virtual_machine or "")
+    disks = vm_disks(vm, vmi)
+    found = next((disk for disk in disks if disk.name == ref.name), None)
+    if found is None:
+        return _disk_not_found(f"{field}.name", ref, disks)
+    return found.unsupported or found
+
+
+def vm_not_found(field: str, name: str) -> Problem:
+    """Return the problem of a field that names a virtual machine which does not exist."""
+    return Problem(
+        "VirtualMachineNotFound",
+        f"{field}: there is no VirtualMachine {name!r} in this namespace; create it or name another",
+    )
+
+
+def claim_problem(claim: Object | None, name: str, *, field: str = "spec.disk") -> Problem | None:
+    """Return ClaimNotFound or ClaimNotBound if there is nothing to capture in this PersistentVolumeClaim, else None."""
+    if claim is None:
+        return Problem(
+            "ClaimNotFound",
+            f"{field}: there is no PersistentVolumeClaim {name!r} in this namespace; create it or name another disk",
+        )
+    phase = (claim.get("status") or {}).get("phase")
+    if phase != "Bound":
+        return Problem(
+            "ClaimNotBound",
+            f"{field}: PersistentVolumeClaim {name!r} is {phase or 'new'}, expected Bound; it holds no data yet",
+        )
+    return None
+
+
+def _template_spec(vm: Object) -> Mapping[str, Any]:
+    return ((vm.get("spec") or {}).get("template") or {}).get("spec") or {}
+
+
+def _template_volumes(vm: Object) -> Sequence[Mapping[str, Any]]:
+    return _template_spec(vm).get("volumes") or ()
+
+
+def _running_spec(vmi: Object | None) -> Mapping[str, Any]:
+    if vmi is None or (vmi.get("status") or {}).get("phase") in ("Succeeded", "Failed"):
+        return {}
+    return vmi.get("spec") or {}
+
+
+def _shared_filesystems(spec: Mapping[str, Any]) -> set[str]:
+    devices = (spec.get("domain") or {}).get("devices") or {}
+    return {each["name"] for each in devices.get("filesystems") or ()}
+
+
+def _disk(volume: Mapping[str, Any], shared: set[str]) -> VmDisk | None:
+    name = str(volume["name"])
+    for source, (reason, why) in _UNSUPPORTED.items():
+        if source in volume:
+            return VmDisk(name, None, _unsupported(name, reason, why))
+    claim = claim_of(volume)
+    if claim and name in shared:
+        return VmDisk(name, None, _unsupported(name, *_SHARED))
+    return VmDisk(name, claim) if claim else None
+
+
+def _unsupported(name: str, reason: str, why: str) -> Problem:
+    return Problem(reason, f"disk {name!r} can't be captured: {why}", final=True)
+
+
+def _disk_not_found(field: str, ref: DiskRef, disks: Sequence[VmDisk]) -> Problem:
+    known = ", ".join(disk.name for disk in disks) or "none"
+    return Problem(
+        "DiskNotFound",
+        f"{field}: VirtualMachine {ref.virtual_machine!r} has no disk {ref.name!r}; its disks are: {known}",
+    )
+
+
+def _key(obj: Object) -> tuple[str, str]:
+    return obj["metadata"].get("namespace", ""), obj["metadata"]["name"]

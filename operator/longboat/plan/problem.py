@@ -1,0 +1,17 @@
+"""What stands in the way of a request, in the form of a condition."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A reason (constant, CamelCase) and a message that names object, field, what was expected and the remedy.
+
+    ``final`` says that no change of the surroundings can help: only another object with another spec can.
+    """
+
+    reason: str
+    message: str
+    final: bool = False
