@@ -1,0 +1,23 @@
+"""The programs that Jobs run: export a disk into the repository, restore one from it.
+
+They know nothing of Kubernetes. `jobs` holds what they are told (JSON), `results` what they report, `errors` their
+expected failures. `source` reads a block device or a disk.img, `export_pipeline` hashes, compresses and stores what
+has changed, `export_disk` is the program. `target` writes a device or a disk.img, `restore_pipeline` fetches and
+checks, `restore_disk` is the program. `progress` prints how far it is.
+"""
+
+from .jobs import ExportJob, FileOwner, RestoreJob
+from .results import EXIT_FAILED, EXIT_OK, EXIT_RETRY, EXIT_USAGE, ExportResult, Failure, RestoreResult
+
+__all__ = [
+    "EXIT_FAILED",
+    "EXIT_OK",
+    "EXIT_RETRY",
+    "EXIT_USAGE",
+    "ExportJob",
+    "ExportResult",
+    "Failure",
+    "FileOwner",
+    "RestoreJob",
+    "RestoreResult",
+]

@@ -1,0 +1,123 @@
+"""What a mover is told: job files, with their secret part in a second file (a mounted Secret)."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
+from pydantic.alias_generators import to_camel
+
+from longboat.repository import DEFAULT_BLOCK_SIZE, DiskIdentity, StoreSettings
+
+from .errors import JobError
+
+MAX_JOB_BYTES = 1 << 20
+
+
+class _Job(BaseModel):
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", alias_generator=to_camel, validate_by_name=True, validate_by_alias=True
+    )
+
+    store: StoreSettings
+    repository_path: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*$")
+    # The namespace's master key, base64 of 32 bytes: a mover never gets the store key.
+    master_key: str = Field(repr=False)
+    # Threads that read, hash and compress, or that fetch and write; the number of CPUs decides if absent.
+    workers: int | None = Field(default=None, ge=1, le=64)
+    termination_path: str = "/dev/termination-log"
+
+    @field_validator("master_key")
+    @classmethod
+    def _key_is_complete(cls, value: str) -> str:
+        try:
+            length = len(base64.b64decode(value, validate=True))
+        except (binascii.Error, ValueError):
+            length = 0
+        if length != 32:
+            raise ValueError("expected base64 of the 32 bytes of the namespace's master key")
+        return value
+
+    def master_key_bytes(self) -> bytes:
+        """Return the 32 bytes of the master key."""
+        return base64.b64decode(self.master_key)
+
+
+class ExportJob(_Job):
+    """Read one disk and store what has changed since its parent.
+
+    `source_path` is a block device or the directory of a filesystem volume that holds disk.img. The pair of
+    `disk.disk_key` and `backup_name` names the result: a retried job finds its finished manifest by it.
+    """
+
+    source_path: str
+    disk: DiskIdentity
+    backup_name: str = Field(min_length=1, max_length=253)
+    # The moment the disk's data is from; the same for every attempt of a backup.
+    created: datetime
+    parent_policy: Literal["Newest", "None"] = "Newest"
+    expiry: JsonValue = None
+    block_size: int = DEFAULT_BLOCK_SIZE
+
+
+class FileOwner(BaseModel):
+    """User and group id that a restored disk.img is given when the mover may do so."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    uid: int = Field(ge=0)
+    gid: int = Field(ge=0)
+
+
+class RestoreJob(_Job):
+    """Write a backed-up disk into a block device, or as disk.img into the directory of a filesystem volume."""
+
+    manifest: str
+    target_path: str
+    # A disk.img is made this large in bytes if that is more than the backup's size.
+    target_size: int | None = Field(default=None, ge=1)
+    # The operator sets this for claims it made itself; without it an existing disk.img is never touched.
+    replace_existing: bool = False
+    file_owner: FileOwner | None = None
+
+
+Job = TypeVar("Job", ExportJob, RestoreJob)
+
+
+def load_job(model: type[Job], job_file: Path, secret_file: Path | None) -> Job:
+    """Read a job file, merge its secret part over it and validate it; JobError names file, field and remedy."""
+    data = _read(job_file)
+    if secret_file is not None:
+        data = merge(data, _read(secret_file))
+    try:
+        return model.model_validate_json(json.dumps(data))
+    except ValidationError as error:
+        # Only places and messages are shown: the input may hold credentials.
+        found = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'job'}: {e['msg']}" for e in error.errors())
+        raise JobError(f"job file {job_file}: {found}") from None
+
+
+def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Return base with over's entries, objects being merged key by key."""
+    both = {key: merge(base[key], over[key]) for key in base.keys() & over.keys() if _objects(base[key], over[key])}
+    return {**base, **over, **both}
+
+
+def _objects(one: object, other: object) -> bool:
+    return isinstance(one, dict) and isinstance(other, dict)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            data = json.loads(file.read(MAX_JOB_BYTES))
+    except (OSError, ValueError) as error:
+        raise JobError(f"job file {path}: expected a readable JSON object: {error}") from None
+    if not isinstance(data, dict):
+        raise JobError(f"job file {path}: expected a JSON object, found {type(data).__name__}")
+    return data

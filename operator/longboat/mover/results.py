@@ -1,0 +1,87 @@
+"""What a mover reports: a termination message for the operator, and exit codes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+from pydantic.alias_generators import to_camel
+
+MAX_MESSAGE_BYTES = 4096  # The kubelet keeps no more of a termination message.
+EXIT_OK = 0
+EXIT_FAILED = 1  # The termination message says why; trying again will not help.
+EXIT_USAGE = 2  # The arguments could not be understood.
+EXIT_RETRY = 3  # The termination message says why; trying again may help.
+
+
+class _Result(BaseModel):
+    model_config = ConfigDict(frozen=True, alias_generator=to_camel, validate_by_name=True, validate_by_alias=True)
+
+
+class ExportResult(_Result):
+    """An export that ended well. All sizes are bytes.
+
+    `logical_bytes` is the disk's size, `read_bytes` what was read of it, `stored_bytes` what this export added to the
+    store. `full_reason` (NoParent, Requested, BlockSizeChanged, VolumeChanged, ParentUnreadable, ParentTombstoned) is
+    given with mode Full only, `note` in words. `reused` says that an earlier attempt had finished this manifest.
+    """
+
+    ok: Literal[True] = True
+    manifest: str
+    object_id: str
+    parent: str | None
+    mode: Literal["Full", "Incremental"]
+    full_reason: str | None
+    note: str = ""
+    logical_bytes: int
+    allocated_bytes: int
+    read_bytes: int
+    stored_bytes: int
+    reused: bool = False
+
+
+class RestoreResult(_Result):
+    """A restore that ended well. All sizes are bytes; `read_bytes` came from the store, `written_bytes` is data."""
+
+    ok: Literal[True] = True
+    manifest: str
+    logical_bytes: int
+    written_bytes: int
+    read_bytes: int
+
+
+class Failure(_Result):
+    """A mover that failed: a constant reason, a message that says the remedy, and whether a retry can help."""
+
+    ok: Literal[False] = False
+    reason: str
+    message: str
+    retryable: bool
+
+
+def failure_of(error: BaseException) -> Failure:
+    """Return the failure to report for an exception; an unexpected one is InternalError and retryable."""
+    reason = getattr(error, "reason", None)
+    if isinstance(reason, str) and isinstance(error, Exception):
+        return Failure(reason=reason, message=str(error), retryable=bool(getattr(error, "retryable", False)))
+    return Failure(reason="InternalError", message=f"{type(error).__name__}: {error}", retryable=True)
+
+
+def message_bytes(result: ExportResult | RestoreResult | Failure) -> bytes:
+    """Return the termination message as JSON of at most 4096 bytes, its longest text cut if need be."""
+    data = result.model_dump_json(by_alias=True).encode()
+    field = "message" if isinstance(result, Failure) else "note"
+    text: str = getattr(result, field, "")
+    while len(data) > MAX_MESSAGE_BYTES and text:
+        text = text[: len(text) * 3 // 4]
+        data = result.model_copy(update={field: text + "…"}).model_dump_json(by_alias=True).encode()
+    return data
+
+
+def write_termination(path: Path, result: ExportResult | RestoreResult | Failure) -> None:
+    """Write the termination message; a path that can't be written (outside a pod) is left alone."""
+    try:
+        path.write_bytes(message_bytes(result))
+    except OSError:
+        return

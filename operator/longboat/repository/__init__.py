@@ -1,0 +1,98 @@
+"""The backup format: what lies in the object store, and how it is read and written. Knows nothing of Kubernetes.
+
+The bytes are described in docs/reference/repository-format.md. Where things are, from the outside in:
+
+- `settings` (StoreSettings), `open_store`, `check` (check_store): which store, and whether it can be used;
+  `object_store` is the port, `s3_store` and `folder_store` implement it.
+- `key_text`: keys as text for Secrets and safes. `wrapping`: the master key, wrapped for its recipients.
+- `repository`: opening and creating. `backups`: manifests, written and found. `tombstones`: deletion, undo, sweep.
+  `leases`, `epoch`: how writers and removers stay out of each other's way. `parents`: what an export builds on.
+- `map_builder`: the map of a new backup, page by page. `map_reader`: the pages of an existing one.
+- `layout`, `crypto`, `codec`, `documents`, `packs`, `pages`, `manifests`: the format itself.
+- `errors`: one family of errors, each with a constant reason.
+"""
+
+from .backups import (
+    StoredDisk,
+    find_backup,
+    find_disk_manifest,
+    list_backups,
+    list_disk_manifests,
+    read_disk_manifest,
+    reference_to,
+    update_backup_expiry,
+    write_backup_manifest,
+)
+from .check import StoreCheck, StoreProblem, check_store
+from .epoch import Epoch, advance_epoch, read_epoch
+from .errors import RepositoryError, StoreError
+from .key_text import (
+    RecoveryPair,
+    generate_recovery_pair,
+    generate_store_key,
+    parse_recovery_public,
+    parse_recovery_secret,
+    parse_store_key,
+)
+from .layout import DEFAULT_BLOCK_SIZE
+from .manifests import BackupManifest, DiskIdentity, DiskManifest, DiskReference, DiskStatistics
+from .object_store import ObjectInfo, ObjectStore
+from .open_store import open_store
+from .repository import (
+    Repository,
+    add_store_key,
+    open_or_create_repository,
+    open_repository,
+    open_with_master_key,
+    open_with_recovery,
+)
+from .settings import StoreSettings
+from .tombstones import SweepReport, Tombstone, read_tombstones, remove_tombstone, sweep_tombstones, write_tombstone
+
+__all__ = [
+    "DEFAULT_BLOCK_SIZE",
+    "BackupManifest",
+    "DiskIdentity",
+    "DiskManifest",
+    "DiskReference",
+    "DiskStatistics",
+    "Epoch",
+    "ObjectInfo",
+    "ObjectStore",
+    "RecoveryPair",
+    "Repository",
+    "RepositoryError",
+    "StoreCheck",
+    "StoreError",
+    "StoreProblem",
+    "StoreSettings",
+    "StoredDisk",
+    "SweepReport",
+    "Tombstone",
+    "add_store_key",
+    "advance_epoch",
+    "check_store",
+    "find_backup",
+    "find_disk_manifest",
+    "generate_recovery_pair",
+    "generate_store_key",
+    "list_backups",
+    "list_disk_manifests",
+    "open_or_create_repository",
+    "open_repository",
+    "open_store",
+    "open_with_master_key",
+    "open_with_recovery",
+    "parse_recovery_public",
+    "parse_recovery_secret",
+    "parse_store_key",
+    "read_disk_manifest",
+    "read_epoch",
+    "read_tombstones",
+    "reference_to",
+    "remove_tombstone",
+    "sweep_tombstones",
+    "update_backup_expiry",
+    "write_backup_manifest",
+    "write_tombstone",
+]

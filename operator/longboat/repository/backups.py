@@ -1,0 +1,241 @@
+"""Manifests in the repository: writing, finding and listing them.
+
+A disk manifest is `disks/<hash of the disk key>/<UTC time>-<hash of the backup's name>`; a backup manifest is
+`backups/<hash of the name>/<revision>`, the highest revision counts. Both are created, never overwritten. The hashes
+are keyed, so that tenants' names neither shape object names nor can be guessed from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TypeVar
+
+from pydantic import JsonValue
+
+from .documents import MAX_DOCUMENT_OBJECT, open_document, seal_document
+from .errors import BackupNotFoundError, DamagedError, ManifestConflictError, ObjectExistsError, ObjectNotFoundError
+from .layout import (
+    BACKUPS,
+    DISKS,
+    FORMAT_VERSION,
+    ID_BYTES,
+    TOMBSTONES,
+    Kind,
+    backup_manifest_name,
+    disk_manifest_name,
+    split_backup_manifest_name,
+    split_disk_manifest_name,
+)
+from .manifests import BackupManifest, DiskManifest, DiskReference
+from .object_store import put_once
+from .repository import Repository
+
+M = TypeVar("M", DiskManifest, BackupManifest)
+
+
+@dataclass(frozen=True)
+class StoredDisk:
+    """A disk manifest, its object's name, and the object's random id."""
+
+    name: str
+    object_id: str
+    manifest: DiskManifest
+
+
+def disk_manifest_object(repository: Repository, manifest: DiskManifest) -> str:
+    """Return the name under which a disk manifest is stored."""
+    return disk_manifest_name(
+        repository.keys.name_hash(manifest.disk.disk_key),
+        manifest.created,
+        repository.keys.name_hash(manifest.backup_name),
+    )
+
+
+def write_disk_manifest(repository: Repository, manifest: DiskManifest) -> StoredDisk:
+    """Store a disk manifest, the last step of an export.
+
+    If another attempt of the same backup and disk was first, its manifest is returned instead.
+    """
+    name, object_id = disk_manifest_object(repository, manifest), repository.random(ID_BYTES)
+    try:
+        put_once(repository.store, name, seal_document(repository.keys, Kind.DISK_MANIFEST, object_id, manifest))
+    except ObjectExistsError:
+        return read_disk_manifest(repository, name)
+    return StoredDisk(name, object_id.hex(), manifest)
+
+
+def read_disk_manifest(repository: Repository, name: str) -> StoredDisk:
+    """Return the disk manifest of that object name; BackupNotFoundError, DamagedError or a StoreError."""
+    parts = split_disk_manifest_name(name)
+    if parts is None:
+        raise BackupNotFoundError(f"{name!r} is not the name of a disk manifest (disks/<hash>/<time>-<hash>)")
+    try:
+        data = repository.store.get(name, MAX_DOCUMENT_OBJECT)
+    except ObjectNotFoundError:
+        raise BackupNotFoundError(f"{repository.store.describe()}: there is no disk manifest {name}") from None
+    object_id, manifest = _open_at(repository, Kind.DISK_MANIFEST, name, data, DiskManifest)
+    if disk_manifest_object(repository, manifest) != name:
+        raise DamagedError(f"{name}: the manifest in this place belongs to another disk or backup")
+    return StoredDisk(name, object_id, manifest)
+
+
+def find_disk_manifest(repository: Repository, disk_key: str, backup_name: str) -> StoredDisk | None:
+    """Return the manifest that a backup has of a disk, or None."""
+    wanted = repository.keys.name_hash(backup_name)
+    names = (name for name in _disk_names(repository, disk_key) if name.endswith(wanted))
+    return next((read_disk_manifest(repository, name) for name in names), None)
+
+
+def disk_manifest_names(repository: Repository, disk_key: str) -> list[str]:
+    """Return the object names of a disk's manifests, newest first; nothing is read."""
+    return sorted(_disk_names(repository, disk_key), reverse=True)
+
+
+def list_disk_manifests(repository: Repository, disk_key: str) -> Iterator[StoredDisk]:
+    """Yield a disk's manifests, newest first; DamagedError at the first one that can't be read."""
+    for name in disk_manifest_names(repository, disk_key):
+        yield read_disk_manifest(repository, name)
+
+
+def reference_to(stored: StoredDisk, disk: str) -> DiskReference:
+    """Return what a backup manifest says of a disk, called `disk` in the machine."""
+    return DiskReference(
+        disk=disk,
+        disk_key=stored.manifest.disk.disk_key,
+        manifest=stored.name,
+        object_id=stored.object_id,
+        size_bytes=stored.manifest.size_bytes,
+        stored_bytes=stored.manifest.statistics.stored_bytes,
+    )
+
+
+def write_backup_manifest(
+    repository: Repository,
+    name: str,
+    created: datetime,
+    disks: Sequence[DiskReference],
+    expiry: JsonValue = None,
+    metadata: JsonValue = None,
+) -> BackupManifest:
+    """Store the manifest of a backup after those of its disks; `created` has a time zone.
+
+    Writing the same disks again returns what is stored. ManifestConflictError if a backup of this name has other ones,
+    BackupNotFoundError if a disk manifest is not there.
+    """
+    _require_disks(repository, disks)
+    manifest = _backup_manifest(repository, name, 1, created, disks, expiry, metadata)
+    try:
+        _put_backup(repository, manifest)
+    except ObjectExistsError:
+        return _existing(repository, manifest)
+    return manifest
+
+
+def update_backup_expiry(repository: Repository, name: str, expiry: JsonValue) -> BackupManifest:
+    """Store a further revision of a backup's manifest with another expiry rule (a hold, for one); return it."""
+    current = find_backup(repository, name)
+    if current is None:
+        raise BackupNotFoundError(f"{repository.store.describe()}: there is no backup {name!r}")
+    if current.expiry == expiry:
+        return current
+    changed = current.model_copy(update={"expiry": expiry, "revision": current.revision + 1})
+    try:
+        _put_backup(repository, changed)
+    except ObjectExistsError:
+        return update_backup_expiry(repository, name, expiry)
+    return changed
+
+
+def find_backup(repository: Repository, name: str) -> BackupManifest | None:
+    """Return the newest revision of a backup's manifest, tombstoned or not, or None."""
+    hashed = repository.keys.name_hash(name)
+    revisions = [info.name for info in repository.store.list(f"{BACKUPS}{hashed}/")]
+    names = sorted(found for found in revisions if split_backup_manifest_name(found))
+    return _read_backup(repository, names[-1]) if names else None
+
+
+def list_backups(repository: Repository, *, tombstoned: bool = False) -> Iterator[BackupManifest]:
+    """Yield the newest revision of every backup's manifest; those with a tombstone only if asked for.
+
+    DamagedError at the first one that can't be read: who expires data has to know all of them.
+    """
+    newest: dict[str, int] = {}
+    for info in repository.store.list(BACKUPS):
+        parts = split_backup_manifest_name(info.name)
+        if parts:
+            newest[parts[0]] = max(parts[1], newest.get(parts[0], 0))
+    hidden = set() if tombstoned else tombstoned_hashes(repository)
+    for hashed in sorted(newest.keys() - hidden):
+        yield _read_backup(repository, backup_manifest_name(hashed, newest[hashed]))
+
+
+def tombstoned_hashes(repository: Repository) -> set[str]:
+    """Return the name hashes of all backups that have a tombstone."""
+    return {info.name.removeprefix(TOMBSTONES) for info in repository.store.list(TOMBSTONES)}
+
+
+def _disk_names(repository: Repository, disk_key: str) -> Iterator[str]:
+    prefix = f"{DISKS}{repository.keys.name_hash(disk_key)}/"
+    return (info.name for info in repository.store.list(prefix) if split_disk_manifest_name(info.name))
+
+
+def _require_disks(repository: Repository, disks: Sequence[DiskReference]) -> None:
+    for disk in disks:
+        stored = read_disk_manifest(repository, disk.manifest)
+        if stored.object_id != disk.object_id:
+            raise ManifestConflictError(f"{disk.manifest}: it is object {stored.object_id}, expected {disk.object_id}")
+
+
+def _backup_manifest(
+    repository: Repository,
+    name: str,
+    revision: int,
+    created: datetime,
+    disks: Sequence[DiskReference],
+    expiry: JsonValue,
+    metadata: JsonValue,
+) -> BackupManifest:
+    return BackupManifest(
+        format_version=FORMAT_VERSION,
+        repository_id=repository.id,
+        key_id=repository.key_id,
+        name=name,
+        revision=revision,
+        created=created,
+        disks=list(disks),
+        expiry=expiry,
+        metadata=metadata,
+    )
+
+
+def _put_backup(repository: Repository, manifest: BackupManifest) -> None:
+    name = backup_manifest_name(repository.keys.name_hash(manifest.name), manifest.revision)
+    object_id = repository.random(ID_BYTES)
+    put_once(repository.store, name, seal_document(repository.keys, Kind.BACKUP_MANIFEST, object_id, manifest))
+
+
+def _existing(repository: Repository, manifest: BackupManifest) -> BackupManifest:
+    current = find_backup(repository, manifest.name)
+    if current is None or {d.object_id for d in current.disks} != {d.object_id for d in manifest.disks}:
+        raise ManifestConflictError(f"backup {manifest.name!r} is in the store with other disks; choose another name")
+    return current
+
+
+def _read_backup(repository: Repository, name: str) -> BackupManifest:
+    data = repository.store.get(name, MAX_DOCUMENT_OBJECT)
+    _, manifest = _open_at(repository, Kind.BACKUP_MANIFEST, name, data, BackupManifest)
+    if backup_manifest_name(repository.keys.name_hash(manifest.name), manifest.revision) != name:
+        raise DamagedError(f"{name}: the manifest in this place belongs to another backup")
+    return manifest
+
+
+def _open_at(repository: Repository, kind: Kind, name: str, data: bytes, model: type[M]) -> tuple[str, M]:
+    try:
+        object_id, manifest = open_document(repository.keys, kind, data, model)
+    except DamagedError as error:
+        raise DamagedError(f"{repository.store.describe()}: {name}: {error}") from None
+    if manifest.repository_id != repository.id or manifest.key_id != repository.key_id:
+        raise DamagedError(f"{name}: the manifest belongs to another repository or key")
+    return object_id.hex(), manifest

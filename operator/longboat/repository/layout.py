@@ -1,0 +1,84 @@
+"""Constants of format version 1 and the names of the objects in a repository."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from enum import IntEnum
+
+FORMAT_VERSION = 1
+MAGIC = b"LONGBOAT"
+ID_BYTES = 16  # Repository, key, object and block ids.
+
+DEFAULT_BLOCK_SIZE = 64 << 10
+MIN_BLOCK_SIZE = 4 << 10
+MAX_BLOCK_SIZE = 1 << 20
+DEFAULT_PAGE_BLOCKS = 4096  # A page maps 256 MiB of a disk at the default block size.
+MAX_PAGE_BLOCKS = 32768
+MAX_FRAME_BLOCKS = 255
+MAX_FRAME_PLAIN = 16 << 20
+FRAME_TARGET = 512 << 10  # Blocks are compressed together up to this many bytes.
+PACK_TARGET = 32 << 20
+MAX_PACK = 256 << 20
+MAX_DOCUMENT = 64 << 20
+MAX_DISK_SIZE = 1 << 50
+
+HEADER_NAME = "repository"
+EPOCH_NAME = "epoch"
+KEYS = "keys/"
+PACKS = "packs/"
+MAPS = "maps/"
+DISKS = "disks/"
+BACKUPS = "backups/"
+TOMBSTONES = "tombstones/"
+REMOVING = "removing/"
+LEASES = "leases/"
+
+_TIME = "%Y%m%dT%H%M%SZ"
+_DISK_NAME = re.compile(r"^disks/([0-9a-f]{32})/([0-9]{8}T[0-9]{6}Z)-([0-9a-f]{32})$")
+_BACKUP_NAME = re.compile(r"^backups/([0-9a-f]{32})/([0-9]{6})$")
+_ID = re.compile(r"^[0-9a-f]{32}$")
+
+
+class Kind(IntEnum):
+    """What an object holds; part of its header, of its key and of its associated data."""
+
+    DATA_PACK = 1
+    MAP_PACK = 2
+    DISK_MANIFEST = 3
+    BACKUP_MANIFEST = 4
+    TOMBSTONE = 5
+    LEASE = 6
+
+
+def pack_name(kind: Kind, object_id: bytes) -> str:
+    """Return the name of a pack: `packs/<2 hex>/<32 hex>` or `maps/<2 hex>/<32 hex>`."""
+    text = object_id.hex()
+    return f"{PACKS if kind is Kind.DATA_PACK else MAPS}{text[:2]}/{text}"
+
+
+def disk_manifest_name(disk_hash: str, created: datetime, backup_hash: str) -> str:
+    """Return `disks/<hash of the disk key>/<UTC time>-<hash of the backup's name>`, which sorts by time."""
+    return f"{DISKS}{disk_hash}/{created.astimezone(UTC).strftime(_TIME)}-{backup_hash}"
+
+
+def split_disk_manifest_name(name: str) -> tuple[str, str, str] | None:
+    """Return disk hash, time and backup hash of a disk manifest's name, or None if it is not one."""
+    match = _DISK_NAME.match(name)
+    return (match[1], match[2], match[3]) if match else None
+
+
+def backup_manifest_name(backup_hash: str, revision: int) -> str:
+    """Return `backups/<hash of the backup's name>/<6 digits>`."""
+    return f"{BACKUPS}{backup_hash}/{revision:06d}"
+
+
+def split_backup_manifest_name(name: str) -> tuple[str, int] | None:
+    """Return backup hash and revision of a backup manifest's name, or None if it is not one."""
+    match = _BACKUP_NAME.match(name)
+    return (match[1], int(match[2])) if match else None
+
+
+def is_id(text: str) -> bool:
+    """Tell whether text is an id: 32 lower-case hexadecimal digits."""
+    return bool(_ID.match(text))

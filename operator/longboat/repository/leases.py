@@ -1,0 +1,100 @@
+"""Leases: what a writer is about to refer to, told to whoever removes packs.
+
+A writer publishes `leases/<lease id>/<6 digits>` before it reads its parent, and a further one at least every
+RENEW_EVERY with the packs uploaded since; all of them together are roots. A lease lives while its newest object is
+younger, by the store's clock, than LEASE_TTL. It is removed at the end, as far as the credentials allow.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+from .documents import Document, seal_document
+from .errors import LeaseLostError, StoreError
+from .layout import ID_BYTES, LEASES, Kind
+from .manifests import Text
+from .object_store import put_fresh
+from .repository import Repository
+
+RENEW_EVERY = timedelta(minutes=2)
+LEASE_TTL = timedelta(minutes=30)
+_MARGIN = timedelta(minutes=10)  # A manifest is written only while the lease has this long to live.
+
+
+class LeaseRecord(Document):
+    """One renewal: what the writer works on and the names of the packs it uploaded since the last one."""
+
+    disk_key: Text
+    backup_name: Text
+    parent: Text | None = None
+    packs: tuple[Text, ...] = ()
+
+
+class Lease:
+    """A writer's lease; renewed by a thread of its own until it is released."""
+
+    def __init__(
+        self,
+        repository: Repository,
+        disk_key: str,
+        backup_name: str,
+        packs_since: Callable[[int], list[str]] = lambda _: [],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Prepare a lease; `packs_since(n)` returns the names of the packs uploaded after the first n."""
+        self._repository, self._disk_key, self._backup_name = repository, disk_key, backup_name
+        self._packs_since, self._clock = packs_since, clock
+        self._folder = f"{LEASES}{repository.random(ID_BYTES).hex()}/"
+        self._parent: str | None = None
+        self._told, self._number, self._renewed = 0, 0, 0.0
+        self._stop, self._lock = threading.Event(), threading.Lock()
+        self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
+
+    def __enter__(self) -> Lease:
+        """Publish the lease and keep it renewed."""
+        self.renew()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        """Stop renewing and remove the lease's objects."""
+        self._stop.set()
+        self._thread.join()
+        # What can't be removed (credentials without that right, a store that is away) dies of age.
+        with contextlib.suppress(StoreError):
+            for number in range(self._number):
+                self._repository.store.delete(f"{self._folder}{number:06d}")
+
+    def name_parent(self, parent: str | None) -> None:
+        """Publish which manifest is about to be read as parent."""
+        self._parent = parent
+        self.renew()
+
+    def renew(self) -> None:
+        """Publish a further object with the packs uploaded since; a StoreError if that fails."""
+        with self._lock:
+            packs = self._packs_since(self._told)
+            begun = self._clock()
+            record = LeaseRecord(
+                disk_key=self._disk_key, backup_name=self._backup_name, parent=self._parent, packs=tuple(packs)
+            )
+            data = seal_document(self._repository.keys, Kind.LEASE, self._repository.random(ID_BYTES), record)
+            put_fresh(self._repository.store, f"{self._folder}{self._number:06d}", data)
+            self._number, self._told, self._renewed = self._number + 1, self._told + len(packs), begun
+
+    def assure(self) -> None:
+        """Renew before a manifest is written; LeaseLostError if the lease had come close to its end."""
+        if self._clock() - self._renewed > (LEASE_TTL - _MARGIN).total_seconds():
+            raise LeaseLostError("the lease could not be renewed in time: packs it named may be gone; run it again")
+        self.renew()
+
+    def _keep(self) -> None:
+        while not self._stop.wait(RENEW_EVERY.total_seconds()):
+            # A failed renewal is made up for by the next one; assure() notices if none succeeded for too long.
+            with contextlib.suppress(StoreError):
+                self.renew()

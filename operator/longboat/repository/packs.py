@@ -1,0 +1,193 @@
+"""Packs: objects of tens of MiB made of sealed frames, an index of them, and a footer.
+
+    header | frame | frame | … | index frame | u64 offset of the index frame | magic
+
+Data packs hold blocks, map packs hold pages. The index lists offset, length and block count of each frame and the ids
+of its blocks; no restore needs it, it serves resuming, verifying and salvaging.
+"""
+
+from __future__ import annotations
+
+import queue
+import struct
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from .codec import RAW, decompress
+from .crypto import FRAME_OVERHEAD, HEADER_BYTES, ObjectCipher, RepositoryKeys, parse_header, reading_cipher
+from .errors import DamagedError
+from .layout import ID_BYTES, MAX_FRAME_PLAIN, MAX_PACK, PACK_TARGET, Kind, pack_name
+from .object_store import Data, ObjectStore, put_fresh
+from .pages import FrameRef
+
+FOOTER = struct.Struct("<Q8s")
+FOOTER_MAGIC = b"LBPKEND1"
+_INDEX_ENTRY = struct.Struct("<IIH")
+
+
+class PackSink:
+    """Uploads finished packs in the background, with a bound on buffers and so on memory.
+
+    `buffers` packs exist at a time: those being filled and those in flight. The first failure is raised by the next
+    call, and by close().
+    """
+
+    def __init__(self, store: ObjectStore, capacity: int = PACK_TARGET, uploads: int = 2, buffers: int = 3) -> None:
+        """Make a sink for packs of at most `capacity` bytes."""
+        self.capacity = capacity
+        self.uploaded: list[str] = []
+        self.stored_bytes = 0
+        self._store = store
+        self._free: queue.SimpleQueue[bytearray | None] = queue.SimpleQueue()
+        self._pool = ThreadPoolExecutor(uploads, thread_name_prefix="upload")
+        self._failure: BaseException | None = None
+        self._lock = threading.Lock()
+        for _ in range(buffers):
+            self._free.put(None)
+
+    def take_buffer(self) -> bytearray:
+        """Return a buffer of `capacity` bytes, waiting until one is free."""
+        buffer = self._free.get()
+        self.raise_failure()
+        return bytearray(self.capacity) if buffer is None else buffer
+
+    def submit(self, name: str, buffer: bytearray, length: int) -> None:
+        """Upload the first `length` bytes of a buffer and take the buffer back."""
+        self._pool.submit(self._upload, name, buffer, length)
+
+    def raise_failure(self) -> None:
+        """Raise the first failed upload's error, if there is one."""
+        if self._failure is not None:
+            self._free.put(None)
+            raise self._failure
+
+    def close(self) -> None:
+        """Wait for every upload; raise the first failure."""
+        self._pool.shutdown(wait=True)
+        self.raise_failure()
+
+    def abandon(self) -> None:
+        """Give up: drop what has not begun to upload and wait for the rest."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def uploaded_since(self, count: int) -> list[str]:
+        """Return the names of the packs whose upload ended after the first `count`."""
+        with self._lock:
+            return self.uploaded[count:]
+
+    def _upload(self, name: str, buffer: bytearray, length: int) -> None:
+        try:
+            if self._failure is None:
+                put_fresh(self._store, name, memoryview(buffer)[:length])
+                with self._lock:
+                    self.uploaded.append(name)
+                    self.stored_bytes += length
+        except BaseException as error:
+            self._failure = self._failure or error
+        finally:
+            self._free.put(buffer)
+
+
+class PackWriter:
+    """Fills packs of one kind with frames; safe to call from many threads."""
+
+    def __init__(self, keys: RepositoryKeys, kind: Kind, sink: PackSink, random: Callable[[int], bytes]) -> None:
+        """Write packs of `kind` into the sink; `random` gives their ids."""
+        self._keys, self._kind, self._sink, self._random = keys, kind, sink, random
+        self._lock = threading.Lock()
+        self._buffer: bytearray | None = None
+        self._cipher: ObjectCipher
+        self._used = 0
+        self._index = bytearray()
+
+    def append(self, payload: Data, plain_length: int, codec: int, blocks: int, ids: bytes = b"") -> FrameRef:
+        """Seal a frame into the current pack and return where it will be found."""
+        with self._lock:
+            needed = len(payload) + FRAME_OVERHEAD + _INDEX_ENTRY.size + len(ids)
+            if self._buffer is not None and self._used + needed + self._tail() > len(self._buffer):
+                self._finish()
+            if self._buffer is None:
+                self._begin(needed)
+            return self._seal(payload, plain_length, codec, blocks, ids)
+
+    def finish(self) -> None:
+        """Upload the pack begun last, if there is one."""
+        with self._lock:
+            if self._buffer is not None:
+                self._finish()
+
+    def _begin(self, needed: int) -> None:
+        self._cipher = ObjectCipher(self._keys, self._kind, self._random(ID_BYTES))
+        self._buffer = self._sink.take_buffer()
+        self._buffer[:HEADER_BYTES] = self._cipher.header
+        self._used = HEADER_BYTES
+        self._index.clear()
+        if self._used + needed + self._tail() > len(self._buffer):
+            raise ValueError(f"a frame of {needed} bytes does not fit into a pack of {len(self._buffer)}")
+
+    def _seal(self, payload: Data, plain_length: int, codec: int, blocks: int, ids: bytes) -> FrameRef:
+        assert self._buffer is not None
+        at = self._used
+        length = self._cipher.seal_into(memoryview(self._buffer)[at:], at, payload, plain_length, codec)
+        self._used += length
+        self._index += _INDEX_ENTRY.pack(at, length, blocks) + ids
+        return FrameRef(self._cipher.object_id, at, length, blocks)
+
+    def _finish(self) -> None:
+        assert self._buffer is not None
+        buffer, at = self._buffer, self._used
+        view = memoryview(buffer)
+        end = at + self._cipher.seal_into(view[at:], at, bytes(self._index), len(self._index), RAW)
+        FOOTER.pack_into(buffer, end, at, FOOTER_MAGIC)
+        view.release()
+        self._buffer = None
+        self._sink.submit(pack_name(self._kind, self._cipher.object_id), buffer, end + FOOTER.size)
+
+    def _tail(self) -> int:
+        return len(self._index) + FRAME_OVERHEAD + FOOTER.size
+
+
+def open_frame(keys: RepositoryKeys, kind: Kind, ref: FrameRef, frame: Data, plain_length: int) -> bytes:
+    """Return the plain bytes of a frame read from a pack; they have to be plain_length (or at most that for pages).
+
+    DamagedError names the pack.
+    """
+    try:
+        payload, length, codec = reading_cipher(keys, kind, ref.pack).open(frame, ref.offset)
+        if length > plain_length or (kind is Kind.DATA_PACK and length != plain_length):
+            raise DamagedError(f"the frame at offset {ref.offset} holds {length} bytes, expected {plain_length}")
+        return decompress(payload, codec, length)
+    except DamagedError as error:
+        raise DamagedError(f"pack {pack_name(kind, ref.pack)}: {error}") from None
+
+
+def read_pack_index(keys: RepositoryKeys, kind: Kind, data: bytes) -> list[tuple[FrameRef, list[bytes]]]:
+    """Return each frame of a whole pack with its blocks' ids (none in map packs); DamagedError if it is damaged."""
+    object_id = parse_header(data, kind, keys)
+    if len(data) < HEADER_BYTES + FRAME_OVERHEAD + FOOTER.size or len(data) > MAX_PACK:
+        raise DamagedError(f"a pack of {len(data)} bytes is out of bounds")
+    at, magic = FOOTER.unpack_from(data, len(data) - FOOTER.size)
+    if magic != FOOTER_MAGIC or not HEADER_BYTES <= at < len(data) - FOOTER.size:
+        raise DamagedError("a pack does not end in a footer")
+    ref = FrameRef(object_id, at, len(data) - FOOTER.size - at, 0)
+    payload, length, codec = reading_cipher(keys, kind, object_id).open(memoryview(data)[at : -FOOTER.size], at)
+    if length > MAX_FRAME_PLAIN:
+        raise DamagedError("the index of a pack is too large")
+    return _parse_index(ref, decompress(payload, codec, length), kind)
+
+
+def _parse_index(pack: FrameRef, index: bytes, kind: Kind) -> list[tuple[FrameRef, list[bytes]]]:
+    entries, at = [], 0
+    while at < len(index):
+        if at + _INDEX_ENTRY.size > len(index):
+            raise DamagedError("the index of a pack is cut short")
+        offset, length, blocks = _INDEX_ENTRY.unpack_from(index, at)
+        at += _INDEX_ENTRY.size
+        size = blocks * ID_BYTES if kind is Kind.DATA_PACK else 0
+        ids = [index[i : i + ID_BYTES] for i in range(at, at + size, ID_BYTES)]
+        if at + size > len(index) or offset + length > pack.offset:
+            raise DamagedError("the index of a pack is out of bounds")
+        entries.append((FrameRef(pack.pack, offset, length, blocks), ids))
+        at += size
+    return entries
