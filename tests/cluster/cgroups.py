@@ -27,6 +27,8 @@ def create(identity: str) -> None:
         _create_unified(ROOT / name(identity))
         return
     for hierarchy in _hierarchies():
+        if (hierarchy / "cgroup.controllers").exists():
+            continue
         group = hierarchy / name(identity)
         group.mkdir(exist_ok=True)
         # A new cpuset is empty, and nothing can run in it until it names processors and memory nodes.
@@ -50,8 +52,7 @@ def remove(identity: str) -> None:
 
 
 def _remove_once(identity: str) -> bool:
-    groups = [hierarchy / name(identity) for hierarchy in [ROOT] if is_unified()]
-    groups += [] if is_unified() else [hierarchy / name(identity) for hierarchy in _hierarchies()]
+    groups = [hierarchy / name(identity) for hierarchy in ([ROOT] if is_unified() else _hierarchies())]
     for group in groups:
         for directory, _, _ in os.walk(group, topdown=False):
             _remove_directory(Path(directory))
@@ -69,9 +70,5 @@ def _remove_directory(directory: Path) -> None:
 
 
 def _hierarchies() -> list[Path]:
-    """The hierarchies of version 1: mounted directories, but not links to them nor version 2 beside them."""
-    return [
-        each
-        for each in sorted(ROOT.iterdir())
-        if each.is_dir() and not each.is_symlink() and each.is_mount() and not (each / "cgroup.controllers").exists()
-    ]
+    """The hierarchies of version 1, and the one of version 2 beside them, in which runc makes groups as well."""
+    return [each for each in sorted(ROOT.iterdir()) if each.is_dir() and not each.is_symlink() and each.is_mount()]

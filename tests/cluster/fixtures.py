@@ -6,7 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.cluster import lifecycle
 from tests.cluster.apiserver import ApiServer, running_apiserver
+from tests.cluster.cluster import TEST, Cluster
 
 
 @pytest.fixture(scope="session")
@@ -14,3 +16,23 @@ def apiserver() -> Iterator[ApiServer]:
     """A lone API server (no controllers, no node), shared by a run: tests use names of their own."""
     with running_apiserver() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """The cluster of the run, without KubeVirt at first; one that ran before, of the same parts, is left running."""
+    found = Cluster(TEST)
+    left_running = lifecycle.is_current(found)
+    lifecycle.up(found, kubevirt=False, renew=True)
+    try:
+        yield found
+    finally:
+        if not left_running:
+            lifecycle.clean(found)
+
+
+@pytest.fixture(scope="session")
+def kubevirt_cluster(cluster: Cluster) -> Cluster:
+    """The same cluster with KubeVirt in it."""
+    lifecycle.up(cluster, kubevirt=True, renew=True)
+    return cluster

@@ -174,7 +174,9 @@ def _buildah() -> list[str]:
     kind = subprocess.check_output(["stat", "--file-system", "--format=%T", str(storage)], text=True).strip()
     driver = "vfs" if kind in ("overlayfs", "tmpfs") else "overlay"
     places = ["--root", str(storage / driver), "--runroot", str(storage / f"{driver}-run")]
-    return ["env", "BUILDAH_ISOLATION=chroot", "buildah", *places, "--storage-driver", driver]
+    # What it mounts, also when it is killed, is seen in a mount namespace of its own only.
+    separate = ["env", "BUILDAH_ISOLATION=chroot", "unshare", "--mount"]
+    return [*separate, "buildah", *places, "--storage-driver", driver]
 
 
 @contextmanager

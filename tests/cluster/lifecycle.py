@@ -88,6 +88,11 @@ def is_healthy(cluster: Cluster) -> bool:
     return controlplane.is_ready(url, context)
 
 
+def is_current(cluster: Cluster) -> bool:
+    """Whether the cluster is healthy and was started from this checkout's parts."""
+    return is_healthy(cluster) and _record(cluster)["fingerprint"] == fingerprint()
+
+
 def fingerprint() -> str:
     """Changes when a cluster should be started anew to have this checkout's parts."""
     sources = [*sorted(PACKAGE.glob("*.py")), *sorted((PACKAGE / "csi").glob("*.py")), _CSI_MANIFESTS]
