@@ -62,7 +62,7 @@ def claim_of(volume: Mapping[str, Any]) -> str | None:
 
 def claims_in_use(vms: Iterable[Object], vmis: Iterable[Object]) -> dict[tuple[str, str], tuple[str, str]]:
     """Return (namespace, claim) → (virtual machine, disk) for the disks of these machines; the first user wins."""
-    running = {_key(vmi): vmi for vmi in vmis}
+    running = {_key(vmi): _slim(vmi) for vmi in vmis}
     found: dict[tuple[str, str], tuple[str, str]] = {}
     for vm in vms:
         namespace, name = _key(vm)
@@ -98,8 +98,8 @@ def vm_not_found(field: str, name: str) -> Problem:
 
 
 def claim_problem(claim: Object | None, name: str, *, field: str = "spec.disk") -> Problem | None:
-    """Return ClaimNotFound or ClaimNotBound if there is nothing to capture in this PersistentVolumeClaim, else None."""
-    if claim is None:
+    """Return ClaimNotFound (None or empty) or ClaimNotBound if a PersistentVolumeClaim holds no data, else None."""
+    if not claim:
         return Problem(
             "ClaimNotFound",
             f"{field}: there is no PersistentVolumeClaim {name!r} in this namespace; create it or name another disk",
@@ -111,6 +111,14 @@ def claim_problem(claim: Object | None, name: str, *, field: str = "spec.disk") 
             f"{field}: PersistentVolumeClaim {name!r} is {phase or 'new'}, expected Bound; it holds no data yet",
         )
     return None
+
+
+def _slim(vmi: Object) -> Object:
+    """Keep what ``vm_disks`` reads: thousands of whole instances would fill the memory."""
+    spec = vmi.get("spec") or {}
+    filesystems = ((spec.get("domain") or {}).get("devices") or {}).get("filesystems")
+    kept = {"volumes": spec.get("volumes"), "domain": {"devices": {"filesystems": filesystems}}}
+    return {"spec": kept, "status": {"phase": (vmi.get("status") or {}).get("phase")}}
 
 
 def _template_spec(vm: Object) -> Mapping[str, Any]:

@@ -27,7 +27,7 @@ def choose_snapshot_class(driver: str | None, classes: Iterable[Object], profile
             "NoSnapshotSupport",
             "the volume was not made by a CSI driver, so it can't be snapshotted; move the disk to CSI storage",
         )
-    own = {each["metadata"]["name"]: each for each in classes if each.get("driver") == driver}
+    own: dict[str, Object] = {each["metadata"]["name"]: each for each in classes if each.get("driver") == driver}
     preferred = ((profile or {}).get("status") or {}).get("snapshotClass")
     if preferred in own:
         return str(preferred)

@@ -1,0 +1,41 @@
+"""Looks up what storage a disk lies on, and how it is snapshotted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from longboat.kube.kinds import (
+    PERSISTENT_VOLUME,
+    STORAGE_PROFILE,
+    VIRTUAL_MACHINE,
+    VIRTUAL_MACHINE_INSTANCE,
+    VOLUME_SNAPSHOT_CLASS,
+)
+from longboat.kube.port import Cluster, Object
+from longboat.plan.problem import Problem
+from longboat.plan.snapshot_class import choose_snapshot_class, driver_of
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A virtual machine and its running instance, as far as they exist."""
+
+    vm: Object | None = None
+    vmi: Object | None = None
+
+
+def machine(cluster: Cluster, namespace: str, name: str | None) -> Machine:
+    """Return the virtual machine of this name; an empty Machine if no name is given or there is none."""
+    vm = cluster.get(VIRTUAL_MACHINE, name, namespace) if name else None
+    if vm is None or name is None:
+        return Machine()
+    return Machine(vm, cluster.get(VIRTUAL_MACHINE_INSTANCE, name, namespace))
+
+
+def snapshot_class_of(cluster: Cluster, claim: Object) -> str | Problem:
+    """Return the VolumeSnapshotClass for a bound PersistentVolumeClaim, or why there is none."""
+    volume_name = claim["spec"].get("volumeName")
+    volume = cluster.get(PERSISTENT_VOLUME, volume_name) if volume_name else None
+    storage_class = claim["spec"].get("storageClassName")
+    profile = cluster.get(STORAGE_PROFILE, storage_class) if storage_class else None
+    return choose_snapshot_class(driver_of(volume), cluster.list(VOLUME_SNAPSHOT_CLASS), profile)
