@@ -142,6 +142,8 @@ def test_a_full_pool_is_called_resource_exhausted_and_shows_no_half_made_volume(
             made.add(driver.create_volume("pvc-full"))
             made.add(driver.create_volume())
     assert error.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    driver.kill()
+    driver.start()
     assert listed(driver) == made
     filler.unlink()
     made.add(driver.create_volume("pvc-full"))

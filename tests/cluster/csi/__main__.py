@@ -85,8 +85,9 @@ def main() -> None:
     logging.basicConfig(level=logging.DEBUG if chosen.verbose else logging.INFO, format="%(asctime)s %(message)s")
     activate(default_cache())
     chosen.state.mkdir(parents=True, exist_ok=True)
-    pool = Pool(open_pool(chosen.pool, chosen.state / "pool", chosen.pool_size))
+    # First, so that detach_all finds what a driver has attached that is killed a moment later.
     record_pool(chosen.state, chosen.pool)
+    pool = Pool(open_pool(chosen.pool, chosen.state / "pool", chosen.pool_size))
     pool.sweep()
     csi, registration = csi_server(pool, Injector(chosen.state), chosen.node_id), registration_server(chosen.socket)
     stop = threading.Event()

@@ -247,7 +247,9 @@ def _check_reflink(point: Path) -> None:
     except OSError as error:
         if error.errno in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTTY):
             raise OSError(error.errno, "no reflink here; give a --pool file made by this driver", str(point)) from error
-        raise
+        # A full pool must not keep the driver from starting: deleting is what makes space.
+        if error.errno != errno.ENOSPC:
+            raise
     finally:
         one.unlink(missing_ok=True)
         two.unlink(missing_ok=True)
