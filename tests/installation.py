@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from longboat.repository import generate_recovery_pair, generate_store_key
-
 from tests.cluster import binaries, images
 from tests.cluster.cluster import Cluster
 from tests.cluster.paths import CHECKOUT

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 
 from tests import installation
 from tests.cluster import host, lifecycle
 from tests.cluster.cluster import DEMO, Cluster
+from tests.cluster.paths import CHECKOUT
 from tests.cluster.progress import ClusterError
 from tests.demo.narrator import Narrator
-from tests.demo.objects import NAMESPACE
+from tests.demo.objects import NAMESPACE, run_of
 from tests.demo.story import Story, StoryError
 
 NEXT = f"""
@@ -19,8 +21,8 @@ The cluster is still running. Try next:
   kubectl get longboat -n {NAMESPACE}                  # policies, backups, snapshots, restores
   kubectl explain backuppolicy.spec.schedule       # the schema teaches
   kubectl describe diskbackup -n {NAMESPACE}           # how consistent, how large, until when
-  kubectl create -n {NAMESPACE} -f - <<< '{{"apiVersion":"longboat.dev/v1alpha1","kind":"DiskBackup","metadata":{{"generateName":"now-"}},"spec":{{"policyRef":{{"name":"db-weekly"}}}}}}'
-  kubectl get diskbackups -n {NAMESPACE} -w            # and watch it
+  kubectl create -f build/run-now.yaml                 # run the weekly policy now …
+  kubectl get diskbackups -n {NAMESPACE} -w            # … and watch it
   make shell                                       # into the node
   make cluster-stop                                # stop; backups stay in the remote store until make clean
 """
@@ -47,6 +49,7 @@ def _run(kind: str) -> int:
     installation.install(cluster)
     installation.ensure_store(cluster)
     Story(cluster, narrator).run()
+    (CHECKOUT / "build" / "run-now.yaml").write_text(json.dumps(run_of("db-weekly"), indent=2))
     print(NEXT)
     return 0
 

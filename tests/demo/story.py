@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 from tests.cluster.cluster import Cluster
@@ -57,8 +58,10 @@ class Story:
         ensure_namespace(self.cluster, NAMESPACE)
         self.guest = guests.ensure_machine(self.cluster, NAMESPACE, VM, extra_disks=("disk-b", "disk-c"), root="disk-a")
         for disk in ("disk-b", "disk-c"):
-            self.guest.run(f"mountpoint -q /mnt/{disk} || {{ mkfs.ext4 -q -F {self.device(disk)} && mkdir -p /mnt/{disk} "
-                           f"&& mount {self.device(disk)} /mnt/{disk}; }}")  # fmt: skip
+            made = (
+                f"mkfs.ext4 -q -F {self.device(disk)} && mkdir -p /mnt/{disk} && mount {self.device(disk)} /mnt/{disk}"
+            )
+            self.guest.run(f"mountpoint -q /mnt/{disk} || {{ {made}; }}")
         self.guest.run("head -c 20000000 /dev/urandom > /mnt/disk-c/orders.db; head -c 3000000 /dev/urandom > "
                        "/mnt/disk-b/app.log; sync")  # fmt: skip
         self.checksum = self.sum("/mnt/disk-c/orders.db")
@@ -264,4 +267,4 @@ class Story:
 
 def _consecutive(slots: list[str]) -> bool:
     moments = sorted(datetime.fromisoformat(slot) for slot in slots)
-    return all(later - earlier == timedelta(minutes=1) for earlier, later in zip(moments, moments[1:], strict=False))
+    return all(later - earlier == timedelta(minutes=1) for earlier, later in pairwise(moments))
