@@ -124,12 +124,7 @@ def test_age_counts_from_the_moment_of_capture() -> None:
 
 
 disks = st.frozensets(st.sampled_from("abc"))
-retentions = st.builds(
-    Retention,
-    keep_for=st.sampled_from(["1h", "1d", "7d", "30d"]),
-    keep_last=st.one_of(st.none(), st.integers(1, 5)),
-    keep_newest=st.just(True),
-)
+retentions = st.builds(rule, st.sampled_from(["1h", "1d", "7d", "30d"]), st.one_of(st.none(), st.integers(1, 5)))
 histories = st.lists(
     st.builds(lambda age, which, hold: (age, which, hold), st.integers(0, 90), disks, st.booleans()), max_size=12
 ).map(lambda rows: [point(age, *which, name=f"p{n}", hold=hold) for n, (age, which, hold) in enumerate(rows)])
