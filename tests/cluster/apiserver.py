@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 import shutil
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from tests.cluster.pki import write_kubeconfig
 from tests.cluster.progress import ClusterError
 
 READY_SECONDS = 60
+_PREFIX = "longboat-apiserver-"
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,8 @@ def running_apiserver() -> Iterator[ApiServer]:
     """Start etcd and kube-apiserver on free loopback ports; both end with this process, however it ends."""
     host.ensure_packages(("etcd-server", "util-linux"))
     programs = binaries.ensure(binaries.KUBERNETES)
-    directory = Path(tempfile.mkdtemp(prefix="longboat-apiserver-", dir=_memory_directory()))
+    _forget_dead()
+    directory = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=_memory_directory()))
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, directory, ignore_errors=True)
         yield _start(directory, programs, stack)
@@ -87,6 +90,15 @@ def _free_ports(count: int) -> list[int]:
         return [int(each.getsockname()[1]) for each in sockets]
 
 
-def _memory_directory() -> str | None:
+def _memory_directory() -> Path:
+    """Where files are kept in memory, if the system has such a place."""
     shared_memory = Path("/dev/shm")
-    return str(shared_memory) if shared_memory.is_dir() else None
+    return shared_memory if shared_memory.is_dir() else Path(tempfile.gettempdir())
+
+
+def _forget_dead() -> None:
+    """Remove what killed test runs left: the directory's name tells its process."""
+    for directory in _memory_directory().glob(f"{_PREFIX}*"):
+        owner = directory.name.removeprefix(_PREFIX).split("-")[0]
+        if not Path(f"/proc/{owner}").exists():
+            shutil.rmtree(directory, ignore_errors=True)

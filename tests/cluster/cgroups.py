@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -38,10 +39,12 @@ def create(identity: str) -> None:
 
 
 def _create_unified(group: Path) -> None:
-    wanted = " ".join(f"+{each}" for each in (ROOT / "cgroup.controllers").read_text().split())
-    (ROOT / "cgroup.subtree_control").write_text(wanted)
     group.mkdir(exist_ok=True)
-    (group / "cgroup.subtree_control").write_text(wanted)
+    for level in (ROOT, group):
+        for controller in (level / "cgroup.controllers").read_text().split():
+            # One that the host keeps for itself is left out; the kubelet names those that it misses.
+            with contextlib.suppress(OSError):
+                (level / "cgroup.subtree_control").write_text(f"+{controller}")
 
 
 def remove(identity: str) -> None:

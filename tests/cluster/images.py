@@ -71,7 +71,7 @@ def build_image(name: str, containerfile: Path, inputs: Sequence[str], context: 
         copied = Path(temporary) / "context"
         _copy_inputs(context, inputs, copied)
         text = containerfile.read_text()
-        image = _image(name, content_key(base.reference.encode(), text.encode(), _content_of(copied)))
+        image = _image(name, content_key(base.reference.encode(), text.encode(), content_of(copied)))
         if not image.archive.exists():
             _ensure_stored(base)
             _build(text, copied, image, base)
@@ -94,7 +94,7 @@ def _copy_inputs(context: Path, inputs: Sequence[str], target: Path) -> None:
             shutil.copy(source, destination)
 
 
-def _content_of(folder: Path) -> bytes:
+def content_of(folder: Path) -> bytes:
     """Names, permissions and contents below a folder, in one order whatever the file system's."""
     parts = []
     for path in sorted(folder.rglob("*")):
@@ -159,7 +159,8 @@ def _build(text: str, context: Path, image: Image, base: Image | None = None) ->
             *_buildah(),
             "push",
             "--quiet",
-            "--disable-compression",
+            "--compression-format=zstd",
+            "--compression-level=1",
             image.reference,
             f"oci-archive:{temporary}:{image.reference}",
         ]

@@ -31,17 +31,13 @@ def build(kubevirt: bool = True) -> None:
     importlib.import_module("tests.cluster.csi.stubs").ensure_stubs(cache_dir())
     for image in (images.ensure_pause(), images.ensure_base()):
         say(f"image {image.reference}")
-    if kubevirt and (parts := kubevirt_parts()):
-        parts.ensure_built(cache_dir())
+    if kubevirt:
+        _kubevirt_parts().ensure_built(cache_dir())
 
 
-def kubevirt_parts() -> ModuleType | None:
-    """The package that builds and installs KubeVirt."""
-    try:
-        return importlib.import_module("tests.cluster.kubevirt")
-    except ImportError as error:
-        say(f"KubeVirt is left out: {error}")
-        return None
+def _kubevirt_parts() -> ModuleType:
+    """The package that builds and installs KubeVirt, loaded only when it is wanted."""
+    return importlib.import_module("tests.cluster.kubevirt")
 
 
 def up(cluster: Cluster, kubevirt: bool = True, renew: bool = False) -> None:
@@ -95,7 +91,8 @@ def is_current(cluster: Cluster) -> bool:
 
 def fingerprint() -> str:
     """Changes when a cluster should be started anew to have this checkout's parts."""
-    sources = [*sorted(PACKAGE.glob("*.py")), *sorted((PACKAGE / "csi").glob("*.py")), _CSI_MANIFESTS]
+    kinds = ("*.py", "csi/*.py", "csi/*.yaml", "kubevirt/**/*.py", "kubevirt/**/*.yaml", "kubevirt/**/go.sum")
+    sources = [path for kind in kinds for path in sorted(PACKAGE.glob(kind))]
     return content_key(*[path.read_bytes() for path in sources], *[module.key().encode() for module in binaries.ALL])
 
 
@@ -143,7 +140,7 @@ def _start(cluster: Cluster, kubevirt: bool) -> None:
         _bring_up_api(cluster, link)
         remote.result()
         loading.result()
-    _write_record(cluster, fingerprint=fingerprint(), url=_url(link))
+    _write_record(cluster, fingerprint=fingerprint(), url=_url(link), images=kubevirt)
 
 
 def _url(link: Link) -> str:
@@ -190,8 +187,8 @@ def _init_failure(state: Path) -> str:
 def _load_images(cluster: Cluster, pause: Image, kubevirt: bool) -> None:
     socket = Path(f"/proc/{cluster.node_pid()}/root{node.CONTAINERD_SOCKET}")
     wait_until(socket.exists, 30, "containerd")
-    module = kubevirt_parts() if kubevirt else None
-    archives = [pause.archive, images.ensure_base().archive, *(module.image_archives(cache_dir()) if module else [])]
+    archives = [pause.archive, images.ensure_base().archive]
+    archives += _kubevirt_parts().image_archives(cache_dir()) if kubevirt else []
     for archive in archives:
         cluster.load_image(archive)
     say(f"{len(archives)} image archives loaded")
@@ -235,12 +232,17 @@ def _drivers(cluster: Cluster) -> str:
 
 
 def _install_kubevirt(cluster: Cluster) -> None:
+    """Install it unless that was done; its images may have been loaded during the start."""
     record = _record(cluster)
-    module = None if record.get("kubevirt") else kubevirt_parts()
-    if module:
-        module.ensure_built(cache_dir())
-        module.install(cluster)
-        _write_record(cluster, **(record | {"kubevirt": True}))
+    if record.get("kubevirt"):
+        return
+    parts = _kubevirt_parts()
+    if not record["images"]:
+        parts.ensure_built(cache_dir())
+        for archive in parts.image_archives(cache_dir()):
+            cluster.load_image(archive)
+    parts.install(cluster)
+    _write_record(cluster, **(record | {"images": True, "kubevirt": True}))
 
 
 def stop(cluster: Cluster) -> None:

@@ -109,6 +109,7 @@ class RemoteStore:
 
     def _prepare(self, addresses: list[str]) -> None:
         """Make what does not change once; note the addresses of this start."""
+        self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         for folder in ("data", "versions", "users"):
             (self.directory / folder).mkdir(parents=True, exist_ok=True)
         if not (self.directory / "tls" / "server.crt").exists():

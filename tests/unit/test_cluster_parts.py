@@ -1,0 +1,54 @@
+"""Decisions of the local cluster that need no cluster."""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+
+import pytest
+
+from tests.cluster import images, network, paths
+from tests.cluster.progress import ClusterError
+
+
+def networks(*texts: str) -> list[ipaddress.IPv4Network]:
+    return [ipaddress.IPv4Network(text) for text in texts]
+
+
+def test_a_second_cluster_gets_another_network() -> None:
+    first = network.choose_link([], preferred=255)
+    second = network.choose_link([first.network], preferred=255)
+    assert (first.host, first.node) == ("10.89.255.1", "10.89.255.2")
+    assert second.node == "10.89.0.2"
+
+
+def test_a_network_that_overlaps_one_of_the_hosts_is_not_chosen() -> None:
+    assert network.choose_link(networks("10.89.7.0/24", "10.89.8.2/32"), preferred=7).number == 9
+
+
+def test_no_free_network_is_told_instead_of_taking_one_that_is_in_use() -> None:
+    with pytest.raises(ClusterError, match="stop other clusters"):
+        network.choose_link(networks("10.89.0.0/16"), preferred=0)
+
+
+def test_interface_names_fit_the_kernels_limit() -> None:
+    assert len(network.interface("0123abcd")) <= 15
+
+
+def test_pip_in_a_build_gets_sources_of_packages_but_no_folders_of_the_host() -> None:
+    listed = "global.index-url='https://index.example/simple'\n:env:.timeout='180'\nglobal.find-links='/opt/wheels'\n"
+    text = images.pip_configuration(listed)
+    assert "index-url = https://index.example/simple" in text
+    assert "timeout = 180" in text
+    assert "/opt/wheels" not in text
+
+
+def test_contents_moved_from_one_part_to_the_next_change_the_key() -> None:
+    assert paths.content_key(b"ab", b"c") != paths.content_key(b"a", b"bc")
+
+
+def test_a_changed_or_renamed_input_makes_another_image(tmp_path: Path) -> None:
+    (tmp_path / "one").write_text("same")
+    first = images.content_of(tmp_path)
+    (tmp_path / "one").rename(tmp_path / "two")
+    assert images.content_of(tmp_path) != first
