@@ -43,15 +43,15 @@ class Lease:
         repository: Repository,
         disk_key: str,
         backup_name: str,
-        packs_since: Callable[[int], list[str]] = lambda _: [],
+        packs_since: Callable[[tuple[int, int]], tuple[list[str], list[str]]] = lambda _: ([], []),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Prepare a lease; `packs_since(n)` returns the names of the packs uploaded after the first n."""
+        """Prepare a lease; `packs_since((n, m))` names packs and map packs uploaded after the first n and m."""
         self._repository, self._disk_key, self._backup_name = repository, disk_key, backup_name
         self._packs_since, self._clock = packs_since, clock
         self._folder = f"{LEASES}{repository.random(ID_BYTES).hex()}/"
         self._parent: str | None = None
-        self._told, self._number, self._renewed = 0, 0, 0.0
+        self._told, self._number, self._renewed = (0, 0), 0, 0.0
         self._stop, self._lock = threading.Event(), threading.Lock()
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
 
@@ -78,14 +78,15 @@ class Lease:
     def renew(self) -> None:
         """Publish a further object with the packs uploaded since; a StoreError if that fails."""
         with self._lock:
-            packs = self._packs_since(self._told)
+            packs, maps = self._packs_since(self._told)
             begun = self._clock()
             record = LeaseRecord(
-                disk_key=self._disk_key, backup_name=self._backup_name, parent=self._parent, packs=tuple(packs)
+                disk_key=self._disk_key, backup_name=self._backup_name, parent=self._parent, packs=(*packs, *maps)
             )
             data = seal_document(self._repository.keys, Kind.LEASE, self._repository.random(ID_BYTES), record)
             put_fresh(self._repository.store, f"{self._folder}{self._number:06d}", data)
-            self._number, self._told, self._renewed = self._number + 1, self._told + len(packs), begun
+            self._number, self._renewed = self._number + 1, begun
+            self._told = (self._told[0] + len(packs), self._told[1] + len(maps))
 
     def assure(self) -> None:
         """Renew before a manifest is written; LeaseLostError if the lease had come close to its end."""

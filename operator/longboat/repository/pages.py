@@ -21,12 +21,10 @@ from typing import NamedTuple
 
 from .crypto import FRAME_OVERHEAD, HEADER_BYTES
 from .errors import DamagedError
-from .layout import ID_BYTES, MAX_FRAME_BLOCKS, MAX_FRAME_PLAIN, MAX_PACK, MAX_PAGE_BLOCKS
+from .layout import ID_BYTES, MAX_FRAME_BLOCKS, MAX_FRAME_PLAIN, MAX_PACK
 
 _HEAD = struct.Struct("<HHI")
 _FRAME = struct.Struct("<HHII")
-# 3 bytes for each block, 16 for its id, at most a frame and a pack for each.
-MAX_PAGE_PLAIN = _HEAD.size + MAX_PAGE_BLOCKS * (3 + ID_BYTES + _FRAME.size + ID_BYTES)
 
 
 class FrameRef(NamedTuple):
@@ -101,6 +99,11 @@ def decode_page(data: bytes, blocks: int, block_size: int) -> Page:
     return _checked(
         _little(frame_of), data[tables + 2 * blocks : tables + 3 * blocks], refs, data[tables + 3 * blocks :]
     )
+
+
+def max_page_bytes(blocks: int) -> int:
+    """Return the largest size of a page of so many blocks: each in a frame and a pack of its own."""
+    return _HEAD.size + blocks * (ID_BYTES + _FRAME.size + 3 + ID_BYTES)
 
 
 def page_packs(data: bytes) -> list[bytes]:
