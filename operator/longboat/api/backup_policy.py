@@ -63,7 +63,8 @@ class Weekly(Model):
     """Every N weeks, counted from the week the policy was created."""
 
     every: int = Field(1, ge=1, le=52, description="Weeks from one backup to the next.")
-    on: Day = Field("Sunday", description="Day of the week.")
+    # Not "on": an unquoted on is a boolean to YAML, and the API server would see a field named true.
+    day: Day = Field("Sunday", description="Day of the week.")
     at: At = Field("00:00", description="Time of day, HH:MM.")
 
 

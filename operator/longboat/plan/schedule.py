@@ -121,7 +121,7 @@ def _words(schedule: Schedule) -> str:
     if (daily := schedule.daily) is not None:
         return f"{_every(daily.every, 'day')} at {daily.at}"
     if (weekly := schedule.weekly) is not None:
-        return f"{_every(weekly.every, 'week')} on {weekly.on} at {weekly.at}"
+        return f"{_every(weekly.every, 'week')} on {weekly.day} at {weekly.at}"
     if (monthly := schedule.monthly) is not None:
         return f"{_every(monthly.every, 'month')} on day {monthly.day} at {monthly.at}"
     return f"cron {' '.join((schedule.cron or '').split())}"

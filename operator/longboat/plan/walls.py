@@ -87,7 +87,7 @@ def daily(spec: Daily, first: date) -> Walls:
 def weekly(spec: Weekly, first: date) -> Walls:
     """Return every N weeks on a day, counted from the week (Monday to Sunday) of the first day."""
     monday = first - timedelta(days=first.weekday())
-    return _days(monday + timedelta(days=DAYS.index(spec.on)), 7 * spec.every, spec.at)
+    return _days(monday + timedelta(days=DAYS.index(spec.day)), 7 * spec.every, spec.at)
 
 
 def monthly(spec: Monthly, first: date) -> Walls:

@@ -54,11 +54,11 @@ def test_every_n_is_counted_from_the_creation() -> None:
         "2026-01-11T03:30",
         "2026-01-13T03:30",
     ]
-    assert first(2, schedule(weekly={"every": 2, "on": "Sunday", "at": "02:00"})) == [
+    assert first(2, schedule(weekly={"every": 2, "day": "Sunday", "at": "02:00"})) == [
         "2026-01-11T02:00",
         "2026-01-25T02:00",
     ]
-    assert first(2, schedule(weekly={"every": 2, "on": "Monday"}))[0] == "2026-01-19T00:00"
+    assert first(2, schedule(weekly={"every": 2, "day": "Monday"}))[0] == "2026-01-19T00:00"
     assert first(3, schedule(hourly={"every": 6, "minute": 15})) == [
         "2026-01-07T12:15",
         "2026-01-07T18:15",
@@ -177,7 +177,7 @@ crons = st.one_of(
 schedules = st.one_of(
     st.builds(lambda n, m: schedule(hourly={"every": n, "minute": m}), st.integers(1, 168), minutes),
     st.builds(lambda n, t: schedule(daily={"every": n, "at": t}), st.integers(1, 40), times),
-    st.builds(lambda n, t: schedule(weekly={"every": n, "on": "Sunday", "at": t}), st.integers(1, 6), times),
+    st.builds(lambda n, t: schedule(weekly={"every": n, "day": "Sunday", "at": t}), st.integers(1, 6), times),
     st.builds(
         lambda n, d, t: schedule(monthly={"every": n, "day": d, "at": t}), st.integers(1, 12), st.integers(1, 31), times
     ),
