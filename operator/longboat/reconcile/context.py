@@ -33,6 +33,8 @@ class Settings:
     """User and group of the movers: the owner of disk.img files of KubeVirt."""
     mover_resources: dict[str, dict[str, str]] = field(default_factory=dict)
     mover_pull_secrets: tuple[str, ...] = ()
+    mover_service_account: str = "default"
+    """Service account of the movers; it needs no rights, and its token is not mounted."""
     resync_period: timedelta = timedelta(seconds=10)
     """Period of the tick that finds what is due."""
     deletion_limit: int = 10
