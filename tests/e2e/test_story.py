@@ -1,0 +1,18 @@
+"""The story that `make demo` tells, asserted."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests import installation
+from tests.cluster.cluster import Cluster
+from tests.demo.narrator import Narrator
+from tests.demo.story import Story
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1500)]
+
+
+def test_destroyed_disk_of_a_running_machine_comes_back_from_backup_and_snapshot(kubevirt_cluster: Cluster) -> None:
+    installation.install(kubevirt_cluster)
+    installation.ensure_store(kubevirt_cluster)
+    Story(kubevirt_cluster, Narrator()).run()

@@ -1,0 +1,182 @@
+"""What end-to-end tests put into a namespace: claims, Jobs that write and read them, and our own objects."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+from tests.cluster import images
+from tests.cluster.cluster import Cluster
+from tests.cluster.progress import ClusterError
+
+Object = dict[str, Any]
+RESTRICTED = {
+    "allowPrivilegeEscalation": False,
+    "capabilities": {"drop": ["ALL"]},
+    "readOnlyRootFilesystem": True,
+    "runAsNonRoot": True,
+    "runAsUser": 107,
+    "runAsGroup": 107,
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+# Deterministic data with repetition in it: compressible, and different for each seed.
+WRITE = (
+    "import os,random; r=random.Random({seed}); f=os.open('{path}',os.O_RDWR|os.O_CREAT); os.lseek(f,{offset},0); "
+    "[os.write(f,r.randbytes(1<<19)+bytes([i%251])*(1<<19)) for i in range({mebibytes})]; {end}os.fsync(f)"
+)
+READ = (
+    "import hashlib; h=hashlib.sha256(); f=open('{path}','rb'); "
+    "[h.update(b) for b in iter(lambda: f.read(1<<20), b'')]; print(f.tell(), h.hexdigest())"
+)
+
+
+def claim(name: str, size: str = "64Mi", mode: str = "Block", storage_class: str = "reflink") -> Object:
+    """A PersistentVolumeClaim."""
+    spec = {
+        "accessModes": ["ReadWriteOnce"],
+        "volumeMode": mode,
+        "storageClassName": storage_class,
+        "resources": {"requests": {"storage": size}},
+    }
+    return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name}, "spec": spec}
+
+
+def job(name: str, script: str, disk: str, mode: str = "Block") -> Object:
+    """A Job that runs Python as user 107 under the restricted pod security standard, with a claim in it."""
+    container: Object = {"name": "main", "image": images.ensure_base().reference, "imagePullPolicy": "Never"}
+    container |= {"command": ["python3", "-c", script], "securityContext": RESTRICTED}
+    if mode == "Block":
+        container["volumeDevices"] = [{"name": "disk", "devicePath": "/dev/disk"}]
+    else:
+        container["volumeMounts"] = [{"name": "disk", "mountPath": "/disk"}]
+    pod = {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "securityContext": {"fsGroup": 107},
+        "containers": [container],
+        "volumes": [{"name": "disk", "persistentVolumeClaim": {"claimName": disk}}],
+    }
+    spec = {"backoffLimit": 0, "template": {"spec": pod}}
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": name}, "spec": spec}
+
+
+class Namespace:
+    """A namespace of one test, under the restricted pod security standard."""
+
+    def __init__(self, cluster: Cluster, name: str) -> None:
+        self.cluster, self.name = cluster, name
+        labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+        self.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
+        self.until("the namespace has a service account", lambda: "default" in self.kubectl("get", "serviceaccounts"))
+
+    def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
+        """Run kubectl in this namespace."""
+        return self.cluster.kubectl(f"--namespace={self.name}", *arguments, stdin=stdin)
+
+    def apply(self, *objects: Object) -> None:
+        """Apply objects."""
+        text = json.dumps({"apiVersion": "v1", "kind": "List", "items": [*objects]})
+        namespaced = [] if objects[0]["kind"] == "Namespace" else [f"--namespace={self.name}"]
+        self.cluster.kubectl(*namespaced, "apply", "--filename=-", stdin=text)
+
+    def create(self, obj: Object) -> str:
+        """Create an object and return its name."""
+        made = json.loads(self.kubectl("create", "-o", "json", "-f", "-", stdin=json.dumps(obj)))
+        return str(made["metadata"]["name"])
+
+    def get(self, kind: str, name: str) -> Object | None:
+        """An object, or None."""
+        text = self.kubectl("get", kind, name, "-o", "json", "--ignore-not-found")
+        return json.loads(text) if text else None
+
+    def items(self, kind: str) -> list[Object]:
+        """All objects of a kind."""
+        found: list[Object] = json.loads(self.kubectl("get", kind, "-o", "json"))["items"]
+        return found
+
+    def ours(self, kind: str, name: str, spec: Object) -> Object:
+        """One of our kinds; a name that ends in a dash is completed by the API server."""
+        naming = {"generateName": name} if name.endswith("-") else {"name": name}
+        return {"apiVersion": "longboat.dev/v1alpha1", "kind": kind, "metadata": naming, "spec": spec}
+
+    def run(self, name: str, script: str, disk: str, mode: str = "Block") -> str:
+        """Run a Job on a claim to its end, remove it, and return what it printed."""
+        self.apply(job(name, script, disk, mode))
+        try:
+            self.kubectl("wait", "--for=condition=Complete", "--timeout=90s", f"job/{name}")
+        except ClusterError as error:
+            raise AssertionError(f"{error}\n{self.kubectl('describe', 'job,pod,pvc')}") from None
+        printed = self.kubectl("logs", f"job/{name}").strip()
+        self.kubectl("delete", "job", name, "--cascade=foreground")
+        return printed
+
+    def write(self, disk: str, *, seed: int, mebibytes: int = 8, offset: int = 0, mode: str = "Block") -> None:
+        """Write data; a filesystem volume gets a disk.img of 64 MiB, as KubeVirt makes it."""
+        path, end = ("/dev/disk", "") if mode == "Block" else ("/disk/disk.img", "os.truncate(f,64<<20); ")
+        script = WRITE.format(seed=seed, path=path, offset=offset, mebibytes=mebibytes, end=end)
+        self.run(f"write-{disk}-{time.monotonic_ns():x}", script, disk, mode)
+
+    def checksum(self, disk: str, mode: str = "Block", length: int | None = None) -> str:
+        """Size and SHA-256 of a disk, or of its first bytes."""
+        script = READ.format(path="/dev/disk" if mode == "Block" else "/disk/disk.img")
+        if length is not None:
+            script = (
+                f"import hashlib; print({length}, hashlib.sha256(open('/dev/disk','rb').read({length})).hexdigest())"
+            )
+        return self.run(f"read-{disk}-{time.monotonic_ns():x}", script, disk, mode)
+
+    def until(self, claim_: str, look: Callable[[], Any], seconds: float = 60) -> Any:
+        """Look until something is there; fail after the time with what there is of ours."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if found := look():
+                return found
+            time.sleep(0.3)
+        everything = self.cluster.kubectl("get", "longboat,jobs,pods,pvc,volumesnapshots", "-A", "-o", "wide")
+        raise AssertionError(f"not within {seconds:.0f} s: {claim_}\n{everything}")
+
+    def ended(self, kind: str, name: str, seconds: float = 180) -> Object:
+        """Wait until one of our objects is in a last phase."""
+        last = ("Completed", "PartiallyFailed", "Failed", "Ready")
+
+        def look() -> Object | None:
+            found = self.get(kind, name)
+            return found if found and (found.get("status") or {}).get("phase") in last else None
+
+        result: Object = self.until(f"{kind} {name} ends", look, seconds)
+        return result
+
+    def condition(self, kind: str, name: str, type_: str, seconds: float = 60) -> Callable[[str], Object]:
+        """Return a function that waits for a reason of a condition."""
+
+        def wait(reason: str) -> Object:
+            def look() -> Object | None:
+                found = (self.get(kind, name) or {}).get("status") or {}
+                each = next((each for each in found.get("conditions") or () if each["type"] == type_), None)
+                return each if each and each["reason"] == reason else None
+
+            found: Object = self.until(f"{kind} {name} has {type_} with reason {reason}", look, seconds)
+            return found
+
+        return wait
+
+    def policy(self, name: str, disk: str, **more: Any) -> None:
+        """A policy on a claim, so far in the future that only ad-hoc runs happen."""
+        spec = {
+            "target": {"disk": {"persistentVolumeClaim": disk}},
+            "schedule": {"monthly": {"every": 12, "day": 1}},
+            "retention": {"keepFor": "30d"},
+        }
+        self.apply(self.ours("BackupPolicy", name, spec | more))
+
+    def backup(self, policy: str, seconds: float = 180) -> Object:
+        """Run a policy by hand and wait for the end."""
+        name = self.create(self.ours("DiskBackup", f"{policy}-", {"policyRef": {"name": policy}}))
+        return self.ended("diskbackup", name, seconds)
+
+    def restore(self, name: str, source: Object, seconds: float = 180, **claim_: Any) -> Object:
+        """Restore into the claim of the same name and wait for the end."""
+        self.apply(self.ours("Restore", name, {"source": source, "claim": {"name": name} | claim_}))
+        return self.ended("restore", name, seconds)
