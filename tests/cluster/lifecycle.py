@@ -140,7 +140,7 @@ def _start(cluster: Cluster, kubevirt: bool) -> None:
         _bring_up_api(cluster, link)
         remote.result()
         loading.result()
-    _write_record(cluster, fingerprint=fingerprint(), url=_url(link), images=kubevirt)
+    _write_record(cluster, fingerprint=fingerprint(), url=_url(link))
 
 
 def _url(link: Link) -> str:
@@ -232,17 +232,11 @@ def _drivers(cluster: Cluster) -> str:
 
 
 def _install_kubevirt(cluster: Cluster) -> None:
-    """Install it unless that was done; its images may have been loaded during the start."""
+    """Install it unless that was done; what was not loaded or built before is loaded and built then."""
     record = _record(cluster)
-    if record.get("kubevirt"):
-        return
-    parts = _kubevirt_parts()
-    if not record["images"]:
-        parts.ensure_built(cache_dir())
-        for archive in parts.image_archives(cache_dir()):
-            cluster.load_image(archive)
-    parts.install(cluster)
-    _write_record(cluster, **(record | {"images": True, "kubevirt": True}))
+    if not record.get("kubevirt"):
+        _kubevirt_parts().install(cluster)
+        _write_record(cluster, **(record | {"kubevirt": True}))
 
 
 def stop(cluster: Cluster) -> None:
