@@ -1,0 +1,113 @@
+"""The operator, and the Jobs of movers, killed between steps: every flow goes on where the world is."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.cluster.progress import ClusterError
+from tests.e2e.test_claims import assert_nothing_left, of_backup
+from tests.e2e.workloads import Namespace, Object, claim
+from tests.installation import NAMESPACE as OPERATOR_NAMESPACE
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
+
+
+def kill_operator(namespace: Namespace) -> None:
+    pods = ["-n", OPERATOR_NAMESPACE, "-l", "app.kubernetes.io/name=longboat"]
+    namespace.cluster.kubectl("delete", "pod", *pods, "--grace-period=0", "--force", "--wait=false")
+
+
+@contextmanager
+def killed_at_every_step(namespace: Namespace, look: Callable[[], object], most: int = 12) -> Iterator[list[object]]:
+    """Kill the operator each time that what ``look`` returns changes; yields the steps at which it was killed."""
+    steps: list[object] = []
+    stop = threading.Event()
+
+    def hunt() -> None:
+        while not stop.wait(0.1) and len(steps) < most:
+            try:
+                step = look()
+                if step not in steps:
+                    steps.append(step)
+                    kill_operator(namespace)
+            except ClusterError:
+                continue
+
+    hunter = threading.Thread(target=hunt)
+    hunter.start()
+    try:
+        yield steps
+    finally:
+        stop.set()
+        hunter.join()
+
+
+def step_of(namespace: Namespace, kind: str) -> Callable[[], object]:
+    def look() -> object:
+        objects = namespace.items(kind)
+        if not objects:
+            return None
+        status: Object = objects[0].get("status") or {}
+        disks = tuple(each.get("phase") for each in status.get("disks") or ())
+        return status.get("phase"), disks, bool((status.get("cut") or {}).get("cutAt")), status.get("claimUid")
+
+    return look
+
+
+def job_of(namespace: Namespace) -> str:
+    label = f"longboat.dev/owner-namespace={namespace.name}"
+    return namespace.cluster.kubectl("-n", OPERATOR_NAMESPACE, "get", "jobs", "-l", label, "-o", "name").strip()
+
+
+def test_backup_ends_well_though_the_operator_is_killed_at_every_step(namespace: Namespace) -> None:
+    namespace.apply(claim("disk"))
+    namespace.write("disk", seed=11, mebibytes=16)
+    before = namespace.checksum("disk")
+    namespace.policy("daily", "disk")
+    with killed_at_every_step(namespace, step_of(namespace, "diskbackups")) as steps:
+        backup = namespace.backup("daily", seconds=400)
+    assert len(steps) >= 4, steps
+    assert backup["status"]["phase"] == "Completed", backup["status"]
+    assert len(namespace.items("diskbackups")) == 1
+    namespace.restore("restored", of_backup(backup))
+    assert namespace.checksum("restored") == before
+    assert_nothing_left(namespace)
+
+
+def test_restore_ends_well_though_the_operator_is_killed_at_every_step(namespace: Namespace) -> None:
+    namespace.apply(claim("disk"))
+    namespace.write("disk", seed=12, mebibytes=16)
+    before = namespace.checksum("disk")
+    namespace.policy("daily", "disk")
+    backup = namespace.backup("daily")
+    with killed_at_every_step(namespace, step_of(namespace, "restores")) as steps:
+        restored = namespace.restore("restored", of_backup(backup), seconds=400)
+    assert len(steps) >= 3, steps
+    assert restored["status"]["phase"] == "Completed", restored["status"]
+    assert namespace.checksum("restored") == before
+    assert_nothing_left(namespace)
+
+
+def test_export_goes_on_after_its_job_is_deleted_and_after_its_pod_is_killed(namespace: Namespace) -> None:
+    namespace.apply(claim("disk", "256Mi"))
+    namespace.write("disk", seed=13, mebibytes=96)
+    before = namespace.checksum("disk")
+    namespace.policy("daily", "disk")
+    name = namespace.create(namespace.ours("DiskBackup", "daily-", {"policyRef": {"name": "daily"}}))
+    job = namespace.until("an export Job", lambda: job_of(namespace), 90)
+    namespace.cluster.kubectl("-n", OPERATOR_NAMESPACE, "delete", job, "--grace-period=0", "--force", "--wait=false")
+    namespace.until("another export Job", lambda: job_of(namespace) not in ("", job), 120)
+    again = job_of(namespace)
+    time.sleep(1)
+    label = f"job-name={again.partition('/')[2]}"
+    namespace.cluster.kubectl("-n", OPERATOR_NAMESPACE, "delete", "pod", "-l", label, "--grace-period=0", "--force")
+    backup = namespace.ended("diskbackup", name, 300)
+    assert backup["status"]["phase"] == "Completed", backup["status"]
+    namespace.restore("restored", of_backup(backup))
+    assert namespace.checksum("restored") == before
+    assert_nothing_left(namespace)
