@@ -142,7 +142,12 @@ class BackupPolicyStatus(Status):
     target: str | None = Field(None, description="The target in words, for tables.")
     schedule: str | None = Field(None, description="The schedule in words, for tables.")
     anchor: Time | None = Field(None, description='The moment from which "every N" is counted.')
-    resumed_at: Time | None = Field(None, description="When the policy was last resumed; earlier slots do not run.")
+    resumed_at: Time | None = Field(
+        None, description="When the policy was last resumed or its schedule changed; earlier slots do not run."
+    )
+    observed_schedule: str | None = Field(
+        None, description="The schedule that the slots were counted by; a change of it does not run the past."
+    )
     suspended_at: Time | None = Field(None, description="Since when the policy is suspended.")
     last_slot: Time | None = Field(
         None, description="The last slot for which backups were started or that was skipped."

@@ -120,6 +120,7 @@ class BackupStoreStatus(Status):
 
     last_check_time: Time | None = Field(None, description="When the store was last tried out.")
     available: str | None = Field(None, description="Yes, or the reason why not.")
+    clock_skew_seconds: int | None = Field(None, description="The store's time minus the cluster's, if it is known.")
     stored_bytes: int | None = Field(None, description="Bytes that this cluster's backups added to the store.")
 
 

@@ -178,6 +178,10 @@ class DiskBackupStatus(Status):
         None, description="When the backup expires, unless keepLast, keepNewest or hold keep it."
     )
     kept_because: str | None = Field(None, description="Why the backup is kept.")
+    policy_gone_at: Time | None = Field(None, description="When it was first seen that the policy is gone.")
+    tombstoned_at: Time | None = Field(
+        None, description="When the data was marked for removal; until the trash period is over it can be brought back."
+    )
 
 
 class DiskBackup(Resource):

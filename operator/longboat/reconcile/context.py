@@ -37,6 +37,10 @@ class Settings:
     """Service account of the movers; it needs no rights, and its token is not mounted."""
     resync_period: timedelta = timedelta(seconds=10)
     """Period of the tick that finds what is due."""
+    full_resync_period: timedelta = timedelta(minutes=5)
+    """Period of the pass over everything: unfinished work, expiry, what no event told of."""
+    store_check_period: timedelta = timedelta(minutes=5)
+    """How often each BackupStore is tried out."""
     deletion_limit: int = 10
     """More DiskBackups than this deleted within an hour in a namespace stop and ask."""
 

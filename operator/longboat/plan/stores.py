@@ -1,0 +1,66 @@
+"""Which BackupStore a policy's backups go into."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from longboat.api import BackupStore
+from longboat.plan.problem import Problem
+
+FIELD = "spec.storeRef.name"
+
+
+def choose_store(stores: Iterable[BackupStore], name: str | None) -> BackupStore | Problem:
+    """Return the store of this name, or the default one; or StoreNotFound, NoDefaultStore or SeveralDefaultStores."""
+    known = sorted((store for store in stores if not store.metadata.deletion_timestamp), key=lambda store: store.name)
+    if name is not None:
+        found = next((store for store in known if store.name == name), None)
+        return found or Problem("StoreNotFound", _not_found(name, known))
+    defaults = default_stores(known)
+    if len(defaults) == 1:
+        return defaults[0]
+    if not defaults:
+        return Problem(
+            "NoDefaultStore",
+            "spec.storeRef: none is named and no BackupStore is the default; name one, or have an administrator set"
+            f" spec.default: true on one. Known stores: {_names(known)}",
+        )
+    return Problem("SeveralDefaultStores", several_defaults(defaults))
+
+
+def default_stores(stores: Iterable[BackupStore]) -> list[BackupStore]:
+    """Return the stores that are marked as the default."""
+    return [store for store in stores if store.spec.default and not store.metadata.deletion_timestamp]
+
+
+def several_defaults(defaults: Sequence[BackupStore]) -> str:
+    """Return what to do about more than one default store."""
+    return (
+        f"BackupStores {_names(defaults)} all have spec.default: true, so that none is the default; have an"
+        " administrator leave it on one of them, or name a store in spec.storeRef"
+    )
+
+
+def admits(store: BackupStore, labels: Mapping[str, str]) -> bool:
+    """Return whether a namespace with these labels may use the store."""
+    allowed = store.spec.allowed_namespaces
+    return allowed is None or all(labels.get(key) == value for key, value in allowed.match_labels.items())
+
+
+def not_allowed(store: BackupStore, namespace: str) -> Problem:
+    """Return the problem of a namespace that may not use a store."""
+    labels = store.spec.allowed_namespaces.match_labels if store.spec.allowed_namespaces else {}
+    wanted = ", ".join(f"{key}={value}" for key, value in sorted(labels.items()))
+    return Problem(
+        "NamespaceNotAllowed",
+        f"{FIELD}: BackupStore {store.name!r} is not open to the namespace {namespace!r}, which lacks the labels"
+        f" {wanted}; have an administrator label it, or use another store",
+    )
+
+
+def _not_found(name: str, known: Sequence[BackupStore]) -> str:
+    return f"{FIELD}: there is no BackupStore {name!r}; correct the name or have it created. Known: {_names(known)}"
+
+
+def _names(stores: Sequence[BackupStore]) -> str:
+    return ", ".join(store.name for store in stores) or "none"

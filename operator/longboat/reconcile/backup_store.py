@@ -1,0 +1,162 @@
+"""BackupStore: tried out when it is made or changed, and every few minutes; the result lands in conditions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from longboat.api import BackupStore
+from longboat.api.backup_store import BackupStoreStatus
+from longboat.api.common import Condition
+from longboat.kube.kinds import BACKUP_STORE, NAMESPACE
+from longboat.plan import kstatus
+from longboat.plan.conditions import find, with_condition, without_condition
+from longboat.plan.problem import Problem
+from longboat.plan.stores import default_stores, several_defaults
+from longboat.reconcile.context import Context
+from longboat.reconcile.objects import load
+from longboat.reconcile.outcome import save
+from longboat.reconcile.repositories import StoreProblemError
+from longboat.reconcile.store_access import StoreAccess
+from longboat.reconcile.store_choice import stores_of
+from longboat.repository import StoreCheck, StoreSettings, check_store
+
+RETRY = timedelta(seconds=30)
+"""A store in trouble is tried out this often, so that a repair is seen soon."""
+
+Check = Callable[[StoreSettings, datetime], StoreCheck]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What trying out a store came to: no reason means that it works."""
+
+    message: str
+    reason: str | None = None
+    retryable: bool = True
+    clock_skew: timedelta | None = None
+
+
+def reconcile(ctx: Context, namespace: str, name: str, *, check: Check = check_store) -> timedelta | None:
+    """Bring the conditions of a store up to date; ``namespace`` is empty, as stores lie in none."""
+    store = load(ctx.cluster, BACKUP_STORE, BackupStore, namespace, name)
+    if store is None or store.metadata.deletion_timestamp:
+        return None
+    wait = _until_next_check(ctx, store)
+    status = store.status if wait else _checked(ctx, store, check)
+    conditions = _standing(ctx, store, status.conditions or [])
+    saved = save(ctx, store, status.model_copy(update={"conditions": conditions}))
+    return wait or _period(ctx, saved)
+
+
+def _until_next_check(ctx: Context, store: BackupStore) -> timedelta | None:
+    """Return how long the last check still holds, None if it is time for one."""
+    last = store.status.last_check_time
+    if last is None or store.status.observed_generation != store.metadata.generation:
+        return None
+    wait = last + _period(ctx, store) - ctx.now()
+    # A last check in the future is a clock that was put back.
+    return wait if timedelta(0) < wait <= ctx.settings.store_check_period else None
+
+
+def _period(ctx: Context, store: BackupStore) -> timedelta:
+    condition = find(store.status.conditions, "Available")
+    works = condition is not None and condition.status == "True"
+    return ctx.settings.store_check_period if works else min(RETRY, ctx.settings.store_check_period)
+
+
+def _checked(ctx: Context, store: BackupStore, check: Check) -> BackupStoreStatus:
+    result = _try_out(ctx, store, check)
+    skew = None if result.clock_skew is None else int(result.clock_skew.total_seconds())
+    return store.status.model_copy(
+        update={
+            "last_check_time": ctx.now().replace(microsecond=0),
+            "available": result.reason or "Yes",
+            "clock_skew_seconds": skew,
+            "conditions": _conditions(ctx, store, result),
+        }
+    )
+
+
+def _try_out(ctx: Context, store: BackupStore, check: Check) -> Result:
+    access = StoreAccess(ctx.cluster, ctx.settings)
+    try:
+        # The key is looked at first: a store that can be reached and not be opened is no good.
+        access.store_key(store)
+        found = check(access.settings_of(store), ctx.now())
+        if not found.ok:
+            retryable = found.problem in ("Unreachable", "StoreFailure")
+            return Result(found.message, str(found.problem), retryable, found.clock_skew)
+        _try_key(ctx, store)
+    except StoreProblemError as problem:
+        return Result(problem.message, problem.reason, problem.retryable)
+    return Result(found.message, clock_skew=found.clock_skew)
+
+
+def _try_key(ctx: Context, store: BackupStore) -> None:
+    """Open the repository of the operator's own namespace: made with the first key, it refuses any other one."""
+    own = ctx.cluster.get(NAMESPACE, ctx.settings.namespace)
+    ctx.repositories.open(store, own["metadata"]["uid"] if own else "")
+
+
+def _conditions(ctx: Context, store: BackupStore, result: Result) -> list[Condition]:
+    now, generation = ctx.now(), store.metadata.generation
+    reason = result.reason or "Available"
+    conditions = with_condition(
+        store.status.conditions,
+        "Available",
+        "False" if result.reason else "True",
+        reason,
+        result.message,
+        now=now,
+        generation=generation,
+    )
+    if not result.reason:
+        return kstatus.ready(conditions, reason, result.message, now=now, generation=generation)
+    if result.retryable:
+        return kstatus.under_way(conditions, reason, result.message, now=now, generation=generation)
+    return kstatus.stalled(conditions, Problem(reason, result.message), now=now, generation=generation)
+
+
+def _standing(ctx: Context, store: BackupStore, conditions: Sequence[Condition]) -> list[Condition]:
+    """Return the conditions with the warnings that do not need the store itself."""
+    warnings = {
+        "SameSite": _same_site(ctx, store),
+        "NoRecoveryRecipient": _no_recovery(store),
+        "SeveralDefaults": _several_defaults(ctx, store),
+    }
+    for type_, message in warnings.items():
+        if message is None:
+            conditions = without_condition(conditions, type_)
+        else:
+            conditions = with_condition(
+                conditions, type_, "True", type_, message, now=ctx.now(), generation=store.metadata.generation
+            )
+    return list(conditions)
+
+
+def _same_site(ctx: Context, store: BackupStore) -> str | None:
+    if store.spec.location is None or store.spec.location != ctx.settings.location:
+        return None
+    return (
+        f"spec.location: the store is in {store.spec.location!r}, as is this cluster; what destroys one may destroy"
+        " both: use a store in another place, or correct the location"
+    )
+
+
+def _no_recovery(store: BackupStore) -> str | None:
+    if store.spec.encryption.recovery_recipient is not None:
+        return None
+    return (
+        "spec.encryption.recoveryRecipient: none is set; if the Secret"
+        f" {store.spec.encryption.key_secret_ref.name!r} is lost, so are the backups: make a pair with"
+        " `longboat key generate --recovery`, set its public half here and keep the secret half offline"
+    )
+
+
+def _several_defaults(ctx: Context, store: BackupStore) -> str | None:
+    if not store.spec.default:
+        return None
+    defaults = default_stores(stores_of(ctx.cluster))
+    return several_defaults(defaults) if len(defaults) > 1 else None

@@ -1,0 +1,34 @@
+"""Finds the BackupStore for a namespace's backups."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from longboat.api import BackupStore
+from longboat.kube.kinds import BACKUP_STORE, NAMESPACE
+from longboat.kube.port import Cluster
+from longboat.plan.problem import Problem
+from longboat.plan.stores import admits, choose_store, not_allowed
+
+
+def stores_of(cluster: Cluster) -> list[BackupStore]:
+    """Return all stores; there are few."""
+    return [BackupStore.model_validate(found) for found in cluster.list(BACKUP_STORE)]
+
+
+def store_for(cluster: Cluster, namespace: str, name: str | None) -> BackupStore | Problem:
+    """Return the store of this name (None: the default one) if the namespace may use it, else what is in the way.
+
+    Problems: StoreNotFound, NoDefaultStore, SeveralDefaultStores, NamespaceNotAllowed.
+    """
+    store = choose_store(stores_of(cluster), name)
+    if isinstance(store, Problem) or admits(store, labels_of(cluster, namespace)):
+        return store
+    return not_allowed(store, namespace)
+
+
+def labels_of(cluster: Cluster, namespace: str) -> Mapping[str, str]:
+    """Return the labels of a namespace."""
+    found = cluster.get(NAMESPACE, namespace) or {"metadata": {}}
+    labels: Mapping[str, str] = found["metadata"].get("labels") or {}
+    return labels
