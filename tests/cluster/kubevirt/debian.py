@@ -3,7 +3,6 @@ guest is taken from."""
 
 from __future__ import annotations
 
-import os
 import tempfile
 from pathlib import Path
 
@@ -54,7 +53,9 @@ def runtime_root_key() -> str:
 
 def runtime_root(cache: Path) -> Path:
     """The tar of the root file system that all five images of KubeVirt share; about 240 MB."""
-    built = parts.cached(cache, "runtime-root", runtime_root_key(), lambda to: _extract(to, RUNTIME_PACKAGES, _RUNTIME_HOOK))
+    built = parts.cached(
+        cache, "runtime-root", runtime_root_key(), lambda to: _extract(to, RUNTIME_PACKAGES, _RUNTIME_HOOK)
+    )
     return built / TAR
 
 
@@ -71,8 +72,20 @@ def guest_root(cache: Path) -> Path:
 def _extract(target: Path, packages: tuple[str, ...], hook: str) -> None:
     """Extract packages and what they depend on into `target`/root.tar."""
     excludes = [f"--dpkgopt=path-exclude=/usr/share/{each}/*" for each in _UNWANTED]
-    command = ["mmdebstrap", "--quiet", "--variant=extract", "--mode=root", "--skip=output/dev", *excludes]
+    command: list[str | Path] = [
+        "mmdebstrap",
+        "--quiet",
+        "--variant=extract",
+        "--mode=root",
+        "--skip=output/dev",
+        *excludes,
+    ]
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".mmdebstrap-") as scratch:
-        os.chmod(scratch, 0o755)  # The sandbox user of apt has to get through it.
-        wanted = [f"--include={','.join(packages)}", f"--extract-hook={hook}", parts.DEBIAN_SUITE, target / TAR]
+        Path(scratch).chmod(0o755)  # The sandbox user of apt has to get through it.
+        wanted: list[str | Path] = [
+            f"--include={','.join(packages)}",
+            f"--extract-hook={hook}",
+            parts.DEBIAN_SUITE,
+            target / TAR,
+        ]
         parts.run(["env", f"TMPDIR={scratch}", *command, *wanted])

@@ -32,6 +32,11 @@ def key() -> str:
     return content_key(debian.guest_root_key().encode(), Path(__file__).read_bytes(), *named)
 
 
+def is_cached(cache: Path) -> bool:
+    """Whether the image is there already."""
+    return parts.place(cache, "guest", key()).exists()
+
+
 def image(cache: Path) -> Path:
     """The raw disk image (sparse, SIZE_MIB long)."""
     return parts.cached(cache, "guest", key(), lambda target: _build(target, debian.guest_root(cache))) / IMAGE

@@ -1,4 +1,4 @@
-"""The five images of KubeVirt: one Debian root, and over it one layer of programs and configuration."""
+"""The images: KubeVirt's five over one Debian root and one layer of programs, and one with the guest's disk."""
 
 from __future__ import annotations
 
@@ -7,14 +7,20 @@ import struct
 import tarfile
 from pathlib import Path
 
-from tests.cluster.kubevirt import debian, oci, parts, programs
+from tests.cluster.kubevirt import debian, guestdisk, oci, parts, programs
 from tests.cluster.paths import content_key
 
 ARCHIVE = "kubevirt.tar"
 # Numeric, since the kubelet has to see that runAsNonRoot holds; virt-handler and virt-launcher start as root.
-USERS = {"virt-operator": "1001", "virt-api": "1001", "virt-controller": "1001", "virt-handler": "0", "virt-launcher": "0"}
+USERS = {
+    "virt-operator": "1001",
+    "virt-api": "1001",
+    "virt-controller": "1001",
+    "virt-handler": "0",
+    "virt-launcher": "0",
+}
 
-# Both qemu and Debian's libvirt-qemu must exist: libvirt looks up the one it was compiled with before its configuration.
+# Both qemu and libvirt-qemu must exist: libvirt looks up the user it was compiled with before it reads its settings.
 _PASSWD = """\
 root:x:0:0:root:/root:/bin/bash
 qemu:x:107:107:qemu:/home/qemu:/bin/bash
@@ -41,6 +47,8 @@ ln -sfn libvirt-sock /var/run/libvirt/virtqemud-sock
 ln -sfn libvirt-admin-sock /var/run/libvirt/virtqemud-admin-sock
 exec /usr/lib/kubevirt/virtqemud "$@"
 """
+# Where the image of the guest's disk has it.
+GUEST_DISK = "/guest.img"
 _CAP_NET_BIND_SERVICE = 10
 _QEMU_UID = 107
 
@@ -48,20 +56,40 @@ _QEMU_UID = 107
 def key() -> str:
     """Changes with anything that can change the images."""
     sources = [Path(module).read_bytes() for module in (__file__, oci.__file__)]
-    return content_key(*sources, programs.key().encode(), debian.runtime_root_key().encode())
+    return content_key(*sources, *[key().encode() for key in (programs.key, debian.runtime_root_key, guestdisk.key)])
+
+
+def guest_disk_image() -> str:
+    """The name of the image that holds the guest's disk as GUEST_DISK, and programs to copy it with."""
+    return f"localhost/longboat-guest-disk:{guestdisk.key()}"
+
+
+def names() -> list[str]:
+    """The full names of all images."""
+    return [*(f"{parts.IMAGE_PREFIX}/{name}:{parts.VERSION}" for name in USERS), guest_disk_image()]
+
+
+def is_cached(cache: Path) -> bool:
+    """Whether the archive is there already."""
+    return parts.place(cache, "images", key()).exists()
 
 
 def archive(cache: Path) -> Path:
-    """The OCI archive of all five images; about 700 MB, of which they share everything."""
+    """The OCI archive of all images; about 700 MB, most of which they share."""
     return parts.cached(cache, "images", key(), lambda target: _build(target, cache)) / ARCHIVE
 
 
 def _build(target: Path, cache: Path) -> None:
-    overlay = target / "overlay.tar"
+    root, overlay, guest = debian.runtime_root(cache), target / "overlay.tar", target / "guest.tar"
     _write_overlay(overlay, programs.programs(cache))
-    users = {f"{parts.IMAGE_PREFIX}/{name}:{parts.VERSION}": user for name, user in USERS.items()}
-    oci.write_archive(target / ARCHIVE, [debian.runtime_root(cache), overlay], users)
+    with tarfile.open(guest, "w") as tar:
+        _add_file(tar, GUEST_DISK.strip("/"), guestdisk.image(cache).read_bytes(), 0o644)
+    kubevirt = [
+        oci.Image(f"{parts.IMAGE_PREFIX}/{name}:{parts.VERSION}", user, (root, overlay)) for name, user in USERS.items()
+    ]
+    oci.write_archive(target / ARCHIVE, [*kubevirt, oci.Image(guest_disk_image(), "107", (root, guest))])
     overlay.unlink()
+    guest.unlink()
 
 
 def _write_overlay(overlay: Path, built: Path) -> None:

@@ -18,6 +18,15 @@ _PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 @dataclass(frozen=True)
+class Image:
+    """What an archive shall hold: an image's full name, its numeric user, and its layers' tars, lowest first."""
+
+    name: str
+    user: str
+    layers: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
 class Blob:
     """A layer's tar with its digest ("sha256:…") and size in bytes."""
 
@@ -26,17 +35,17 @@ class Blob:
     size: int
 
 
-def write_archive(archive: Path, layers: Sequence[Path], users: Mapping[str, str]) -> None:
-    """Write images that share all `layers` into one archive; `users` is {image name: numeric user}.
+def write_archive(archive: Path, images: Sequence[Image]) -> None:
+    """Write images into one archive, in which layers that several of them have are stored once.
 
     Layers are stored uncompressed: the archive never leaves the machine, and importing it is then fastest.
     """
-    blobs = [_blob(path) for path in layers]
+    blobs = {path: _blob(path) for image in images for path in image.layers}
     with tarfile.open(archive, "w") as tar:
         _add(tar, "oci-layout", json.dumps({"imageLayoutVersion": "1.0.0"}).encode())
-        entries = [_add_image(tar, name, user, blobs) for name, user in users.items()]
+        entries = [_add_image(tar, image, [blobs[path] for path in image.layers]) for image in images]
         _add(tar, "index.json", json.dumps({"schemaVersion": 2, "manifests": entries}).encode())
-        for blob in blobs:
+        for blob in blobs.values():
             _add_layer(tar, blob)
 
 
@@ -46,12 +55,12 @@ def _blob(path: Path) -> Blob:
     return Blob(path, f"sha256:{digest}", path.stat().st_size)
 
 
-def _add_image(tar: tarfile.TarFile, name: str, user: str, layers: Sequence[Blob]) -> dict[str, Any]:
+def _add_image(tar: tarfile.TarFile, image: Image, layers: Sequence[Blob]) -> dict[str, Any]:
     """Add one image's configuration and manifest; return its entry of the index, by whose names containerd goes."""
     config = {
         "architecture": "amd64",
         "os": "linux",
-        "config": {"User": user, "Env": [_PATH]},
+        "config": {"User": image.user, "Env": [_PATH]},
         "rootfs": {"type": "layers", "diff_ids": [layer.digest for layer in layers]},
     }
     manifest = {
@@ -60,7 +69,7 @@ def _add_image(tar: tarfile.TarFile, name: str, user: str, layers: Sequence[Blob
         "config": _add_document(tar, _CONFIG, config),
         "layers": [{"mediaType": _LAYER, "digest": layer.digest, "size": layer.size} for layer in layers],
     }
-    names = {"io.containerd.image.name": name, "org.opencontainers.image.ref.name": name}
+    names = {"io.containerd.image.name": image.name, "org.opencontainers.image.ref.name": image.name}
     return _add_document(tar, _MANIFEST, manifest) | {"annotations": names}
 
 

@@ -43,9 +43,14 @@ def ensure_host_packages() -> None:
     host.ensure_packages(tuple(BUILD_PACKAGES), BUILD_PACKAGES)
 
 
+def place(cache: Path, name: str, key: str) -> Path:
+    """Where a part lies, whether it is there or not."""
+    return cache / "kubevirt" / f"{name}-{key}"
+
+
 def cached(cache: Path, name: str, key: str, build: Callable[[Path], None]) -> Path:
     """The directory `name`-`key` under the cache; `build` fills a temporary one, renamed when it is complete."""
-    target = cache / "kubevirt" / f"{name}-{key}"
+    target = place(cache, name, key)
     if target.exists():
         return target
     with locked(f"kubevirt-{name}"):

@@ -37,7 +37,14 @@ CONFIGURATION = {
 def key() -> str:
     """Changes with anything that can change the programs."""
     sources = [(SOURCE / name).read_bytes() for name in ("go.mod", "go.sum", "manifest/main.go")]
-    return content_key(*sources, " ".join(IN_IMAGES).encode(), repr(CONFIGURATION).encode(), Path(__file__).read_bytes())
+    return content_key(
+        *sources, " ".join(IN_IMAGES).encode(), repr(CONFIGURATION).encode(), Path(__file__).read_bytes()
+    )
+
+
+def is_cached(cache: Path) -> bool:
+    """Whether the programs are there already."""
+    return parts.place(cache, "programs", key()).exists()
 
 
 def programs(cache: Path) -> Path:
