@@ -1,4 +1,4 @@
-"""The reference pages that are generated: the kinds from their CRDs, the chart's values from its schema and defaults."""
+"""Generated reference pages: the kinds from their CRDs, the chart's values from its schema and defaults."""
 
 from __future__ import annotations
 
@@ -61,7 +61,9 @@ def _row(path: str, node: Object, required: bool) -> tuple[str, str, str]:
     if enum := (node.get("items") or node).get("enum"):
         words.append("One of " + ", ".join(f"`{each}`" for each in enum) + ".")
     if "minimum" in node:
-        words.append(f"{node['minimum']} to {node['maximum']}." if "maximum" in node else f"At least {node['minimum']}.")
+        words.append(
+            f"{node['minimum']} to {node['maximum']}." if "maximum" in node else f"At least {node['minimum']}."
+        )
     return f"`{path}`", _type(node), " ".join(words)
 
 

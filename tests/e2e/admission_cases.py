@@ -1,0 +1,304 @@
+"""What the CRDs must refuse and accept: a valid object of each kind, and single changes of it.
+
+A change is (field, value); the field is a path with dots, the value ABSENT removes it. A refusal names the keyword of
+the schema that refuses, or the message of a CEL rule, so that a test can tell whether every rule has a case.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+ABSENT = object()
+
+Object = dict[str, Any]
+Change = tuple[str, Any]
+
+VALID: Mapping[str, Object] = {
+    "BackupPolicy": {
+        "target": {"disk": {"virtualMachine": "db", "name": "data"}},
+        "schedule": {"daily": {"every": 2, "at": "03:30"}},
+        "retention": {"keepFor": "30d"},
+    },
+    "DiskBackup": {"policyRef": {"name": "db-data-daily"}},
+    "DiskSnapshot": {"disk": {"virtualMachine": "db", "name": "data"}},
+    "Restore": {"source": {"diskSnapshot": {"name": "before-upgrade"}}, "claim": {"name": "db-data-restored"}},
+    "BackupStore": {
+        "s3": {"endpoint": "https://objects.example.net", "bucket": "backups"},
+        "credentialsSecretRef": {"name": "offsite-s3"},
+        "encryption": {"keySecretRef": {"name": "offsite-key"}},
+    },
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """Changes of a valid object; ``field`` and ``refusal`` say by what it is refused, None if it is accepted."""
+
+    kind: str
+    changes: tuple[Change, ...]
+    field: str = ""
+    refusal: str | None = None
+
+    def spec(self) -> Object:
+        """Return the changed spec."""
+        spec = copy.deepcopy(VALID[self.kind])
+        for path, value in self.changes:
+            _set(spec, path, value)
+        return spec
+
+    def __str__(self) -> str:
+        shown = ",".join(f"{path}={'absent' if value is ABSENT else str(value)[:24]}" for path, value in self.changes)
+        return f"{self.kind}-{shown}" + (f"-{self.refusal[:40]}" if self.refusal else "")
+
+
+def _set(spec: Object, path: str, value: Any) -> None:
+    *above, last = path.split(".")
+    for name in above:
+        spec = spec.setdefault(name, {})
+    if value is ABSENT:
+        spec.pop(last)
+    else:
+        spec[last] = copy.deepcopy(value)
+
+
+# What each type of value refuses, by keyword, and what it accepts.
+OBJECT_NAME = ([("Db_Data", "pattern"), ("", "minLength"), ("a" * 254, "maxLength")], ["a", "db-data.v2", "a" * 253])
+LABEL = ([("a.b", "pattern"), ("", "minLength"), ("a" * 64, "maxLength")], ["data", "a" * 63])
+DURATION = (
+    [("30", "pattern"), ("0d", "pattern"), ("1y", "pattern"), ("1h30m", "pattern"), ("100000d", "maxLength")],
+    ["1m", "24h", "99999d", "52w"],
+)
+TIME_OF_DAY = ([("24:00", "pattern"), ("3:30", "pattern"), ("03:30:00", "maxLength")], ["00:00", "23:59"])
+KEY = ([("a key", "pattern"), ("a" * 254, "maxLength")], ["ca.crt", "KEY_1"])
+LABELS = ([({}, "minProperties"), (ABSENT, "required")], [{"backups": "yes"}])
+
+
+def between(least: int, most: int) -> tuple[list[tuple[Any, str]], list[Any]]:
+    """What a number with bounds refuses and accepts."""
+    return [(least - 1, "minimum"), (most + 1, "maximum")], [least, most]
+
+
+# (kind, field): changes without which the field would not be there, and its type.
+Typed = tuple[tuple[Change, ...], tuple[list[tuple[Any, str]], list[Any]]]
+
+
+def _schedule(name: str) -> tuple[Change, ...]:
+    return (("schedule", {name: {}}),)
+
+
+_WHOLE_VM = (("target", {"virtualMachine": {"name": "db"}}),)
+_CLAIM = (("target", {"disk": {"persistentVolumeClaim": "db-data"}}),)
+_SELECTOR = (("target", {"selector": {"matchLabels": {"tier": "prod"}}}),)
+_FROM_BACKUP = (("source", {"diskBackup": {"name": "b"}}),)
+_ATTACH = (("attach", {"virtualMachine": "db", "diskName": "restored"}),)
+_DAYS = [("sunday", "enum"), ("7", "enum")]
+
+TYPED: Mapping[tuple[str, str], Typed] = {
+    ("BackupPolicy", "target.disk.virtualMachine"): ((), OBJECT_NAME),
+    ("BackupPolicy", "target.disk.name"): ((), LABEL),
+    ("BackupPolicy", "target.disk.persistentVolumeClaim"): (_CLAIM, OBJECT_NAME),
+    ("BackupPolicy", "target.virtualMachine.name"): (_WHOLE_VM, OBJECT_NAME),
+    ("BackupPolicy", "target.selector.matchLabels"): (_SELECTOR, LABELS),
+    ("BackupPolicy", "schedule.hourly.every"): (_schedule("hourly"), between(1, 168)),
+    ("BackupPolicy", "schedule.hourly.minute"): (_schedule("hourly"), between(0, 59)),
+    ("BackupPolicy", "schedule.daily.every"): ((), between(1, 366)),
+    ("BackupPolicy", "schedule.daily.at"): ((), TIME_OF_DAY),
+    ("BackupPolicy", "schedule.weekly.every"): (_schedule("weekly"), between(1, 52)),
+    ("BackupPolicy", "schedule.weekly.day"): (_schedule("weekly"), (_DAYS, ["Sunday", "Monday"])),
+    ("BackupPolicy", "schedule.weekly.at"): (_schedule("weekly"), TIME_OF_DAY),
+    ("BackupPolicy", "schedule.monthly.every"): (_schedule("monthly"), between(1, 12)),
+    ("BackupPolicy", "schedule.monthly.day"): (_schedule("monthly"), between(1, 31)),
+    ("BackupPolicy", "schedule.monthly.at"): (_schedule("monthly"), TIME_OF_DAY),
+    ("BackupPolicy", "schedule.cron"): (
+        (("schedule", {}),),
+        (
+            [("* * * *    ", "pattern"), ("0 0 * * * *", "pattern"), ("@daily", "minLength"), ("*" * 201, "maxLength")],
+            ["30 3 * * *", "*/5 * * * mon-fri"],
+        ),
+    ),
+    ("BackupPolicy", "timeZone"): (
+        (),
+        (
+            [("Europe/London;", "pattern"), ("", "minLength"), ("a" * 65, "maxLength")],
+            ["UTC", "America/Argentina/Buenos_Aires", "Etc/GMT+1"],
+        ),
+    ),
+    ("BackupPolicy", "retention.keepFor"): ((), DURATION),
+    ("BackupPolicy", "retention.keepLast"): ((), between(1, 1000)),
+    ("BackupPolicy", "storeRef.name"): ((), OBJECT_NAME),
+    ("BackupPolicy", "startingDeadline"): ((), DURATION),
+    ("DiskBackup", "policyRef.name"): ((), OBJECT_NAME),
+    ("DiskBackup", "virtualMachine"): ((), OBJECT_NAME),
+    ("DiskSnapshot", "disk.virtualMachine"): ((), OBJECT_NAME),
+    ("DiskSnapshot", "disk.name"): ((), LABEL),
+    ("DiskSnapshot", "disk.persistentVolumeClaim"): ((("disk", {}),), OBJECT_NAME),
+    ("DiskSnapshot", "origin"): ((), ([("automatic", "enum")], ["AdHoc", "Automatic"])),
+    ("DiskSnapshot", "expiresAfter"): ((), DURATION),
+    ("Restore", "source.diskSnapshot.name"): ((), OBJECT_NAME),
+    ("Restore", "source.diskBackup.name"): (_FROM_BACKUP, OBJECT_NAME),
+    ("Restore", "source.diskBackup.disk"): (_FROM_BACKUP, LABEL),
+    ("Restore", "claim.name"): ((), OBJECT_NAME),
+    ("Restore", "claim.storageClassName"): ((), OBJECT_NAME),
+    ("Restore", "claim.size"): (
+        (),
+        (
+            [("0", "pattern"), ("-1Gi", "pattern"), ("10 GB", "pattern"), ("10Zi", "pattern"), ("1" * 33, "maxLength")],
+            ["1", "10Gi", "1.5Ti", "20G"],
+        ),
+    ),
+    ("Restore", "claim.accessModes"): (
+        (),
+        ([([], "minItems"), (["ReadWriteOnce"] * 4, "maxItems")], [["ReadWriteOnce", "ReadWriteMany"]]),
+    ),
+    ("Restore", "attach.virtualMachine"): (_ATTACH, OBJECT_NAME),
+    ("Restore", "attach.diskName"): (_ATTACH, LABEL),
+    ("Restore", "attach.bus"): (_ATTACH, ([("sata", "enum")], ["scsi", "virtio"])),
+    ("BackupStore", "location"): ((), ([("", "minLength"), ("a" * 64, "maxLength")], ["lon-2"])),
+    ("BackupStore", "s3.endpoint"): (
+        (),
+        (
+            [("https:/", "minLength"), ("https://" + "a" * 505, "maxLength")],
+            ["https://s3.eu-west-2.amazonaws.com", "https://10.0.0.9:9000", "https://[2001:db8::1]:9000/s3"],
+        ),
+    ),
+    ("BackupStore", "s3.region"): ((), ([("", "minLength"), ("a" * 65, "maxLength")], ["lon"])),
+    ("BackupStore", "s3.bucket"): (
+        (),
+        ([("My_Bucket", "pattern"), ("-ab", "pattern"), ("ab", "minLength"), ("a" * 64, "maxLength")], ["a.b-c"]),
+    ),
+    ("BackupStore", "s3.prefix"): (
+        (),
+        (
+            [("/a", "pattern"), ("a/", "pattern"), ("a//b", "pattern"), ("../a", "pattern"), ("a" * 257, "maxLength")],
+            ["", "prod", "prod/cluster_1"],
+        ),
+    ),
+    ("BackupStore", "s3.caBundleRef.name"): ((), OBJECT_NAME),
+    ("BackupStore", "s3.caBundleRef.key"): ((("s3.caBundleRef", {"name": "ca"}),), KEY),
+    ("BackupStore", "credentialsSecretRef.name"): ((), OBJECT_NAME),
+    ("BackupStore", "encryption.keySecretRef.name"): ((), OBJECT_NAME),
+    ("BackupStore", "encryption.keySecretRef.key"): ((), KEY),
+    ("BackupStore", "encryption.recoveryRecipient"): (
+        (),
+        ([("a" * 201, "maxLength")], ["longboat-recovery-public-1-a"]),
+    ),
+    ("BackupStore", "allowedNamespaces.matchLabels"): (
+        (("allowedNamespaces", {}),),
+        ([({}, "minProperties")], [{"a": "b"}]),
+    ),
+}
+
+# Fields without which an object is refused: what to change so that nothing but the field is missing.
+REQUIRED: Mapping[tuple[str, str], tuple[Change, ...]] = {
+    ("BackupPolicy", "target"): (("target", ABSENT),),
+    ("BackupPolicy", "schedule"): (("schedule", ABSENT),),
+    ("BackupPolicy", "retention"): (("retention", ABSENT),),
+    ("BackupPolicy", "retention.keepFor"): (("retention.keepFor", ABSENT),),
+    ("BackupPolicy", "target.virtualMachine.name"): (("target", {"virtualMachine": {}}),),
+    ("BackupPolicy", "storeRef.name"): (("storeRef", {}),),
+    ("DiskBackup", "policyRef"): (("policyRef", ABSENT),),
+    ("DiskBackup", "policyRef.name"): (("policyRef", {}),),
+    ("DiskSnapshot", "disk"): (("disk", ABSENT),),
+    ("Restore", "source"): (("source", ABSENT),),
+    ("Restore", "source.diskBackup.name"): (("source", {"diskBackup": {}}),),
+    ("Restore", "source.diskSnapshot.name"): (("source", {"diskSnapshot": {}}),),
+    ("Restore", "claim"): (("claim", ABSENT),),
+    ("Restore", "claim.name"): (("claim", {}),),
+    ("Restore", "attach.virtualMachine"): (("attach", {"diskName": "restored"}),),
+    ("Restore", "attach.diskName"): (("attach", {"virtualMachine": "db"}),),
+    ("BackupStore", "s3"): (("s3", ABSENT),),
+    ("BackupStore", "s3.endpoint"): (("s3.endpoint", ABSENT),),
+    ("BackupStore", "s3.bucket"): (("s3.bucket", ABSENT),),
+    ("BackupStore", "s3.caBundleRef.name"): (("s3.caBundleRef", {}),),
+    ("BackupStore", "credentialsSecretRef"): (("credentialsSecretRef", ABSENT),),
+    ("BackupStore", "credentialsSecretRef.name"): (("credentialsSecretRef", {}),),
+    ("BackupStore", "encryption"): (("encryption", ABSENT),),
+    ("BackupStore", "encryption.keySecretRef"): (("encryption", {}),),
+    ("BackupStore", "encryption.keySecretRef.name"): (("encryption", {"keySecretRef": {}}),),
+    ("BackupStore", "allowedNamespaces.matchLabels"): (("allowedNamespaces", {}),),
+}
+
+_ONE_TARGET = "exactly one of disk, virtualMachine and selector is needed"
+_ONE_SCHEDULE = "exactly one of hourly, daily, weekly, monthly and cron is needed"
+_DISK_BY = "name the disk either by virtualMachine and name, or by persistentVolumeClaim"
+_DISK_BOTH = "virtualMachine and name belong together: name is the volume's name in the virtual machine"
+_ONE_SOURCE = "exactly one of diskBackup and diskSnapshot is needed"
+_HTTPS = "endpoint must begin with https://: backups never travel unencrypted"
+_LOCAL = "endpoint must not be a link-local, loopback or metadata address"
+_PLAIN = "endpoint must hold no credentials and no query"
+_AUTOMATIC = "an automatic snapshot has no expiresAfter: the next one replaces it"
+_BOTH_WAYS = {"virtualMachine": "db", "name": "data", "persistentVolumeClaim": "db-data"}
+
+RULES: list[Case] = [
+    Case("BackupPolicy", (("target", {}),), "target", _ONE_TARGET),
+    Case("BackupPolicy", (("target.virtualMachine", {"name": "db"}),), "target", _ONE_TARGET),
+    Case("BackupPolicy", (("target.selector", {"matchLabels": {"a": "b"}}),), "target", _ONE_TARGET),
+    Case("BackupPolicy", (("target.disk", _BOTH_WAYS),), "target.disk", _DISK_BY),
+    Case("BackupPolicy", (("target.disk", {}),), "target.disk", _DISK_BY),
+    Case("BackupPolicy", (("target.disk", {"name": "data"}),), "target.disk", _DISK_BOTH),
+    Case("BackupPolicy", (("schedule", {}),), "schedule", _ONE_SCHEDULE),
+    Case("BackupPolicy", (("schedule.hourly", {}),), "schedule", _ONE_SCHEDULE),
+    Case("BackupPolicy", (("schedule.cron", "0 0 * * *"),), "schedule", _ONE_SCHEDULE),
+    Case("DiskSnapshot", (("disk", _BOTH_WAYS),), "disk", _DISK_BY),
+    Case("DiskSnapshot", (("disk", {"virtualMachine": "db"}),), "disk", _DISK_BOTH),
+    Case("DiskSnapshot", (("origin", "Automatic"), ("expiresAfter", "7d")), "", _AUTOMATIC),
+    Case("Restore", (("source", {}),), "source", _ONE_SOURCE),
+    Case("Restore", (("source.diskBackup", {"name": "b"}),), "source", _ONE_SOURCE),
+    Case("BackupStore", (("s3.endpoint", "http://objects.example.net"),), "s3", _HTTPS),
+    Case("BackupStore", (("s3.endpoint", "objects.example.net"),), "s3", _HTTPS),
+    *(
+        Case("BackupStore", (("s3.endpoint", f"https://{host}/"),), "s3", _LOCAL)
+        for host in ("169.254.169.254", "[fe80::1]", "127.0.0.1:9000", "localhost", "[::1]", "metadata.google.internal")
+    ),
+    Case("BackupStore", (("s3.endpoint", "https://key:secret@objects.example.net"),), "s3", _PLAIN),
+    Case("BackupStore", (("s3.endpoint", "https://objects.example.net/?x=1"),), "s3", _PLAIN),
+]
+
+# (kind, the spec's first form, what is changed, the message): None means that the change is allowed.
+CHANGES: list[tuple[Case, Change, str | None]] = [
+    (Case("BackupPolicy", ()), ("retention", {"keepFor": "1d"}), None),
+    (Case("BackupPolicy", ()), ("suspend", True), None),
+    (Case("DiskBackup", ()), ("hold", True), None),
+    (Case("DiskBackup", ()), ("expiresAt", "2030-01-01T00:00:00Z"), None),
+    (Case("DiskBackup", ()), ("policyRef", {"name": "other"}), "policyRef is immutable: create another DiskBackup"),
+    (Case("DiskBackup", ()), ("virtualMachine", "db"), "virtualMachine is immutable: create another DiskBackup"),
+    (
+        Case("DiskBackup", (("virtualMachine", "db"),)),
+        ("virtualMachine", "other"),
+        "virtualMachine is immutable: create another DiskBackup",
+    ),
+    (Case("DiskBackup", ()), ("slot", "2026-11-22T03:30:00Z"), "slot is immutable: create another DiskBackup"),
+    (
+        Case("DiskBackup", (("slot", "2026-11-22T03:30:00Z"),)),
+        ("slot", "2026-11-23T03:30:00Z"),
+        "slot is immutable: create another DiskBackup",
+    ),
+    (Case("DiskSnapshot", ()), ("expiresAfter", "7d"), "a DiskSnapshot is immutable: create another one"),
+    (Case("DiskSnapshot", ()), ("origin", "Automatic"), "a DiskSnapshot is immutable: create another one"),
+    (Case("Restore", ()), ("claim", {"name": "other"}), "a Restore is immutable: create another one"),
+    (Case("BackupStore", ()), ("default", True), None),
+]
+
+
+def refused() -> Iterator[Case]:
+    """Yield every case that must be refused on creation."""
+    for (kind, field), (before, (bad, _)) in TYPED.items():
+        for value, keyword in bad:
+            yield Case(kind, (*before, (field, value)), field, keyword)
+    for (kind, field), changes in REQUIRED.items():
+        yield Case(kind, changes, field, "required")
+    yield Case("Restore", (("claim.accessModes", ["ReadOnlyMany"]),), "claim.accessModes[]", "enum")
+    yield from RULES
+
+
+def accepted() -> Iterator[Case]:
+    """Yield every case that must be accepted."""
+    for kind in VALID:
+        yield Case(kind, ())
+    for (kind, field), (before, (_, good)) in TYPED.items():
+        for value in good:
+            needed = (*before, ("s3.caBundleRef.name", "ca")) if field == "s3.caBundleRef.key" else before
+            yield Case(kind, (*needed, (field, value)))
