@@ -22,7 +22,7 @@ PLACE = "admission-policies"
 OPERATOR = "system:serviceaccount:longboat-system:longboat"
 # May make every namespaced kind of ours, and nothing else.
 NEWCOMER = "newcomer"
-# May also get and change the machine "db" and the claim "db-data", and make claims.
+# May also get and change the machine "db", get the machine "seen" and claims, and make claims.
 OWNER = "owner"
 
 OWNER_RULES = [
@@ -32,13 +32,14 @@ OWNER_RULES = [
         "resourceNames": ["db"],
         "verbs": ["get", "update"],
     },
+    {"apiGroups": ["kubevirt.io"], "resources": ["virtualmachines"], "resourceNames": ["seen"], "verbs": ["get"]},
     {"apiGroups": ["kubevirt.io"], "resources": ["virtualmachines"], "verbs": ["list"]},
     {"apiGroups": [""], "resources": ["persistentvolumeclaims"], "verbs": ["get", "create"]},
 ]
 DISK = {"virtualMachine": "db", "name": "data"}
 RESTORE = VALID["Restore"]
 ATTACHED = {**RESTORE, "attach": {"virtualMachine": "db", "diskName": "restored"}}
-ATTACHED_ELSEWHERE = {**RESTORE, "attach": {"virtualMachine": "other", "diskName": "restored"}}
+ATTACHED_ELSEWHERE = {**RESTORE, "attach": {"virtualMachine": "seen", "diskName": "restored"}}
 NO_GET_VM = "you may not get VirtualMachine db in namespace admission-policies, so you may not back it up either"
 
 
@@ -170,7 +171,7 @@ REFUSED = [
     (NEWCOMER, "DiskBackup", {"policyRef": {"name": "p"}, "virtualMachine": "db"}, NO_GET_VM),
     (NEWCOMER, "Restore", RESTORE, "spec.claim: you may not create PersistentVolumeClaims"),
     (NEWCOMER, "Restore", ATTACHED, "spec.attach.virtualMachine: you may not update VirtualMachine db"),
-    (OWNER, "Restore", ATTACHED_ELSEWHERE, "spec.attach.virtualMachine: you may not update VirtualMachine other"),
+    (OWNER, "Restore", ATTACHED_ELSEWHERE, "spec.attach.virtualMachine: you may not update VirtualMachine seen"),
 ]
 ALLOWED = [
     (OPERATOR, "DiskSnapshot", {"disk": DISK, "origin": "Automatic"}),
