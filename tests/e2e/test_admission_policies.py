@@ -105,10 +105,12 @@ def users(apiserver: ApiServer) -> Users:
     namespaces = [
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": n}} for n in (PLACE, "longboat-system")
     ]
-    apiserver.kubectl("apply", "--server-side", "-f", str(MANIFESTS / "crds.yaml"))
-    apiserver.kubectl("apply", "--server-side", "-f", "-", stdin=yaml.safe_dump_all(namespaces))
-    apiserver.kubectl("apply", "--server-side", "-f", str(MANIFESTS / "rbac.yaml"))
-    apiserver.kubectl("apply", "--server-side", "-f", "-", stdin=yaml.safe_dump_all([*_policies(), *_rights()]))
+    apiserver.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(MANIFESTS / "crds.yaml"))
+    apiserver.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=yaml.safe_dump_all(namespaces))
+    apiserver.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(MANIFESTS / "rbac.yaml"))
+    apiserver.kubectl(
+        "apply", "--server-side", "--force-conflicts", "-f", "-", stdin=yaml.safe_dump_all([*_policies(), *_rights()])
+    )
     apiserver.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
     found = Users(apiserver)
     _wait_until_policies_bite(found)
@@ -217,7 +219,7 @@ def test_who_may_not_see_a_backup_cannot_restore_from_it(
     role = copy.deepcopy(next(each for each in _rights() if each["kind"] == "Role"))
     role["metadata"]["name"], role["rules"] = "restorer", rules
     rights = yaml.safe_dump_all([role, _binding("restorer", "restorer", "Role", "restorer")])
-    apiserver.kubectl("apply", "--server-side", "-f", "-", stdin=rights)
+    apiserver.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=rights)
     with pytest.raises(subprocess.CalledProcessError) as caught:
         users.create("restorer", "Restore", {**RESTORE, "source": source})
     assert message in caught.value.stderr
