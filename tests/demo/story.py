@@ -14,6 +14,7 @@ from typing import Any
 
 from tests.cluster.cluster import Cluster
 from tests.cluster.kubevirt import guests
+from tests.cluster.kubevirt.guests import Disk, Guest
 from tests.demo import objects
 from tests.demo.narrator import Narrator
 from tests.demo.objects import NAMESPACE, VM
@@ -37,7 +38,7 @@ class Story:
         self.tell = narrator
         self.checksum = ""
         self.newest = ""
-        self.guest: guests.Guest
+        self.guest = Guest(cluster, NAMESPACE, VM)
 
     def run(self) -> None:
         """Tell it from beginning to end."""
@@ -56,17 +57,24 @@ class Story:
         """A running machine with three disks, data on two of them."""
         self.tell.chapter("A virtual machine with disks A, B and C")
         ensure_namespace(self.cluster, NAMESPACE)
-        self.guest = guests.ensure_machine(self.cluster, NAMESPACE, VM, extra_disks=("disk-b", "disk-c"), root="disk-a")
+        self.ensure_machine()
         for disk in ("disk-b", "disk-c"):
-            made = (
-                f"mkfs.ext4 -q -F {self.device(disk)} && mkdir -p /mnt/{disk} && mount {self.device(disk)} /mnt/{disk}"
-            )
-            self.guest.run(f"mountpoint -q /mnt/{disk} || {{ {made}; }}")
+            mount = f"mkdir -p /mnt/{disk} && mount {self.device(disk)} /mnt/{disk}"
+            self.guest.run(f"mountpoint -q /mnt/{disk} || {{ mkfs.ext4 -q -F {self.device(disk)} && {mount}; }}")
         self.guest.run("head -c 20000000 /dev/urandom > /mnt/disk-c/orders.db; head -c 3000000 /dev/urandom > "
                        "/mnt/disk-b/app.log; sync")  # fmt: skip
         self.checksum = self.sum("/mnt/disk-c/orders.db")
         self.show("get", "virtualmachineinstances,persistentvolumeclaims", "-n", NAMESPACE)
         self.tell.fact(f"in the guest: sha256 of orders.db on disk C is {self.checksum[:16]}…")
+
+    def ensure_machine(self) -> None:
+        """Create and boot the machine, unless an earlier telling has done so."""
+        if not self.guest.instance():
+            guests.make_root_disk(self.cluster, NAMESPACE, "db-disk-a")
+            for disk in ("disk-b", "disk-c"):
+                guests.make_disk(self.cluster, NAMESPACE, f"db-{disk}", "256Mi")
+            self.guest.create([Disk(name, f"db-{name}") for name in DISKS])
+            self.guest.start()
 
     def policies(self) -> None:
         """Two policies: weekly on the machine, daily on disk C."""
@@ -129,8 +137,8 @@ class Story:
         """The data on disk C is gone."""
         self.tell.chapter("Disaster: the data on disk C is overwritten inside the guest")
         self.guest.run(f"umount /mnt/disk-c; dd if=/dev/zero of={self.device('disk-c')} bs=1M count=64 conv=fsync")
-        code = self.guest.call(f"mount {self.device('disk-c')} /mnt/disk-c")
-        self.require(code != 0, "disk C cannot be mounted any more")
+        mounted = self.guest.execute(["mount", self.device("disk-c"), "/mnt/disk-c"])
+        self.require(mounted.exit_code != 0, "disk C cannot be mounted any more")
         self.tell.fact("in the guest: mount: no file system on disk C")
 
     def restore_from_backup(self) -> None:
@@ -150,7 +158,7 @@ class Story:
         done = self.until(f"restore {name} ends", lambda: self.ended("restore", name), 300)
         self.require(done["status"]["phase"] == "Completed", f"restore {name} is complete", done)
         self.show("get", "restores", "-n", NAMESPACE)
-        device = self.guest.device_of_serial(done["status"]["serial"])
+        device = self.device(done["status"]["serial"])
         self.guest.run(f"mkdir -p /mnt/{disk_name} && mount -o ro {device} /mnt/{disk_name}")
         found = self.sum(f"/mnt/{disk_name}/orders.db")
         self.tell.fact(f"in the guest: sha256 of orders.db on {device} is {found[:16]}…")
@@ -227,8 +235,9 @@ class Story:
         return found
 
     def device(self, disk: str) -> str:
-        """The device of a disk in the guest."""
-        return self.guest.device_of_serial(disk)
+        """The device of a disk in the guest, by its serial number."""
+        found: str = self.until(f"the guest sees disk {disk}", lambda: self.guest.disks().get(disk), 30)
+        return found
 
     def sum(self, path: str) -> str:
         """The checksum of a file in the guest, read from the disk and not from the guest's memory."""
