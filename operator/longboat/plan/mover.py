@@ -1,0 +1,181 @@
+"""The objects of a mover: a Job that reads or writes one volume, and the Secret that tells it how.
+
+The Job comes first and owns its Secret, so that a Secret never outlives its Job; the pod waits for the Secret. Both lie
+in the operator's namespace.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Object = dict[str, Any]
+
+DEVICE_PATH = "/dev/longboat-disk"
+VOLUME_PATH = "/volume"
+ROLE = "longboat.dev/role"
+ATTEMPT = "longboat.dev/attempt"
+JOB_NAME = "batch.kubernetes.io/job-name"
+CONTROLLER_UID = "batch.kubernetes.io/controller-uid"
+
+_CONFIG = "/etc/longboat"
+_SECRET_FIELDS = ("masterKey",)
+_SECRET_STORE_FIELDS = ("accessKeyId", "secretAccessKey")
+_READABLE_BY_GROUP = 0o440
+
+
+@dataclass(frozen=True)
+class MoverSettings:
+    """How movers run in this cluster."""
+
+    namespace: str
+    image: str
+    image_pull_policy: str = "IfNotPresent"
+    user: int = 107
+    """User, group and fsGroup: the owner of disk.img files of KubeVirt."""
+    resources: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    pull_secrets: tuple[str, ...] = ()
+    service_account: str = "default"
+
+
+@dataclass(frozen=True)
+class Mover:
+    """One run of a mover. ``job`` is its job file (ExportJob or RestoreJob as JSON), secrets included.
+
+    ``name`` is the Job's and ``secret_name`` the Secret's, which must not be used twice: a Secret that is about to be
+    collected with its Job must not tell the next one what to do.
+    """
+
+    role: Literal["export", "restore"]
+    name: str
+    secret_name: str
+    labels: Mapping[str, str]
+    job: Mapping[str, Any]
+    claim: str
+    volume_mode: Literal["Block", "Filesystem"]
+    node_affinity: Mapping[str, Any] | None = None
+    """spec.nodeAffinity.required of the PersistentVolume near which the mover has to run."""
+
+    @property
+    def read_only(self) -> bool:
+        """Whether the mover only reads its volume."""
+        return self.role == "export"
+
+
+def mount_path(volume_mode: str) -> str:
+    """Return where a mover finds its volume: the path of the device, or the folder of the file system."""
+    return DEVICE_PATH if volume_mode == "Block" else VOLUME_PATH
+
+
+def mover_job(mover: Mover, settings: MoverSettings) -> Object:
+    """Return the Job of a mover. It never tries again by itself: the operator decides about that."""
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": mover.name, "namespace": settings.namespace, "labels": _labels(mover)},
+        "spec": {
+            "backoffLimit": 0,
+            "completions": 1,
+            "parallelism": 1,
+            "template": {"metadata": {"labels": _labels(mover)}, "spec": _pod(mover, settings)},
+        },
+    }
+
+
+def mover_secret(mover: Mover, job: Object) -> Object:
+    """Return the Secret of a mover's Job (as created): it is deleted with it."""
+    plain, secret = split_secret(mover.job)
+    meta = job["metadata"]
+    owner = {"apiVersion": "batch/v1", "kind": "Job", "name": meta["name"], "uid": meta["uid"]}
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {
+            "name": mover.secret_name,
+            "namespace": meta["namespace"],
+            "labels": _labels(mover),
+            "ownerReferences": [owner],
+        },
+        "type": "Opaque",
+        "immutable": True,
+        "data": {"job.json": _encoded(plain), "secret.json": _encoded(secret)},
+    }
+
+
+def split_secret(job: Mapping[str, Any]) -> tuple[Object, Object]:
+    """Return a job file without its secret fields, and these alone, in the same shape.
+
+    >>> split_secret({"masterKey": "k", "store": {"bucket": "b", "accessKeyId": "a"}})
+    ({'store': {'bucket': 'b'}}, {'masterKey': 'k', 'store': {'accessKeyId': 'a'}})
+    """
+    store = job.get("store", {})
+    plain = {key: value for key, value in job.items() if key not in _SECRET_FIELDS}
+    plain["store"] = {key: value for key, value in store.items() if key not in _SECRET_STORE_FIELDS}
+    secret = {key: job[key] for key in _SECRET_FIELDS if key in job}
+    secret["store"] = {key: store[key] for key in _SECRET_STORE_FIELDS if key in store}
+    return plain, secret
+
+
+def _encoded(data: Object) -> str:
+    return base64.b64encode(json.dumps(data, sort_keys=True).encode()).decode()
+
+
+def _labels(mover: Mover) -> dict[str, str]:
+    return {**mover.labels, ROLE: mover.role}
+
+
+def _pod(mover: Mover, settings: MoverSettings) -> Object:
+    spec: Object = {
+        "restartPolicy": "Never",
+        "serviceAccountName": settings.service_account,
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "securityContext": _pod_security(settings.user),
+        "containers": [_container(mover, settings)],
+        "volumes": [
+            {"name": "config", "secret": {"secretName": mover.secret_name, "defaultMode": _READABLE_BY_GROUP}},
+            {"name": "disk", "persistentVolumeClaim": {"claimName": mover.claim}},
+        ],
+    }
+    if settings.pull_secrets:
+        spec["imagePullSecrets"] = [{"name": name} for name in settings.pull_secrets]
+    if mover.node_affinity:
+        required = {"requiredDuringSchedulingIgnoredDuringExecution": dict(mover.node_affinity)}
+        spec["affinity"] = {"nodeAffinity": required}
+    return spec
+
+
+def _container(mover: Mover, settings: MoverSettings) -> Object:
+    container: Object = {
+        "name": "mover",
+        "image": settings.image,
+        "imagePullPolicy": settings.image_pull_policy,
+        "args": [mover.role, "--job", f"{_CONFIG}/job.json", "--secret", f"{_CONFIG}/secret.json"],
+        "terminationMessagePolicy": "File",
+        "resources": {key: dict(value) for key, value in settings.resources.items()},
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "volumeMounts": [{"name": "config", "mountPath": _CONFIG, "readOnly": True}],
+    }
+    if mover.volume_mode == "Block":
+        container["volumeDevices"] = [{"name": "disk", "devicePath": DEVICE_PATH}]
+    else:
+        container["volumeMounts"].append({"name": "disk", "mountPath": VOLUME_PATH, "readOnly": mover.read_only})
+    return container
+
+
+def _pod_security(user: int) -> Object:
+    return {
+        "runAsNonRoot": True,
+        "runAsUser": user,
+        "runAsGroup": user,
+        "fsGroup": user,
+        "fsGroupChangePolicy": "OnRootMismatch",
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
