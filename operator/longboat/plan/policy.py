@@ -1,0 +1,134 @@
+"""What a BackupPolicy has made, should make, and whether its targets are protected as it promises."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from longboat.api import BackupPolicy, DiskBackup
+from longboat.api.backup_policy import Target as TargetSpec
+from longboat.api.common import API_VERSION, format_time
+from longboat.plan.names import FINALIZER, MANAGED_BY, MANAGER, POLICY_UID, backup_name
+from longboat.plan.retention import FINISHED
+from longboat.plan.schedule import late_at
+
+Object = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Target:
+    """One thing that gets a DiskBackup of its own; ``machine`` is spec.virtualMachine of it (selectors only)."""
+
+    kind: str
+    name: str
+    uid: str
+    machine: str | None = None
+
+
+@dataclass(frozen=True)
+class Protection:
+    """Whether the targets have good backups as recent as the schedule promises; ``short`` is for tables."""
+
+    short: str
+    holds: bool
+    reason: str
+    message: str
+    changes_at: datetime | None = None
+
+
+def target_text(target: TargetSpec) -> str:
+    """Return the target in words, for tables."""
+    if (disk := target.disk) is not None:
+        return f"disk {disk.virtual_machine}/{disk.name}" if disk.name else f"claim {disk.persistent_volume_claim}"
+    if target.virtual_machine is not None:
+        return f"VM {target.virtual_machine.name}"
+    labels = target.selector.match_labels if target.selector else {}
+    return "VMs " + ",".join(f"{key}={value}" for key, value in sorted(labels.items()))
+
+
+def backup_for(policy: BackupPolicy, target: Target, slot: datetime) -> Object:
+    """Return the DiskBackup of a policy for a target in a slot. Its name says all three: it can be made only once."""
+    spec: Object = {"policyRef": {"name": policy.name}, "slot": format_time(slot)}
+    return {
+        "apiVersion": API_VERSION,
+        "kind": "DiskBackup",
+        "metadata": {
+            "name": backup_name(policy.name, target.uid, slot),
+            "namespace": policy.namespace,
+            "labels": {MANAGED_BY: MANAGER, POLICY_UID: policy.uid},
+            "finalizers": [FINALIZER],
+        },
+        "spec": spec | ({"virtualMachine": target.machine} if target.machine else {}),
+    }
+
+
+def is_run_of(backup: DiskBackup, policy: BackupPolicy, target: Target, slot: datetime) -> bool:
+    """Return whether an object of the run's name is that run, and not something of somebody else's."""
+    spec = backup.spec
+    return spec.policy_ref.name == policy.name and spec.virtual_machine == target.machine and spec.slot == slot
+
+
+def runs_of(policy_name: str, backups: Iterable[DiskBackup]) -> list[DiskBackup]:
+    """Return a policy's DiskBackups, the oldest first."""
+    found = [each for each in backups if each.spec.policy_ref.name == policy_name]
+    return sorted(found, key=lambda each: (each.metadata.creation_timestamp, each.name))
+
+
+def is_crowded(target: Target, runs: Iterable[DiskBackup]) -> bool:
+    """Return whether one run of a target is under way and another is waiting already: then a slot is skipped."""
+    unfinished = [
+        each
+        for each in runs
+        if each.spec.virtual_machine == target.machine
+        and each.status.phase not in FINISHED
+        and each.metadata.deletion_timestamp is None
+    ]
+    return len(unfinished) > 1
+
+
+def captured_at(backup: DiskBackup) -> datetime:
+    """Return the moment that a backup holds."""
+    cut = backup.status.cut.cut_at if backup.status.cut else None
+    return cut or backup.status.started_at or backup.metadata.creation_timestamp
+
+
+def newest_success(target: Target, runs: Iterable[DiskBackup]) -> datetime | None:
+    """Return the moment of a target's newest backup in which every disk that can be captured is good."""
+    moments = [captured_at(each) for each in runs if each.status.phase == "Completed" and _is_of(each, target)]
+    return max(moments, default=None)
+
+
+def protection(
+    policy: BackupPolicy, anchor: datetime, targets: Sequence[Target], runs: Sequence[DiskBackup], now: datetime
+) -> Protection:
+    """Return how well the targets are protected; the worst one counts. The schedule must be valid."""
+    if policy.spec.suspend:
+        return Protection("Suspended", False, "Suspended", "spec.suspend is true: no backups are scheduled")
+    successes = {target: newest_success(target, runs) for target in targets}
+    never = [target.name for target, moment in successes.items() if moment is None]
+    if never:
+        return Protection("Never", False, "NeverBackedUp", f"no good backup yet of {', '.join(sorted(never))}")
+    lateness = {
+        target: late_at(policy.spec.schedule, policy.spec.time_zone, anchor, moment)
+        for target, moment in successes.items()
+        if moment is not None
+    }
+    late = sorted(target.name for target, moment in lateness.items() if moment <= now)
+    if late:
+        since = min(moment for moment in successes.values() if moment is not None)
+        text = (
+            f"the newest good backup of {', '.join(late)} is from {format_time(since)}, older than the schedule allows"
+        )
+        return Protection("Late", False, "Late", f"{text}: look at the policy's latest DiskBackups")
+    message = "every target has a good backup as recent as the schedule promises"
+    return Protection("Yes", True, "Protected", message, min(lateness.values(), default=None))
+
+
+def _is_of(backup: DiskBackup, target: Target) -> bool:
+    """Return whether a backup holds this very target, not one that had its name before."""
+    if backup.spec.virtual_machine != target.machine:
+        return False
+    seen = backup.status.target
+    return seen is None or seen.kind != target.kind or seen.uid == target.uid

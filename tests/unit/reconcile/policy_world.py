@@ -1,0 +1,165 @@
+"""A small world of policies, stores and backups, for the tests of policies, retention and stores."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from longboat.api import BackupPolicy, BackupStore, DiskBackup
+from longboat.kube.kinds import BACKUP_POLICY, BACKUP_STORE, DISK_BACKUP, VIRTUAL_MACHINE
+from longboat.kube.port import Object
+from longboat.reconcile import backup_policy
+from longboat.reconcile.context import Context, Settings
+from longboat.reconcile.objects import load
+from longboat.reconcile.repositories import RepositoryAccess, StoreProblemError
+from longboat.repository import Repository, StoreSettings, open_or_create_repository, open_store
+from tests.fakes.cluster import FakeCluster, FakeVirtualMachines, KillAt
+
+SYSTEM = "longboat-system"
+SHOP = "shop"
+KEY = bytes(range(32))
+
+
+@dataclass
+class Clock:
+    """The time of a world."""
+
+    time: datetime = datetime(2026, 1, 7, 10, 17, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        return self.time
+
+    def to(self, text: str) -> None:
+        self.time = datetime.fromisoformat(text + "+00:00")
+
+    def by(self, **parts: float) -> None:
+        self.time += timedelta(**parts)
+
+
+@dataclass
+class FolderRepositories:
+    """Opens real repositories in a folder; ``problem`` is raised instead when it is set."""
+
+    folder: str
+    problem: StoreProblemError | None = None
+    key: bytes = KEY
+
+    def repository(self, namespace_uid: str) -> Repository:
+        settings = StoreSettings(type="folder", path=self.folder)
+        return open_or_create_repository(open_store(settings), f"cluster/{namespace_uid}", self.key)
+
+    def open(self, store: BackupStore, namespace_uid: str) -> RepositoryAccess:
+        if self.problem:
+            raise self.problem
+        repository = self.repository(namespace_uid)
+        settings = StoreSettings(type="folder", path=self.folder)
+        return RepositoryAccess(
+            repository, settings, f"cluster/{namespace_uid}", repository.master_key, repository.key_id
+        )
+
+
+@dataclass
+class World:
+    """What a test sets up and looks at; ``context`` is what the operator gets."""
+
+    clock: Clock = field(default_factory=Clock)
+    repositories: Any = None
+    settings: Settings = field(
+        default_factory=lambda: Settings(namespace=SYSTEM, image="longboat:test", cluster_id="cluster")
+    )
+
+    def __post_init__(self) -> None:
+        self.cluster = FakeCluster(self.clock, [SYSTEM, SHOP])
+
+    def context(self, bomb: KillAt | None = None) -> Context:
+        cluster: Any = bomb.wrap(self.cluster) if bomb else self.cluster
+        return Context(
+            cluster, FakeVirtualMachines(), self.clock, lambda seconds: None, self.settings, self.repositories
+        )
+
+    def set(self, **changes: Any) -> None:
+        self.settings = replace(self.settings, **changes)
+
+    def add(self, kind: str, name: str, spec: Object, namespace: str = SHOP, **meta: Any) -> Object:
+        head = {"apiVersion": "longboat.dev/v1alpha1", "kind": kind, "metadata": {"name": name, **meta}}
+        if kind != "BackupStore":
+            head["metadata"]["namespace"] = namespace
+        return self.cluster.create(head | {"spec": spec})
+
+    def add_vm(self, name: str, *disks: str, labels: dict[str, str] | None = None) -> Object:
+        """Add a virtual machine with disks, whose claims are <machine>-<disk>."""
+        volumes = [{"name": disk, "persistentVolumeClaim": {"claimName": f"{name}-{disk}"}} for disk in disks]
+        meta = {"name": name, "namespace": SHOP, "labels": labels or {}}
+        for disk in disks:
+            self.add_claim(f"{name}-{disk}")
+        spec = {"template": {"spec": {"volumes": volumes, "domain": {"devices": {}}}}}
+        return self.cluster.create(_head(VIRTUAL_MACHINE, meta) | {"spec": spec})
+
+    def add_claim(self, name: str, phase: str = "Bound") -> None:
+        body = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name, "namespace": SHOP}}
+        self.cluster.create(body | {"spec": {"volumeName": f"pv-{name}"}, "status": {"phase": phase}})
+
+    def add_store(self, name: str = "offsite", default: bool = True, **spec: Any) -> None:
+        self.add("BackupStore", name, {"default": default, **STORE_SPEC, **spec})
+
+    def add_secret(self, name: str, **data: str) -> None:
+        encoded = {key: base64.b64encode(value.encode()).decode() for key, value in data.items()}
+        body = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": SYSTEM}}
+        self.cluster.create(body | {"data": encoded})
+
+    def add_policy(self, name: str = "daily", **spec: Any) -> None:
+        spec = {
+            "target": {"virtualMachine": {"name": "db"}},
+            "schedule": {"daily": {"at": "03:30"}},
+            "retention": {"keepFor": "30d"},
+            **spec,
+        }
+        self.add("BackupPolicy", name, spec)
+
+    def edit(self, name: str = "daily", **spec: Any) -> None:
+        operations = [{"op": "add", "path": f"/spec/{key}", "value": value} for key, value in spec.items()]
+        self.cluster.patch(BACKUP_POLICY, name, operations, SHOP)
+
+    def run(self, name: str = "daily", bomb: KillAt | None = None) -> timedelta | None:
+        return backup_policy.reconcile(self.context(bomb), SHOP, name)
+
+    def policy(self, name: str = "daily") -> BackupPolicy:
+        found = load(self.cluster, BACKUP_POLICY, BackupPolicy, SHOP, name)
+        assert found is not None
+        return found
+
+    def store(self, name: str = "offsite") -> BackupStore:
+        found = load(self.cluster, BACKUP_STORE, BackupStore, "", name)
+        assert found is not None
+        return found
+
+    def backups(self) -> list[DiskBackup]:
+        return [DiskBackup.model_validate(each) for each in self.cluster.list(DISK_BACKUP, SHOP)]
+
+    def backup(self, name: str) -> DiskBackup | None:
+        return load(self.cluster, DISK_BACKUP, DiskBackup, SHOP, name)
+
+    def set_status(self, name: str, **status: Any) -> None:
+        """Merge fields into the status of a DiskBackup, as its own reconciler would."""
+        found = self.cluster.get(DISK_BACKUP, name, SHOP)
+        assert found is not None
+        self.cluster.update_status(found | {"status": {**found.get("status", {}), **status}})
+
+    def slots(self) -> list[str]:
+        return [each.spec.slot.strftime("%dT%H:%M") for each in self.backups() if each.spec.slot]
+
+    def reasons(self) -> list[str]:
+        return [reason for reason, _ in self.cluster.events]
+
+
+STORE_SPEC: Object = {
+    "s3": {"endpoint": "https://objects.example.net", "bucket": "backups"},
+    "credentialsSecretRef": {"name": "offsite-s3"},
+    "encryption": {"keySecretRef": {"name": "offsite-key"}},
+}
+
+
+def _head(kind: Any, meta: Object) -> Object:
+    return {"apiVersion": kind.api_version, "kind": kind.name, "metadata": meta}
