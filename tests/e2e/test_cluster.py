@@ -85,8 +85,15 @@ class Namespace:
     def run(self, name: str, script: str, disk: str = "") -> str:
         """Run a Job to its end and return what it printed."""
         self.apply(job(name, script, disk))
-        self.kubectl("wait", "--for=condition=Complete", "--timeout=90s", f"job/{name}")
-        return self.kubectl("logs", f"job/{name}").strip()
+        wait_until(lambda: bool(self._finished(name)), 90, f"job {name} of namespace {self.name}", interval=0.3)
+        output = self.kubectl("logs", f"job/{name}").strip()
+        assert self._finished(name) == ["Complete"], output
+        return output
+
+    def _finished(self, job_name: str) -> list[str]:
+        """The conditions that say how a Job ended, if it has."""
+        conditions = json.loads(self.kubectl("get", "job", job_name, "--output=json"))["status"].get("conditions", [])
+        return [each["type"] for each in conditions if each["type"] in ("Complete", "Failed")]
 
 
 @pytest.fixture
