@@ -22,7 +22,7 @@ POLICY_UID = "longboat.dev/policy-uid"
 ORIGIN = "longboat.dev/origin"
 FINALIZER = "longboat.dev/keep-data"
 OPT_OUT = "longboat.dev/automatic-snapshots"
-"""Label on a PersistentVolumeClaim, VirtualMachine or Namespace; the value "disabled" opts out of automatic snapshots."""
+"""Label on a claim, VirtualMachine or Namespace; the value "disabled" opts out of automatic snapshots."""
 
 
 def digest(*parts: str, length: int = 8) -> str:

@@ -1,1 +1,4 @@
-"""Observe → plan → act, one file per kind: each call looks at the world, takes what steps it can, and says when to look again."""
+"""Observe → plan → act, one file per kind.
+
+Each call looks at the world, takes the steps that it can, and says when to look again.
+"""
