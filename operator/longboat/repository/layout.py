@@ -37,7 +37,6 @@ LEASES = "leases/"
 _TIME = "%Y%m%dT%H%M%SZ"
 _DISK_NAME = re.compile(r"^disks/([0-9a-f]{32})/([0-9]{8}T[0-9]{6}Z)-([0-9a-f]{32})$")
 _BACKUP_NAME = re.compile(r"^backups/([0-9a-f]{32})/([0-9]{6})$")
-_ID = re.compile(r"^[0-9a-f]{32}$")
 
 
 class Kind(IntEnum):
@@ -64,7 +63,7 @@ def disk_manifest_name(disk_hash: str, created: datetime, backup_hash: str) -> s
 
 def split_disk_manifest_name(name: str) -> tuple[str, str, str] | None:
     """Return disk hash, time and backup hash of a disk manifest's name, or None if it is not one."""
-    match = _DISK_NAME.match(name)
+    match = _DISK_NAME.fullmatch(name)
     return (match[1], match[2], match[3]) if match else None
 
 
@@ -75,10 +74,5 @@ def backup_manifest_name(backup_hash: str, revision: int) -> str:
 
 def split_backup_manifest_name(name: str) -> tuple[str, int] | None:
     """Return backup hash and revision of a backup manifest's name, or None if it is not one."""
-    match = _BACKUP_NAME.match(name)
+    match = _BACKUP_NAME.fullmatch(name)
     return (match[1], int(match[2])) if match else None
-
-
-def is_id(text: str) -> bool:
-    """Tell whether text is an id: 32 lower-case hexadecimal digits."""
-    return bool(_ID.match(text))

@@ -59,7 +59,7 @@ class ObjectStore(Protocol):
 
 def check_name(name: str) -> str:
     """Return the name if it is safe as an object name and as a path; ValueError otherwise."""
-    if not _NAME.match(name) or len(name) > MAX_NAME:
+    if not _NAME.fullmatch(name) or len(name) > MAX_NAME:
         raise ValueError(f"object name {name!r}: expected parts of letters, digits, '.', '_' and '-', joined by '/'")
     return name
 

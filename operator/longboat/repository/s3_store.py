@@ -27,6 +27,7 @@ from .errors import (
     ObjectExistsError,
     ObjectNotFoundError,
     PreconditionError,
+    RepositoryError,
     StoreError,
     StoreFailureError,
     StoreSettingsError,
@@ -43,7 +44,8 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 _CODE = re.compile(r"<Code>([A-Za-z0-9.]+)</Code>")
 _STATUS = re.compile(r"status code: (\d{3})")
-_CODES: dict[str, type[StoreError]] = {
+_CODES: dict[str, type[RepositoryError]] = {
+    "InvalidRange": DamagedError,
     "NoSuchKey": ObjectNotFoundError,
     "NoSuchBucket": BucketNotFoundError,
     "AccessDenied": AccessDeniedError,
