@@ -64,12 +64,10 @@ class Reason:
     keep: Keep
     disk: str | None = None
     until: datetime | None = None
-    number: int | None = None
 
     def __str__(self) -> str:
-        number = f" ({self.number} of the newest)" if self.number else ""
         until = f" until {self.until:%Y-%m-%dT%H:%MZ}" if self.until else ""
-        return f"{self.keep}{number}{until}"
+        return f"{self.keep}{until}"
 
 
 @dataclass(frozen=True)
@@ -183,7 +181,7 @@ def _by_count(
     for disk in sorted(point.disks):
         rank = ranks[disk, point.name]
         if retention.keep_last is not None and rank <= retention.keep_last:
-            yield Reason(Keep.KEEP_LAST, disk, until, rank)
+            yield Reason(Keep.KEEP_LAST, disk, until)
         if retention.keep_newest and rank == 1:
             yield Reason(Keep.NEWEST_GOOD, disk, until)
 

@@ -96,7 +96,7 @@ def test_a_backup_without_any_rule_is_left_alone() -> None:
 
 def test_reasons_are_told_in_words() -> None:
     decision = decide([point(0, "a", "b")], Rule(rule(keep_last=3)), NOW)[0]
-    assert decision.why() == "KeepFor until 2026-07-01T00:00Z, KeepLast (1 of the newest), NewestGood"
+    assert decision.why() == "KeepFor until 2026-07-01T00:00Z, KeepLast, NewestGood"
     assert decision.expires_at == NOW + 30 * DAY
 
 

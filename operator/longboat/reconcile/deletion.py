@@ -1,0 +1,131 @@
+"""Deletion of a DiskBackup: a finalizer lets the operator see it and mark the data, which then stays in the trash."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import timedelta
+
+from longboat.api import DiskBackup
+from longboat.kube.kinds import CUSTOM_RESOURCE_DEFINITION, DISK_BACKUP, NAMESPACE
+from longboat.kube.port import NotFoundError, Object
+from longboat.plan.conditions import find, with_condition
+from longboat.plan.deletion import CONFIRM, SETTLE, STORE_WAIT, Act, Facts, Verdict, decide, gave_up
+from longboat.plan.names import FINALIZER
+from longboat.plan.retention import FINISHED, has_data
+from longboat.reconcile import trash
+from longboat.reconcile.context import Context
+from longboat.reconcile.objects import reference, save_status
+from longboat.reconcile.repositories import StoreProblemError
+
+log = logging.getLogger(__name__)
+
+RETRY = timedelta(seconds=30)
+ASK_AGAIN = timedelta(minutes=1)
+
+Abandon = Callable[[Context, DiskBackup], bool]
+"""Stops a run and clears away what it made in the cluster; returns whether nothing of it is left."""
+
+
+def guard(ctx: Context, backup: DiskBackup) -> DiskBackup:
+    """Return the DiskBackup with the finalizer it needs, and without it once there is no data that it could keep."""
+    wanted = backup.status.phase not in FINISHED or has_data(backup)
+    if wanted and FINALIZER not in backup.metadata.finalizers:
+        return _patch(ctx, backup, [*backup.metadata.finalizers, FINALIZER])
+    if not wanted and FINALIZER in backup.metadata.finalizers:
+        return _patch(ctx, backup, _others(backup))
+    return backup
+
+
+def delete(ctx: Context, backup: DiskBackup, abandon: Abandon) -> timedelta | None:
+    """Take the next steps of a deletion that somebody asked for; return when to look again, None when it is done."""
+    if FINALIZER not in backup.metadata.finalizers:
+        return None
+    if backup.status.phase not in FINISHED and not abandon(ctx, backup):
+        return SETTLE
+    verdict = decide(_facts(ctx, backup))
+    if verdict.act is Act.WAIT:
+        return SETTLE
+    if verdict.act is Act.HOLD:
+        return _hold(ctx, backup, verdict)
+    if verdict.act is Act.BURY:
+        return _bury(ctx, backup)
+    _release(ctx, backup, verdict)
+    return None
+
+
+def _facts(ctx: Context, backup: DiskBackup) -> Facts:
+    deleted = backup.metadata.deletion_timestamp or ctx.now()
+    return Facts(
+        has_data=backup.status.store is not None and (has_data(backup) or backup.status.phase not in FINISHED),
+        tombstoned=backup.status.tombstoned_at is not None,
+        namespace_going=_is_going(ctx.cluster.get(NAMESPACE, backup.namespace)),
+        kind_going=_is_going(ctx.cluster.get(CUSTOM_RESOURCE_DEFINITION, f"{DISK_BACKUP.plural}.longboat.dev")),
+        answer=backup.metadata.annotations.get(CONFIRM),
+        # A time stamp of the API server is cut to whole seconds.
+        age=ctx.now() - deleted,
+        deletions=_pending(ctx, backup.namespace) + trash.recent_deletions(ctx, backup.namespace),
+        limit=ctx.settings.deletion_limit,
+    )
+
+
+def _pending(ctx: Context, namespace: str) -> int:
+    """Return how many DiskBackups with data wait for the same decision."""
+    going = (each for each in ctx.cluster.list(DISK_BACKUP, namespace) if _is_going(each))
+    waiting = (DiskBackup.model_validate(each) for each in going)
+    return sum(
+        each.status.tombstoned_at is None and CONFIRM not in each.metadata.annotations and has_data(each)
+        for each in waiting
+    )
+
+
+def _is_going(obj: Object | None) -> bool:
+    return obj is not None and "deletionTimestamp" in obj["metadata"]
+
+
+def _hold(ctx: Context, backup: DiskBackup, verdict: Verdict) -> timedelta:
+    before = find(backup.status.conditions, "DeletionHeld")
+    if before is None or before.status != "True":
+        conditions = with_condition(
+            backup.status.conditions, "DeletionHeld", "True", verdict.reason, verdict.message, now=ctx.now()
+        )
+        save_status(ctx.cluster, backup, backup.status.model_copy(update={"conditions": conditions}))
+        ctx.cluster.event(reference(backup), "Warning", "DeletionHeld", verdict.message)
+    return ASK_AGAIN
+
+
+def _bury(ctx: Context, backup: DiskBackup) -> timedelta | None:
+    try:
+        trash.bury(ctx, backup, by="deletion of the DiskBackup")
+        if CONFIRM not in backup.metadata.annotations:
+            trash.note_deletion(ctx, backup)
+    except StoreProblemError as problem:
+        deleted = backup.metadata.deletion_timestamp or ctx.now()
+        if ctx.now() - deleted < STORE_WAIT:
+            log.info("%s/%s: deletion waits for the store: %s", backup.namespace, backup.name, problem.message)
+            return RETRY
+        _release(ctx, backup, gave_up(f"{problem.reason}: {problem.message}"))
+    else:
+        _release(ctx, backup, Verdict(Act.RELEASE))
+    return None
+
+
+def _release(ctx: Context, backup: DiskBackup, verdict: Verdict) -> None:
+    if verdict.reason:
+        ctx.cluster.event(reference(backup), "Warning", verdict.reason, verdict.message)
+    try:
+        _patch(ctx, backup, _others(backup))
+    except NotFoundError:
+        # It went as soon as the finalizer did.
+        return
+
+
+def _others(backup: DiskBackup) -> list[str]:
+    return [each for each in backup.metadata.finalizers if each != FINALIZER]
+
+
+def _patch(ctx: Context, backup: DiskBackup, finalizers: list[str]) -> DiskBackup:
+    """Replace the finalizers of the very object that was read; raises ConflictError if it has changed."""
+    version = {"op": "test", "path": "/metadata/resourceVersion", "value": backup.metadata.resource_version}
+    change = {"op": "add", "path": "/metadata/finalizers", "value": finalizers}
+    return DiskBackup.model_validate(ctx.cluster.patch(DISK_BACKUP, backup.name, [version, change], backup.namespace))

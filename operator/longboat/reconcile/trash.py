@@ -1,0 +1,198 @@
+"""Tombstones: written when a backup is deleted or expires, swept when the trash period is over.
+
+A ConfigMap per repository in the operator's namespace notes which repositories have been deleted from, the tokens that
+fence other operators from sweeping, and when users deleted. Losing it stops the sweep: the data stays.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from longboat.api import BackupStore, DiskBackup
+from longboat.api.common import format_time
+from longboat.kube.kinds import BACKUP_STORE, CONFIG_MAP, DISK_BACKUP, NAMESPACE
+from longboat.kube.port import AlreadyExistsError, ConflictError, Object
+from longboat.plan.names import MANAGED_BY, MANAGER, OWNER_KIND, digest
+from longboat.reconcile.context import Context
+from longboat.reconcile.objects import load
+from longboat.reconcile.repositories import RepositoryAccess, StoreProblemError
+from longboat.reconcile.store_access import problem_of
+from longboat.repository import (
+    RepositoryError,
+    SweepReport,
+    advance_epoch,
+    read_tombstones,
+    sweep_tombstones,
+    write_tombstone,
+)
+
+log = logging.getLogger(__name__)
+
+LABELS = {MANAGED_BY: MANAGER, OWNER_KIND: "Trash"}
+HOUR = timedelta(hours=1)
+_TRIES = 5
+
+Data = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Place:
+    """A namespace's repository in a store, as it is noted in its ConfigMap."""
+
+    store: str
+    namespace: str
+    namespace_uid: str
+
+    @property
+    def name(self) -> str:
+        """Name of the ConfigMap."""
+        return f"longboat-trash-{digest(self.store, self.namespace_uid, length=16)}"
+
+
+def bury(ctx: Context, backup: DiskBackup, by: str) -> None:
+    """Mark a backup's data for removal after the trash period. Raises StoreProblemError; can be repeated."""
+    place = place_of(ctx, backup)
+    access = _open(ctx, place)
+    if backup.status.store is None or access.path != backup.status.store.repository:
+        raise StoreProblemError(
+            "ForeignRepository",
+            f"status.store.repository is not the repository of this namespace ({access.path}): nothing is done there",
+            retryable=False,
+        )
+    # Noted first: a tombstone that nobody knows of would never be swept.
+    _update(ctx, place, lambda data: data)
+    try:
+        write_tombstone(access.repository, backup.name, ctx.now(), by)
+    except RepositoryError as error:
+        raise problem_of(error) from error
+
+
+def place_of(ctx: Context, backup: DiskBackup) -> Place:
+    """Return where a backup's data is; raises StoreProblemError if that is not known."""
+    namespace = ctx.cluster.get(NAMESPACE, backup.namespace)
+    if backup.status.store is None or namespace is None:
+        raise StoreProblemError("StoreUnknown", "status.store: it is not recorded where the backup is", retryable=False)
+    return Place(backup.status.store.name, backup.namespace, namespace["metadata"]["uid"])
+
+
+def note_deletion(ctx: Context, backup: DiskBackup) -> None:
+    """Remember that a user deleted a backup now, for an hour."""
+
+    def noted(data: Data) -> Data:
+        return data | {"deletions": json.dumps([format_time(each) for each in [*_recent(data, ctx.now()), ctx.now()]])}
+
+    _update(ctx, place_of(ctx, backup), noted)
+
+
+def recent_deletions(ctx: Context, namespace: str) -> int:
+    """Return how many backups users deleted in a namespace within the last hour."""
+    return sum(len(_recent(data, ctx.now())) for place, data in _noted(ctx) if place.namespace == namespace)
+
+
+def places(ctx: Context) -> list[Place]:
+    """Return the repositories that may hold tombstones."""
+    return [place for place, _ in _noted(ctx)]
+
+
+def sweep(ctx: Context, place: Place, token: Callable[[], str] = lambda: secrets.token_hex(16)) -> SweepReport:
+    """Remove what was deleted longer ago than the trash period. Raises StoreProblemError."""
+    access = _open(ctx, place)
+    now = _store_time(ctx, place.store)
+    try:
+        old = {
+            s.backup_name for s in read_tombstones(access.repository) if s.deleted + ctx.settings.trash_period <= now
+        }
+        if not old or (back := _applied_again(ctx, place, old)):
+            if old:
+                log.warning("%s: DiskBackups %s exist again; nothing is removed yet", place.namespace, sorted(back))
+            return SweepReport()
+        _fence(ctx, place, access, token())
+        report = sweep_tombstones(access.repository, now, ctx.settings.trash_period)
+    except RepositoryError as error:
+        raise problem_of(error) from error
+    log.info("%s: removed %s from store %s", place.namespace, ", ".join(report.removed_backups), place.store)
+    return report
+
+
+def _fence(ctx: Context, place: Place, access: RepositoryAccess, token: str) -> None:
+    """Take over the repository's epoch with a token that is noted down before it is used."""
+    known: list[str] = []
+
+    def noted(data: Data) -> Data:
+        # Any of them may be the current one, as an attempt that failed may still have written its token.
+        known[:] = [*json.loads(data.get("tokens", "[]")), token]
+        return data | {"tokens": json.dumps(known)}
+
+    _update(ctx, place, noted)
+    advance_epoch(access.repository, set(known), token)
+    _update(ctx, place, lambda data: data | {"tokens": json.dumps([token])})
+
+
+def _applied_again(ctx: Context, place: Place, names: Iterable[str]) -> list[str]:
+    """Return the names under which there are DiskBackups that nobody is deleting."""
+    found = ((name, ctx.cluster.get(DISK_BACKUP, name, place.namespace)) for name in names)
+    return [name for name, each in found if each is not None and "deletionTimestamp" not in each["metadata"]]
+
+
+def _store_time(ctx: Context, store: str) -> datetime:
+    found = load(ctx.cluster, BACKUP_STORE, BackupStore, "", store)
+    skew = found.status.clock_skew_seconds if found else None
+    return ctx.now() + timedelta(seconds=skew or 0)
+
+
+def _open(ctx: Context, place: Place) -> RepositoryAccess:
+    store = load(ctx.cluster, BACKUP_STORE, BackupStore, "", place.store)
+    if store is None:
+        raise StoreProblemError("StoreNotFound", f"there is no BackupStore {place.store!r} any more; make it again")
+    return ctx.repositories.open(store, place.namespace_uid)
+
+
+def _recent(data: Data, now: datetime) -> list[datetime]:
+    times = (datetime.fromisoformat(text) for text in json.loads(data.get("deletions", "[]")))
+    return [moment for moment in times if now - HOUR < moment]
+
+
+def _noted(ctx: Context) -> list[tuple[Place, Data]]:
+    found = ctx.cluster.list(CONFIG_MAP, ctx.settings.namespace, LABELS)
+    return [(_place(each["data"]), each["data"]) for each in found]
+
+
+def _place(data: Any) -> Place:
+    return Place(data["store"], data["namespace"], data["namespaceUID"])
+
+
+def _update(ctx: Context, place: Place, change: Callable[[Data], Data]) -> None:
+    """Change what is noted of a repository; others that change it at the same moment lose nothing."""
+    for _ in range(_TRIES):
+        found = ctx.cluster.get(CONFIG_MAP, place.name, ctx.settings.namespace)
+        try:
+            if found is None:
+                ctx.cluster.create(_config_map(ctx, place, change))
+            elif (data := change(found["data"])) != found["data"]:
+                version = {
+                    "op": "test",
+                    "path": "/metadata/resourceVersion",
+                    "value": found["metadata"]["resourceVersion"],
+                }
+                replace = {"op": "replace", "path": "/data", "value": data}
+                ctx.cluster.patch(CONFIG_MAP, place.name, [version, replace], ctx.settings.namespace)
+            return
+        except (AlreadyExistsError, ConflictError):
+            continue
+    raise ConflictError(f"configmaps {place.name!r} changes all the time")
+
+
+def _config_map(ctx: Context, place: Place, change: Callable[[Data], Data]) -> Object:
+    data = {"store": place.store, "namespace": place.namespace, "namespaceUID": place.namespace_uid}
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": place.name, "namespace": ctx.settings.namespace, "labels": LABELS},
+        "data": change(data),
+    }
