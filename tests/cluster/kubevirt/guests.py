@@ -181,7 +181,12 @@ class Guest:
 
     def wait_for_agent(self) -> None:
         """Wait until the guest agent is connected and a program can be run in the guest."""
-        wait_until(self._has_agent, _BOOT_SECONDS, f"the agent of {self}", 0.3)
+        try:
+            wait_until(self._has_agent, _BOOT_SECONDS, f"the agent of {self}", 0.3)
+        except ClusterError as error:
+            conditions = self.instance().get("status", {}).get("conditions", [])
+            said = [f"{each['type']}: {each['message']}" for each in conditions if each.get("message")]
+            raise ClusterError(f"{error}; {'; '.join(said)}") from error
         self.run("true")
 
     def instance(self) -> dict[str, Any]:
@@ -258,8 +263,9 @@ class Guest:
         return {serial: f"/dev/{device}" for device, _, serial in lines}
 
     def device_digest(self, volume: str) -> str:
-        """SHA-256 of a block volume's content, read past all caches beside the running guest."""
-        script = f"dd if=/dev/{shlex.quote(volume)} bs=1M iflag=direct status=none | sha256sum"
+        """SHA-256 of a block volume's content, hot-plugged or not, read past all caches beside the running guest."""
+        folder = "/var/run/kubevirt/hotplug-disks" if "hotplugVolume" in self.volume(volume) else "/dev"
+        script = f"dd if={folder}/{shlex.quote(volume)} bs=1M iflag=direct status=none | sha256sum"
         return self.in_launcher(["sh", "-c", script]).split()[0]
 
     def in_launcher(self, command: Sequence[str]) -> str:
