@@ -92,14 +92,22 @@ class RestoreStatus(Status):
     source_claim: str | None = Field(None, description="The PersistentVolumeClaim that the data was captured from.")
     volume_mode: Literal["Block", "Filesystem"] | None = Field(None, description="Volume mode of the new claim.")
     size_bytes: int | None = Field(None, description="Size of the new claim.")
+    storage_class_name: str | None = Field(None, description="StorageClass of the new claim.")
     data_bytes: int | None = Field(None, description="Size of the backed-up disk.")
     bytes_done: int | None = Field(None, description="Bytes written so far.")
     volume: str | None = Field(None, description="The PersistentVolume that carries the data.")
+    reclaim_policy: str | None = Field(
+        None, description="Reclaim policy that the PersistentVolume had and gets back when it has changed hands."
+    )
+    volume_snapshot: str | None = Field(None, description="The VolumeSnapshot that the claim is made from.")
     store: str | None = Field(None, description="The BackupStore read from.")
+    repository: str | None = Field(None, description="Path of the namespace's repository in the store.")
     manifest: str | None = Field(None, description="The disk's manifest in the repository.")
     attached_as: str | None = Field(None, description="Device name in the guest, as reported by KubeVirt.")
     serial: str | None = Field(None, description="Serial number of the attached disk.")
     attempts: int | None = Field(None, description="Restore Jobs that were started.")
+    retry_at: Time | None = Field(None, description="When the next Job is started after one that failed.")
+    filled_at: Time | None = Field(None, description="When all data was written into the PersistentVolume.")
 
 
 class Restore(Resource):

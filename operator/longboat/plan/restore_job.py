@@ -1,0 +1,89 @@
+"""The mover that fills a volume from the store, and what comes after one that failed."""
+
+from __future__ import annotations
+
+import base64
+import json
+from datetime import timedelta
+from typing import Any
+
+from longboat.api import Restore
+from longboat.mover import FileOwner, RestoreJob
+from longboat.plan.automatic import CLAIM_UID
+from longboat.plan.mover import Mover, mount_path
+from longboat.plan.names import child_name, owner_labels
+from longboat.plan.restore_target import image_bytes
+from longboat.repository import StoreSettings
+
+Object = dict[str, Any]
+
+ATTEMPTS = 3
+_HOSTNAME = "kubernetes.io/hostname"
+
+
+def job_name(restore: Restore, attempt: int) -> str:
+    """Return the name of the Job of an attempt (1, 2, …)."""
+    return child_name(restore.name, restore.uid, "restore", str(attempt))
+
+
+def retry_delay(attempt: int) -> timedelta:
+    """Return how long to wait after an attempt that failed."""
+    return timedelta(seconds=30 << (attempt - 1))
+
+
+def mover_of(restore: Restore, attempt: int, staging: Object, job: RestoreJob, affinity: Object | None) -> Mover:
+    """Return the mover of an attempt; it is told apart from one that filled an earlier staging claim."""
+    claim_uid = staging["metadata"]["uid"]
+    labels = owner_labels(restore.kind, restore.namespace, restore.uid) | {CLAIM_UID: claim_uid}
+    return Mover(
+        role="restore",
+        name=job_name(restore, attempt),
+        secret_name=secret_name(restore, attempt, claim_uid),
+        labels=labels,
+        job=json.loads(job.model_dump_json(by_alias=True, exclude_none=True)),
+        claim=staging["metadata"]["name"],
+        volume_mode=restore.status.volume_mode or "Filesystem",
+        node_affinity=affinity,
+    )
+
+
+def secret_name(restore: Restore, attempt: int, claim_uid: str) -> str:
+    """Return the name of an attempt's Secret."""
+    return child_name(restore.name, restore.uid, "restore", str(attempt), claim_uid)
+
+
+def restore_job(restore: Restore, settings: StoreSettings, path: str, master_key: bytes, user: int) -> RestoreJob:
+    """Return what the mover is told."""
+    return RestoreJob(
+        store=settings,
+        repository_path=path,
+        master_key=base64.b64encode(master_key).decode(),
+        manifest=restore.status.manifest or "",
+        target_path=mount_path(restore.status.volume_mode or "Filesystem"),
+        target_size=image_bytes(restore),
+        # The volume was made for this Restore alone: what is in it is an earlier attempt's.
+        replace_existing=True,
+        file_owner=FileOwner(uid=user, gid=user),
+    )
+
+
+def filled(job: Object, staging: Object) -> bool:
+    """Return whether a Job worked on this very staging claim, not on an earlier one of its name."""
+    labels = job["metadata"].get("labels") or {}
+    return bool(labels.get(CLAIM_UID) == staging["metadata"]["uid"])
+
+
+def affinity_for(vmi: Object | None, neighbours: list[Object]) -> Object | None:
+    """Return where a late-binding volume is to be made: where the machine runs, else where its other volumes are.
+
+    ``neighbours`` are the PersistentVolumes of the machine's other disks; the result is a node selector.
+    """
+    node = ((vmi or {}).get("status") or {}).get("nodeName")
+    if node:
+        return {"nodeSelectorTerms": [{"matchExpressions": [{"key": _HOSTNAME, "operator": "In", "values": [node]}]}]}
+    return next(filter(None, map(_required, neighbours)), None)
+
+
+def _required(volume: Object) -> Object | None:
+    required: Object | None = ((volume.get("spec") or {}).get("nodeAffinity") or {}).get("required")
+    return required

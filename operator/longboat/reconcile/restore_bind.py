@@ -1,0 +1,70 @@
+"""Fourth stage of a restore: the volume with the data becomes that of the user's claim."""
+
+from __future__ import annotations
+
+from longboat.api import Restore
+from longboat.kube.kinds import PERSISTENT_VOLUME, PERSISTENT_VOLUME_CLAIM, STORAGE_CLASS
+from longboat.kube.port import Object
+from longboat.plan.problem import Problem
+from longboat.plan.rebind import Step, next_step
+from longboat.plan.restore_source import Waiting
+from longboat.plan.restore_target import binds_late, is_staging, staging_name
+from longboat.reconcile.context import Context
+from longboat.reconcile.restore_claim import find_claim
+from longboat.reconcile.restore_stage import Stage, updated
+
+_STEPS = 5
+
+
+def bind(ctx: Context, restore: Restore) -> Stage:
+    """Go on until the user's claim is bound to the volume with the data, and nothing but it is left."""
+    if restore.status.volume_snapshot:
+        return _from_snapshot(ctx, restore)
+    if restore.status.phase in ("Attaching", "Completed"):
+        return Stage(restore)
+    for _ in range(_STEPS):
+        step = _next(ctx, restore)
+        if isinstance(step, Problem):
+            return Stage(restore, step)
+        if step.verb == "Done":
+            return Stage(updated(ctx, restore, phase="Attaching"))
+        if step.verb == "Wait":
+            break
+        _take(ctx, restore, step)
+    return Stage(restore, Waiting("Binding", f"the volume {restore.status.volume!r} is changing hands"))
+
+
+def staging_of(ctx: Context, restore: Restore) -> Object | None:
+    """Return the claim in the operator's namespace through which the volume is filled, if it is there and ours."""
+    found = ctx.cluster.get(PERSISTENT_VOLUME_CLAIM, staging_name(restore), ctx.settings.namespace)
+    return found if found is not None and is_staging(restore, found) else None
+
+
+def _next(ctx: Context, restore: Restore) -> Step | Problem:
+    claim = find_claim(ctx, restore)
+    if claim is None or claim["metadata"]["uid"] != restore.status.claim_uid:
+        return Problem("ClaimDeleted", "the new claim was deleted; create another Restore", final=True)
+    volume = ctx.cluster.get(PERSISTENT_VOLUME, restore.status.volume or "")
+    return next_step(restore, volume, staging_of(ctx, restore), claim)
+
+
+def _take(ctx: Context, restore: Restore, step: Step) -> None:
+    if step.verb == "Patch":
+        ctx.cluster.patch(PERSISTENT_VOLUME, restore.status.volume or "", step.operations)
+        return
+    staging = staging_of(ctx, restore)
+    if staging:
+        meta = staging["metadata"]
+        ctx.cluster.delete(PERSISTENT_VOLUME_CLAIM, meta["name"], meta["namespace"], uid=meta["uid"])
+
+
+def _from_snapshot(ctx: Context, restore: Restore) -> Stage:
+    if restore.status.phase in ("Attaching", "Completed"):
+        return Stage(restore)
+    claim = find_claim(ctx, restore) or {"spec": {}}
+    if (claim.get("status") or {}).get("phase") == "Bound":
+        return Stage(updated(ctx, restore, phase="Attaching", volume=claim["spec"].get("volumeName")))
+    if binds_late(ctx.cluster.get(STORAGE_CLASS, restore.status.storage_class_name or "")):
+        # Its first consumer is the machine: waiting for it before it is attached would be waiting for ever.
+        return Stage(updated(ctx, restore, phase="Attaching"))
+    return Stage(restore, Waiting("Binding", "waiting for the CSI driver to make the volume from the snapshot"))

@@ -1,0 +1,192 @@
+"""Third stage of a restore: a mover fills a volume through a claim in the operator's namespace."""
+
+from __future__ import annotations
+
+from longboat.api import BackupStore, Restore
+from longboat.kube.kinds import (
+    BACKUP_STORE,
+    NAMESPACE,
+    PERSISTENT_VOLUME,
+    PERSISTENT_VOLUME_CLAIM,
+    SECRET,
+    STORAGE_CLASS,
+)
+from longboat.kube.port import AlreadyExistsError, Object, RefusedError
+from longboat.plan.disks import vm_disks
+from longboat.plan.mover import Mover
+from longboat.plan.problem import Problem
+from longboat.plan.restore_job import (
+    ATTEMPTS,
+    affinity_for,
+    filled,
+    job_name,
+    mover_of,
+    restore_job,
+    retry_delay,
+    secret_name,
+)
+from longboat.plan.restore_source import Waiting
+from longboat.plan.restore_target import binds_late, staging_claim, staging_name
+from longboat.reconcile import mover as movers
+from longboat.reconcile.context import Context
+from longboat.reconcile.mover import MoverState
+from longboat.reconcile.objects import load
+from longboat.reconcile.repositories import StoreProblemError
+from longboat.reconcile.restore_bind import staging_of
+from longboat.reconcile.restore_stage import Stage, updated
+from longboat.reconcile.snapshot_support import machine
+
+
+def fill(ctx: Context, restore: Restore) -> Stage:
+    """Fill a volume with the backup; afterwards status.volume names it and status.filledAt is set."""
+    if restore.status.volume_snapshot:
+        return Stage(restore)
+    if restore.status.filled_at:
+        _stop(ctx, restore)
+        return Stage(restore)
+    staging = staging_of(ctx, restore) or _create_staging(ctx, restore)
+    if isinstance(staging, Problem):
+        return Stage(restore, staging)
+    if "deletionTimestamp" in staging["metadata"]:
+        return Stage(restore, Waiting("StagingGone", f"claim {staging_name(restore)!r} is being deleted"))
+    return _attempt(ctx, restore, staging)
+
+
+def _create_staging(ctx: Context, restore: Restore) -> Object | Problem:
+    try:
+        return ctx.cluster.create(staging_claim(restore, ctx.settings.namespace))
+    except AlreadyExistsError:
+        message = f"claim {staging_name(restore)!r} in the operator's namespace is not ours; delete it"
+        return Problem("NameTaken", message)
+    except RefusedError as error:
+        return Problem("StagingRefused", f"the claim in the operator's namespace was refused: {error}")
+
+
+def _attempt(ctx: Context, restore: Restore, staging: Object) -> Stage:
+    number = restore.status.attempts or 0
+    if restore.status.retry_at and restore.status.retry_at > ctx.now():
+        _stop(ctx, restore)
+        return Stage(restore, Waiting("Retrying", f"attempt {number} of {ATTEMPTS} failed; trying again"))
+    if number == 0 or restore.status.retry_at:
+        # The number is written before the Job is made: whoever was killed in between makes the same one.
+        _stop(ctx, restore)
+        restore = updated(ctx, restore, attempts=number + 1, retry_at=None)
+    return _follow(ctx, restore, staging)
+
+
+def _follow(ctx: Context, restore: Restore, staging: Object) -> Stage:
+    state = movers.observe(ctx.cluster, ctx.settings.namespace, job_name(restore, restore.status.attempts or 1))
+    if state.job and not filled(state.job, staging):
+        movers.stop(ctx.cluster, state.job)
+        return Stage(restore, Waiting("Restoring", "an earlier mover is being removed"))
+    if state.phase == "Succeeded":
+        return _filled(ctx, restore)
+    if state.phase == "Failed":
+        return _failed(ctx, restore, state)
+    if state.phase == "Running":
+        return _running(ctx, restore, state)
+    problem = _start(ctx, restore, staging, state)
+    return Stage(restore, problem or Waiting("Restoring", state.message or "the mover is being started"))
+
+
+def _start(ctx: Context, restore: Restore, staging: Object, state: MoverState) -> Problem | None:
+    """Make the Job and its Secret, or the one of them that is missing."""
+    secret = secret_name(restore, restore.status.attempts or 1, staging["metadata"]["uid"])
+    if state.job and ctx.cluster.get(SECRET, secret, ctx.settings.namespace):
+        return None
+    mover = _mover(ctx, restore, staging)
+    if isinstance(mover, Problem):
+        return mover
+    try:
+        made = movers.start(ctx.cluster, mover, movers.mover_settings(ctx.settings))
+    except RefusedError as error:
+        return Problem("MoverRefused", f"the restore Job in the operator's namespace was refused: {error}")
+    # A Job that is just being deleted keeps its name for a moment.
+    return None if made else Problem("NameTaken", f"Job {mover.name!r} in the operator's namespace is not ours")
+
+
+def _mover(ctx: Context, restore: Restore, staging: Object) -> Mover | Problem:
+    name = restore.status.store or ""
+    store = load(ctx.cluster, BACKUP_STORE, BackupStore, "", name)
+    namespace = ctx.cluster.get(NAMESPACE, restore.namespace)
+    if store is None or namespace is None:
+        return Problem(
+            "StoreNotFound", f"BackupStore {name!r}, which holds the backup, does not exist; create it again"
+        )
+    try:
+        access = ctx.repositories.open(store, namespace["metadata"]["uid"])
+    except StoreProblemError as error:
+        return Problem(error.reason, f"BackupStore {name!r}: {error.message}")
+    if access.path != restore.status.repository:
+        return Problem(
+            "RepositoryMismatch",
+            f"the backup lies in repository {restore.status.repository!r}, but this namespace's is {access.path!r}: it "
+            "was made by an earlier namespace of this name, or in another cluster; ask the administrator to restore it",
+            final=True,
+        )
+    job = restore_job(restore, access.settings, access.path, access.master_key, ctx.settings.mover_user)
+    return mover_of(restore, restore.status.attempts or 1, staging, job, _affinity(ctx, restore))
+
+
+def _affinity(ctx: Context, restore: Restore) -> Object | None:
+    attach = restore.spec.attach
+    storage_class = ctx.cluster.get(STORAGE_CLASS, restore.status.storage_class_name or "")
+    if attach is None or not binds_late(storage_class):
+        # A volume that exists already says itself where it can be reached.
+        return None
+    its = machine(ctx.cluster, restore.namespace, attach.virtual_machine)
+    claims = [disk.claim for disk in vm_disks(its.vm, its.vmi)] if its.vm else []
+    return affinity_for(its.vmi, [volume for claim in claims if claim and (volume := _volume(ctx, restore, claim))])
+
+
+def _volume(ctx: Context, restore: Restore, claim: str) -> Object | None:
+    found = ctx.cluster.get(PERSISTENT_VOLUME_CLAIM, claim, restore.namespace)
+    name = found["spec"].get("volumeName") if found else None
+    return ctx.cluster.get(PERSISTENT_VOLUME, name) if name else None
+
+
+def _running(ctx: Context, restore: Restore, state: MoverState) -> Stage:
+    if state.progress and state.progress.total:
+        percent = f"{100 * state.progress.done // state.progress.total}%"
+        restore = updated(ctx, restore, bytes_done=state.progress.done, progress=percent)
+    return Stage(restore, Waiting("Restoring", "the backup is being written into the new volume"))
+
+
+def _filled(ctx: Context, restore: Restore) -> Stage:
+    """Write down the volume and its reclaim policy before anything about it is changed."""
+    staging = staging_of(ctx, restore) or {"spec": {}}
+    volume = ctx.cluster.get(PERSISTENT_VOLUME, staging["spec"].get("volumeName", ""))
+    if volume is None:
+        return Stage(restore, Problem("VolumeLost", "the filled volume is gone; create another Restore", True))
+    restore = updated(
+        ctx,
+        restore,
+        phase="Binding",
+        filled_at=ctx.now(),
+        volume=volume["metadata"]["name"],
+        reclaim_policy=volume["spec"].get("persistentVolumeReclaimPolicy", "Delete"),
+        bytes_done=restore.status.data_bytes,
+        progress="100%",
+    )
+    _stop(ctx, restore)
+    return Stage(restore)
+
+
+def _failed(ctx: Context, restore: Restore, state: MoverState) -> Stage:
+    number, failure = restore.status.attempts or 1, state.failure
+    reason, message = (failure.reason, failure.message) if failure else ("PodFailed", "no reason given")
+    if failure and failure.retryable and number < ATTEMPTS:
+        restore = updated(ctx, restore, retry_at=ctx.now() + retry_delay(number))
+        _stop(ctx, restore)
+        return Stage(restore, Waiting("Retrying", f"attempt {number} of {ATTEMPTS} failed ({reason}: {message})"))
+    tried = f" ({number} attempts)" if number > 1 else ""
+    return Stage(restore, Problem(reason, f"restoring {restore.status.source} failed{tried}: {message}", final=True))
+
+
+def _stop(ctx: Context, restore: Restore) -> None:
+    """Delete the Job of the attempt that has ended; a volume can't change hands while a pod refers to its claim."""
+    if not restore.status.attempts:
+        return
+    job = movers.observe(ctx.cluster, ctx.settings.namespace, job_name(restore, restore.status.attempts)).job
+    if job:
+        movers.stop(ctx.cluster, job)

@@ -1,0 +1,90 @@
+"""First stage of a restore: find the source, look at everything that may speak against it, and write down the plan."""
+
+from __future__ import annotations
+
+from longboat.api import DiskBackup, DiskSnapshot, Restore
+from longboat.kube.kinds import (
+    DISK_BACKUP,
+    DISK_SNAPSHOT,
+    PERSISTENT_VOLUME_CLAIM,
+    STORAGE_CLASS,
+    VOLUME_SNAPSHOT,
+    VOLUME_SNAPSHOT_CONTENT,
+)
+from longboat.plan.attach import name_problem, serial_of
+from longboat.plan.disks import vm_not_found
+from longboat.plan.problem import Problem
+from longboat.plan.restore_source import Point, Waiting, point_in_backup, point_in_snapshot
+from longboat.plan.restore_target import claim_ownership, size_of, storage_class_name, storage_class_problem
+from longboat.reconcile.context import Context
+from longboat.reconcile.objects import load
+from longboat.reconcile.restore_stage import Stage, updated
+from longboat.reconcile.snapshot_support import machine
+
+
+def pin(ctx: Context, restore: Restore) -> Stage:
+    """Write the plan into the status; nothing is made before all of it is known to be possible."""
+    if restore.status.started_at:
+        return Stage(restore)
+    point = _point(ctx, restore)
+    if not isinstance(point, Point):
+        return Stage(restore, point)
+    name, size = storage_class_name(restore, point), size_of(restore, point)
+    for each in (name, size):
+        if isinstance(each, Problem):
+            return Stage(restore, each)
+    storage_class = str(name)
+    if problem := _target_problem(ctx, restore, point, storage_class):
+        return Stage(restore, problem)
+    return Stage(_written(ctx, restore, point, storage_class, size))
+
+
+def _written(ctx: Context, restore: Restore, point: Point, storage_class: str, size: int | Problem) -> Restore:
+    return updated(
+        ctx,
+        restore,
+        phase="Restoring",
+        started_at=ctx.now(),
+        source=point.title,
+        source_claim=point.source_claim,
+        volume_mode=point.volume_mode,
+        storage_class_name=storage_class,
+        size_bytes=size,
+        data_bytes=point.data_bytes,
+        store=point.store,
+        repository=point.repository,
+        manifest=point.manifest,
+        volume_snapshot=point.volume_snapshot,
+        serial=serial_of(restore) if restore.spec.attach else None,
+    )
+
+
+def _point(ctx: Context, restore: Restore) -> Point | Waiting | Problem:
+    source, namespace = restore.spec.source, restore.namespace
+    if source.disk_backup:
+        return point_in_backup(restore, load(ctx.cluster, DISK_BACKUP, DiskBackup, namespace, source.disk_backup.name))
+    assert source.disk_snapshot is not None
+    snapshot = load(ctx.cluster, DISK_SNAPSHOT, DiskSnapshot, namespace, source.disk_snapshot.name)
+    name = snapshot.status.volume_snapshot if snapshot else None
+    volume_snapshot = ctx.cluster.get(VOLUME_SNAPSHOT, name, namespace) if name else None
+    bound = ((volume_snapshot or {}).get("status") or {}).get("boundVolumeSnapshotContentName")
+    content = ctx.cluster.get(VOLUME_SNAPSHOT_CONTENT, bound) if bound else None
+    return point_in_snapshot(restore, snapshot, volume_snapshot, content)
+
+
+def _target_problem(ctx: Context, restore: Restore, point: Point, storage_class: str) -> Problem | None:
+    claim = ctx.cluster.get(PERSISTENT_VOLUME_CLAIM, restore.spec.claim.name, restore.namespace)
+    if claim is not None and (problem := claim_ownership(restore, claim)):
+        return problem
+    found = ctx.cluster.get(STORAGE_CLASS, storage_class)
+    return storage_class_problem(storage_class, found, point) or _attach_problem(ctx, restore)
+
+
+def _attach_problem(ctx: Context, restore: Restore) -> Problem | None:
+    attach = restore.spec.attach
+    if attach is None:
+        return None
+    its = machine(ctx.cluster, restore.namespace, attach.virtual_machine)
+    if its.vm is None:
+        return vm_not_found("spec.attach.virtualMachine", attach.virtual_machine)
+    return name_problem(restore, its.vm, its.vmi)
