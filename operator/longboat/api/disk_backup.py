@@ -89,6 +89,9 @@ class DiskResult(Model):
     node_affinity_pv: str | None = Field(
         None, description="PersistentVolume of the claim, for where the export can run."
     )
+    driver: str | None = Field(None, description="The CSI driver of the volume.")
+    snapshot_class: str | None = Field(None, description="The VolumeSnapshotClass that the disk is snapshotted with.")
+    claim_bytes: int | None = Field(None, description="Capacity of the claim in bytes.")
     volume_snapshot: str | None = Field(None, description="The VolumeSnapshot made of the disk.")
     cut_time: Time | None = Field(None, description="Moment the disk was captured, by the CSI driver's clock.")
     hand_over: HandOver | None = Field(None, description="Record of the snapshot's hand-over.")
@@ -104,6 +107,9 @@ class DiskResult(Model):
     parent: str | None = Field(None, description="Manifest of the backup that this one is compared with.")
     manifest: str | None = Field(None, description="The disk's manifest in the repository.")
     attempts: int | None = Field(None, description="Export Jobs that were started for the disk.")
+    job: str | None = Field(None, description="UID of the export Job that is under way.")
+    started_at: Time | None = Field(None, description="When the export Job that is under way was started.")
+    retry_at: Time | None = Field(None, description="When the next export Job may start, after one that failed.")
 
 
 class Cut(Model):
@@ -111,14 +117,17 @@ class Cut(Model):
 
     attempt: int = Field(1, description="Number of the attempt; an interrupted one is thrown away.")
     started_at: Time = Field(description="Before anything was frozen.")
-    freeze: Literal["Requested", "Frozen", "Refused", "NotRunning", "NoAgent"] | None = Field(
-        None, description="What came of freezing the guest's file systems."
-    )
+    freeze: (
+        Literal["Requested", "Frozen", "Refused", "NotRunning", "Paused", "NoAgent", "GivenUp", "NoMachine"] | None
+    ) = Field(None, description="What came of freezing the guest's file systems.")
     frozen_at: Time | None = Field(None, description="When the guest confirmed the freeze.")
     cut_at: Time | None = Field(None, description="When the last snapshot was cut.")
     thawed_at: Time | None = Field(None, description="When the guest confirmed the thaw.")
     thaw_error: str | None = Field(None, description="What went wrong with the thaw.")
     freeze_error: str | None = Field(None, description="What went wrong with the freeze.")
+    ended_at: Time | None = Field(
+        None, description="When the attempt was over; one without this was interrupted, unless it is under way."
+    )
 
 
 class BackupTarget(Model):
@@ -155,9 +164,13 @@ class DiskBackupStatus(Status):
     )
     store: PinnedStore | None = Field(None, description="Where the backup is.")
     target: BackupTarget | None = Field(None, description="What is backed up.")
+    virtual_machine: str | None = Field(
+        None, description="The virtual machine that uses the disks: its guest is frozen for the cut."
+    )
     started_at: Time | None = Field(None, description="When the run began.")
     completed_at: Time | None = Field(None, description="When the run ended.")
     cut: Cut | None = Field(None, description="Evidence of the moment of capture.")
+    cut_attempts: int | None = Field(None, description="Attempts to capture the disks that were begun.")
     consistency: Consistency | None = Field(
         None, description="Application: the guest had flushed and frozen its file systems. Crash: as after a power cut."
     )
@@ -173,6 +186,7 @@ class DiskBackupStatus(Status):
     read_bytes: int | None = Field(None, description="Bytes read.")
     stored_bytes: int | None = Field(None, description="Bytes that this backup added to the store.")
     manifest: str | None = Field(None, description="The backup's manifest in the repository, written last.")
+    cleaned_up: bool | None = Field(None, description="Nothing is left of what was made for the run.")
     adopted: bool | None = Field(None, description="The backup was found in the store, not run again.")
     expires_at: Time | None = Field(
         None, description="When the backup expires, unless keepLast, keepNewest or hold keep it."

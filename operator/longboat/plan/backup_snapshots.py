@@ -1,0 +1,57 @@
+"""The VolumeSnapshots of a DiskBackup."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from longboat.api import DiskBackup
+from longboat.api.disk_backup import DiskResult
+from longboat.plan.mover import ATTEMPT
+from longboat.plan.names import OWNER_UID, child_name, owner_labels
+from longboat.plan.problem import Problem
+
+Object = dict[str, Any]
+
+
+def labels_of(backup: DiskBackup) -> dict[str, str]:
+    """Return the labels by which what was made for a backup is found again."""
+    return owner_labels("DiskBackup", backup.namespace, backup.uid)
+
+
+def snapshot_name(backup: DiskBackup, disk: str, attempt: int) -> str:
+    """Return the name of a disk's VolumeSnapshot in an attempt to cut."""
+    return child_name(f"{backup.name[:32]}-{disk[:16]}", backup.uid, "snapshot", disk, str(attempt))
+
+
+def volume_snapshot(backup: DiskBackup, disk: DiskResult, attempt: int, owner: Object) -> Object:
+    """Return the VolumeSnapshot to create for a disk; ``owner`` is the ownerReference to the backup.
+
+    Labels and annotations of others are not copied: what is tracked by Argo CD or selected by label is not this.
+    """
+    assert disk.claim is not None
+    return {
+        "apiVersion": "snapshot.storage.k8s.io/v1",
+        "kind": "VolumeSnapshot",
+        "metadata": {
+            "name": snapshot_name(backup, disk.name, attempt),
+            "namespace": backup.namespace,
+            "labels": {**labels_of(backup), ATTEMPT: str(attempt)},
+            "ownerReferences": [owner],
+        },
+        "spec": {
+            "source": {"persistentVolumeClaimName": disk.claim.name},
+            "volumeSnapshotClassName": disk.snapshot_class,
+        },
+    }
+
+
+def is_ours(found: Object, backup: DiskBackup) -> bool:
+    """Return whether something was made for this very backup."""
+    return bool((found["metadata"].get("labels") or {}).get(OWNER_UID) == backup.uid)
+
+
+def name_taken(kind: str, name: str) -> Problem:
+    """Return the problem of a child's name that somebody else uses."""
+    return Problem(
+        "NameTaken", f"{kind} {name!r} exists and was not made for this DiskBackup; delete it or rename it", final=True
+    )
