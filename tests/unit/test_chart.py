@@ -187,7 +187,7 @@ def test_automatic_snapshots_are_for_the_very_account_that_the_operator_runs_as(
         ("workers=0", "/workers"),
         ("logLevel=info", "/logLevel"),
         ("image.digest=latest", "/image/digest"),
-        ("movers.user=-1", "/movers/user"),
+        ("movers.user=0", "/movers/user"),
         ("imagePullSecrets[0]=registry", "/imagePullSecrets/0"),
     ],
 )
