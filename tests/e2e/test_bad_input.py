@@ -1,4 +1,4 @@
-"""Bad input is refused by the API server, or lands as a condition that names the field and the remedy; the rest goes on.
+"""Bad input is refused by the API server, or lands as a condition that names field and remedy; the rest goes on.
 
 The rows, with the messages seen, are written to build/bad-input.md.
 """
