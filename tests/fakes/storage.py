@@ -15,6 +15,7 @@ from longboat.kube.kinds import (
     PERSISTENT_VOLUME,
     PERSISTENT_VOLUME_CLAIM,
     POD,
+    SECRET,
     STORAGE_CLASS,
     VIRTUAL_MACHINE_INSTANCE,
     VOLUME_SNAPSHOT,
@@ -221,7 +222,9 @@ class Storage:
     def _run(self, job: Object) -> None:
         namespace = job["metadata"]["namespace"]
         claim = self.claim(namespace, _claims_of(job)[0])
-        if (claim.get("status") or {}).get("phase") != "Bound" or self.run_job is None:
+        # A pod does not start before its claim is bound and its Secrets exist.
+        ready = all(self.cluster.get(SECRET, name, namespace) for name in _secrets_of(job))
+        if (claim.get("status") or {}).get("phase") != "Bound" or self.run_job is None or not ready:
             return
         volume = self.cluster.get(PERSISTENT_VOLUME, claim["spec"]["volumeName"])
         assert volume is not None
@@ -298,6 +301,11 @@ def _claims_of(user: Object) -> list[str]:
     spec = user["spec"]["template"]["spec"] if user["kind"] == "Job" else user["spec"]
     found = (each.get("persistentVolumeClaim") for each in spec.get("volumes") or ())
     return [each["claimName"] for each in found if each]
+
+
+def _secrets_of(job: Object) -> list[str]:
+    found = (each.get("secret") for each in job["spec"]["template"]["spec"].get("volumes") or ())
+    return [each["secretName"] for each in found if each]
 
 
 class Clock:

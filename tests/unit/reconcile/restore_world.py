@@ -1,0 +1,173 @@
+"""What the tests of restores share: a backup in a store, a mover that writes it, and ways to look at the outcome."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+from longboat.kube.kinds import (
+    DISK_SNAPSHOT,
+    JOB,
+    NAMESPACE,
+    PERSISTENT_VOLUME,
+    PERSISTENT_VOLUME_CLAIM,
+    RESTORE,
+    SECRET,
+    VIRTUAL_MACHINE,
+)
+from longboat.kube.port import Object
+from longboat.reconcile import disk_snapshot
+from longboat.reconcile.repositories import RepositoryAccess, StoreProblemError
+from longboat.reconcile.restore import reconcile
+from longboat.repository import StoreSettings
+from tests.fakes.cluster import KillAt
+from tests.unit.reconcile.disk_world import SHOP, SYSTEM, World
+
+MANIFEST = "the-manifest"
+OLD = "the old data"
+GIB = 1 << 30
+
+
+class Store:
+    """Implements Repositories for one store in a folder; ``error`` is what opening it raises."""
+
+    def __init__(self) -> None:
+        self.error: StoreProblemError | None = None
+
+    def open(self, store: Any, namespace_uid: str) -> RepositoryAccess:
+        if self.error:
+            raise self.error
+        settings = StoreSettings(type="folder", path="/store")
+        repository: Any = None
+        return RepositoryAccess(repository, settings, f"cluster/{namespace_uid}", b"k" * 32, "key")
+
+
+class Mover:
+    """Runs restore Jobs as the real mover does; ``failures`` are the reports of the next runs."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.failures: list[dict[str, Any]] = []
+        self.jobs: list[dict[str, Any]] = []
+
+    def __call__(self, job: Object, content: str | None) -> tuple[bool, str, str | None]:
+        self.jobs.append(job)
+        told = self._told(job)
+        if self.failures:
+            report = {"ok": False} | self.failures.pop(0)
+            return False, json.dumps(report), "half"
+        assert told["manifest"] == MANIFEST
+        result = {"ok": True, "manifest": MANIFEST, "logicalBytes": GIB, "writtenBytes": 9, "readBytes": 5}
+        return True, json.dumps(result), OLD
+
+    def _told(self, job: Object) -> Any:
+        name = job["spec"]["template"]["spec"]["volumes"][0]["secret"]["secretName"]
+        secret = self.world.get(SECRET, name, SYSTEM)
+        assert "masterKey" not in json.loads(base64.b64decode(secret["data"]["job.json"]))
+        assert "masterKey" in json.loads(base64.b64decode(secret["data"]["secret.json"]))
+        return json.loads(base64.b64decode(secret["data"]["job.json"]))
+
+
+def shop(*, running: bool = True) -> World:
+    """Return a namespace with a machine of one disk, and a backup of that disk."""
+    world = World(repositories=Store())
+    world.storage.add_class("late", late=True)
+    world.storage.add_class("keeping", policy="Retain")
+    world.storage.add_class("foreign", driver="nfs.example.com")
+    world.storage.run_job = Mover(world)
+    world.storage.add_claim(SHOP, "db-data", "the new data")
+    world.add_vm("db", {"data": "db-data"}, running=running)
+    spec = {
+        "s3": {"endpoint": "https://s3.example.net", "bucket": "backups"},
+        "credentialsSecretRef": {"name": "c"},
+        "encryption": {"keySecretRef": {"name": "k"}},
+    }
+    world.cluster.create(head("BackupStore", "offsite") | {"spec": spec})
+    add_backup(world, "nightly", [disk("data")])
+    return world
+
+
+def disk(name: str, phase: str = "Completed", **more: Any) -> dict[str, Any]:
+    """Return a disk of a DiskBackup's status."""
+    good = {"manifest": MANIFEST, "logicalBytes": GIB, "volumeMode": "Block", "storageClassName": "fast"}
+    claim = {"name": f"db-{name}", "uid": "u"}
+    return {"name": name, "phase": phase, "claim": claim} | (good if phase == "Completed" else {}) | more
+
+
+def add_backup(world: World, name: str, disks: list[dict[str, Any]], phase: str = "Completed") -> None:
+    """Add a DiskBackup with a status."""
+    made = world.cluster.create(head("DiskBackup", name, SHOP) | {"spec": {"policyRef": {"name": "p"}}})
+    uid = world.get(NAMESPACE, SHOP, "")["metadata"]["uid"]
+    store = {"name": "offsite", "repository": f"cluster/{uid}"}
+    made["status"] = {"phase": phase, "store": store, "disks": disks}
+    world.cluster.update_status(made)
+
+
+def head(kind: str, name: str, namespace: str = "") -> Object:
+    """Return the head of one of our objects."""
+    meta = {"name": name} | ({"namespace": namespace} if namespace else {})
+    return {"apiVersion": "longboat.dev/v1alpha1", "kind": kind, "metadata": meta}
+
+
+def wish(*, attach: bool = True, snapshot: str = "", backup: str = "nightly", **claim: Any) -> dict[str, Any]:
+    """Return the spec of a Restore of the one disk."""
+    source = {"diskSnapshot": {"name": snapshot}} if snapshot else {"diskBackup": {"name": backup, "disk": "data"}}
+    spec: dict[str, Any] = {"source": source, "claim": {"name": "db-restored"} | claim}
+    if attach:
+        spec["attach"] = {"virtualMachine": "db", "diskName": "restored", "bus": "scsi"}
+    return spec
+
+
+def snapshot(world: World, name: str = "before") -> None:
+    """Let a DiskSnapshot of the disk become ready."""
+    world.add_snapshot(name, {"virtualMachine": "db", "name": "data"})
+    for _ in range(4):
+        disk_snapshot.reconcile(world.context(), SHOP, name)
+        world.storage.settle()
+    assert world.reason(DISK_SNAPSHOT, name) == "SnapshotReady"
+
+
+def run(world: World, rounds: int = 12, bomb: KillAt | None = None, name: str = "r") -> None:
+    """Let operator and cluster take turns."""
+    for _ in range(rounds):
+        reconcile(world.context(bomb), SHOP, name)
+        world.storage.settle()
+
+
+def status(world: World, name: str = "r") -> dict[str, Any]:
+    """Return the status of a Restore."""
+    found: dict[str, Any] = world.get(RESTORE, name).get("status") or {}
+    return found
+
+
+def message(world: World, condition: str = "Ready", name: str = "r") -> str:
+    """Return the message of a Restore's condition."""
+    return next(each["message"] for each in status(world, name)["conditions"] if each["type"] == condition)
+
+
+def disks_of(world: World) -> list[tuple[str, str]]:
+    """Return (disk, serial) of the machine's spec."""
+    spec = world.get(VIRTUAL_MACHINE, "db")["spec"]["template"]["spec"]
+    return [(each["name"], each.get("serial", "")) for each in spec["domain"]["devices"]["disks"]]
+
+
+def leftovers(world: World) -> list[str]:
+    """Return what is left of a restore in the operator's namespace, and marks on volumes."""
+    kinds = (PERSISTENT_VOLUME_CLAIM, JOB, SECRET)
+    found = [f"{kind.name} {each['metadata']['name']}" for kind in kinds for each in world.cluster.list(kind, SYSTEM)]
+    volumes = [each["metadata"] for each in world.cluster.list(PERSISTENT_VOLUME)]
+    return found + [f"marks on {meta['name']}" for meta in volumes if meta.get("labels") or meta.get("annotations")]
+
+
+def assert_restored(world: World, policy: str = "Delete") -> None:
+    """The one final state: the old data in the user's claim, the policy as it was, nothing left over."""
+    assert status(world)["phase"] == "Completed", status(world)
+    assert world.storage.content(SHOP, "db-restored") == OLD
+    assert world.storage.content(SHOP, "db-data") == "the new data"
+    claim = world.storage.claim(SHOP, "db-restored")
+    assert claim["metadata"]["uid"] == status(world)["claimUid"]
+    assert claim["spec"]["volumeName"] == status(world)["volume"]
+    volume = world.get(PERSISTENT_VOLUME, status(world)["volume"], "")
+    assert volume["spec"]["persistentVolumeReclaimPolicy"] == policy
+    assert leftovers(world) == []
