@@ -1,0 +1,41 @@
+"""One image, several roles: `longboat operator | export | restore | check | key`.
+
+A role's code is imported when it is asked for: a mover needs neither kopf nor the Kubernetes client.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+
+from longboat import __version__
+
+ROLES = {
+    "operator": ("longboat.handlers.main", "run the operator"),
+    "export": ("longboat.mover.export_disk", "copy a disk into a repository (run by Jobs)"),
+    "restore": ("longboat.mover.restore_disk", "write a disk from a repository (run by Jobs)"),
+    "check": ("longboat.cli.check", "say what works in this cluster, what will not, and what to do"),
+    "key": ("longboat.cli.key", "make keys for BackupStores"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a role with the rest of the command line and return its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="longboat",
+        description="Disk backups for KubeVirt.",
+        epilog="\n".join(f"  {role:10}{what}" for role, (_, what) in ROLES.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"longboat {__version__}")
+    parser.add_argument("role", choices=ROLES, metavar="role", help="one of those below")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="see `longboat <role> --help`")
+    options = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    run: Callable[[Sequence[str]], int] = import_module(ROLES[options.role][0]).main
+    return run(options.arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

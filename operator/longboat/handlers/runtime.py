@@ -1,0 +1,81 @@
+"""The running operator: its connection, its queue and its tick."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+from longboat.handlers.settings import read_process_settings, read_settings
+from longboat.kube.client import ApiServer, connect
+from longboat.kube.kinds import NAMESPACE
+from longboat.kube.port import Cluster, Object, UnavailableError
+from longboat.reconcile import automatic_snapshots, routing
+from longboat.reconcile.context import Context
+from longboat.reconcile.dispatch import work
+from longboat.reconcile.queue import WorkQueue
+from longboat.reconcile.routing import Owners
+from longboat.reconcile.store_access import StoreAccess
+from longboat.reconcile.tick import Tick
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What the handlers hand their events to."""
+
+    ctx: Context
+    queue: WorkQueue
+    owners: Owners
+    tick: Tick
+
+    def changed(self, obj: Object, change: str | None) -> None:
+        """Take note of an event about an object of ours; never blocks on anything."""
+        self.owners.note(obj, gone=change == "DELETED")
+        for key, delay in routing.wakes(obj, change):
+            self.queue.add(key, delay)
+        if obj["kind"] == "BackupStore" and change is not None and routing.is_edited(obj):
+            # Policies may have waited for it.
+            self.tick.request_full()
+
+    def child_changed(self, obj: Object) -> None:
+        """Take note of an event about something that was made for an object of ours."""
+        if key := self.owners.owner_of(obj):
+            self.queue.add(key)
+
+    def too_old(self) -> str | None:
+        """Return what is wrong if the tick has stopped."""
+        limit = max(60.0, 3 * self.ctx.settings.resync_period.total_seconds())
+        age = self.tick.age()
+        return f"the last tick ended {age:.0f} s ago, expected at most {limit:.0f} s" if age > limit else None
+
+    def stop(self) -> None:
+        """End the tick and the workers; what is not finished goes on with the next start."""
+        self.tick.stop()
+        self.queue.stop()
+
+
+def start() -> Runtime:
+    """Connect, thaw what may be frozen first, and begin to work. Raises SettingsError, UnavailableError."""
+    api = ApiServer(connect())
+    settings = replace(read_settings(os.environ), cluster_id=cluster_id(api))
+    ctx = Context(api, api, lambda: datetime.now(UTC), time.sleep, settings, StoreAccess(api, settings))
+    queue, owners = WorkQueue(work(ctx), read_process_settings(os.environ).workers), Owners()
+    tick = Tick(ctx, queue, owners, steps=(automatic_snapshots.tick,))
+    if frozen := tick.thaw_first():
+        log.warning("%d backups were interrupted while a guest may have been frozen; they come first", frozen)
+    queue.start()
+    tick.start()
+    log.info("longboat runs in namespace %s of cluster %s", settings.namespace, settings.cluster_id)
+    return Runtime(ctx, queue, owners, tick)
+
+
+def cluster_id(cluster: Cluster) -> str:
+    """Return the UID of the namespace kube-system, by which clusters that share a bucket are told apart."""
+    found = cluster.get(NAMESPACE, "kube-system")
+    if found is None:
+        raise UnavailableError("the namespace kube-system does not exist yet")
+    return str(found["metadata"]["uid"])

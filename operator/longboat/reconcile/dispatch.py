@@ -1,0 +1,69 @@
+"""Which reconciler works on which key."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+
+from longboat.api import DiskBackup
+from longboat.kube.kinds import DISK_BACKUP
+from longboat.reconcile import (
+    backup_policy,
+    backup_store,
+    deletion,
+    disk_backup,
+    disk_snapshot,
+    restore,
+    retention,
+    trash,
+)
+from longboat.reconcile.context import Context
+from longboat.reconcile.objects import load
+from longboat.reconcile.queue import Key, Work
+from longboat.reconcile.repositories import StoreProblemError
+from longboat.reconcile.routing import RETENTION, TRASH
+
+log = logging.getLogger(__name__)
+
+Reconcile = Callable[[Context, str, str], timedelta | None]
+
+
+def work(ctx: Context) -> Work:
+    """Return the function that works on a key."""
+    reconcilers: Mapping[str, Reconcile] = {
+        "BackupPolicy": backup_policy.reconcile,
+        "BackupStore": backup_store.reconcile,
+        "DiskBackup": reconcile_disk_backup,
+        "DiskSnapshot": disk_snapshot.reconcile,
+        "Restore": restore.reconcile,
+        RETENTION: retention.reconcile,
+        TRASH: sweep_trash,
+    }
+    return lambda key: _work(ctx, reconcilers, key)
+
+
+def _work(ctx: Context, reconcilers: Mapping[str, Reconcile], key: Key) -> timedelta | None:
+    return reconcilers[key.kind](ctx, key.namespace, key.name)
+
+
+def reconcile_disk_backup(ctx: Context, namespace: str, name: str) -> timedelta | None:
+    """Run a DiskBackup, or see to its deletion. The finalizer is there before the run leaves anything behind."""
+    backup = load(ctx.cluster, DISK_BACKUP, DiskBackup, namespace, name)
+    if backup is None:
+        return None
+    if backup.metadata.deletion_timestamp is not None:
+        return deletion.delete(ctx, backup, disk_backup.abandon)
+    deletion.guard(ctx, backup)
+    return disk_backup.reconcile(ctx, namespace, name)
+
+
+def sweep_trash(ctx: Context, namespace: str, name: str) -> timedelta | None:
+    """Remove what has been in a repository's trash for long enough; ``name`` is that of its ConfigMap."""
+    place = next((each for each in trash.places(ctx) if each.name == name), None)
+    try:
+        if place is not None:
+            trash.sweep(ctx, place)
+    except StoreProblemError as problem:
+        log.warning("%s: the trash stays as it is: %s: %s", namespace, problem.reason, problem.message)
+    return None

@@ -1,0 +1,135 @@
+"""Which objects have to be looked at when something changes, and which are due: from raw objects, without parsing them.
+
+The operator's own writes come back as changes: what is finished, or written for the newest spec already, wakes nobody.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from typing import Any
+
+from longboat.plan.names import OWNER_UID
+from longboat.plan.retention import FINISHED
+from longboat.reconcile.queue import Key
+
+Object = dict[str, Any]
+
+RETENTION = "Retention"
+TRASH = "Trash"
+_DONE = {
+    "DiskBackup": FINISHED,
+    "DiskSnapshot": frozenset({"Ready", "Failed"}),
+    "Restore": frozenset({"Completed", "Failed"}),
+}
+# Several changes of a policy's backups at once are looked at together.
+TOGETHER = 2.0
+
+
+def key_of(obj: Object) -> Key:
+    """Return the key of one of our objects."""
+    return Key(obj["kind"], obj["metadata"].get("namespace", ""), obj["metadata"]["name"])
+
+
+def is_open(obj: Object) -> bool:
+    """Return whether an object of ours has something left to do, as far as it says itself."""
+    if "deletionTimestamp" in obj["metadata"] or is_edited(obj):
+        return True
+    done = _DONE.get(obj["kind"])
+    return done is not None and _status(obj).get("phase") not in done
+
+
+def is_due(policy: Object, now: datetime) -> bool:
+    """Return whether a BackupPolicy has to be looked at now."""
+    if is_edited(policy):
+        return True
+    slot = _status(policy).get("nextSlot")
+    return slot is not None and datetime.fromisoformat(slot) <= now
+
+
+def is_stuck(policy: Object) -> bool:
+    """Return whether a BackupPolicy has neither a next slot nor leave to have none."""
+    return _status(policy).get("nextSlot") is None and not policy["spec"].get("suspend", False)
+
+
+def may_expire(backup: Object, horizon: datetime) -> bool:
+    """Return whether retention has something to say about a DiskBackup before the horizon."""
+    status = _status(backup)
+    if status.get("phase") not in FINISHED:
+        return False
+    moment = status.get("expiresAt")
+    return moment is None or datetime.fromisoformat(moment) <= horizon
+
+
+def has_open_cut(backup: Object) -> bool:
+    """Return whether a guest may be frozen for a DiskBackup."""
+    cut = _status(backup).get("cut") or {}
+    return cut.get("freeze") in ("Requested", "Frozen") and not cut.get("thawedAt")
+
+
+def policy_of(backup: Object, kind: str = "BackupPolicy") -> Key:
+    """Return the key of a DiskBackup's policy, or of a task about it."""
+    return Key(kind, backup["metadata"].get("namespace", ""), backup["spec"]["policyRef"]["name"])
+
+
+class Owners:
+    """Remembers the UIDs of unfinished objects, since what is made for them names its owner by UID."""
+
+    def __init__(self) -> None:
+        self._keys: dict[str, Key] = {}
+        self._lock = threading.Lock()
+
+    def note(self, obj: Object, *, gone: bool = False) -> None:
+        """Remember an object of ours while it has something left to do."""
+        uid = obj["metadata"].get("uid", "")
+        with self._lock:
+            if gone or not is_open(obj):
+                self._keys.pop(uid, None)
+            else:
+                self._keys[uid] = key_of(obj)
+
+    def owner_of(self, child: Object) -> Key | None:
+        """Return whom something that carries our labels was made for, if that is not finished."""
+        uid = (child["metadata"].get("labels") or {}).get(OWNER_UID, "")
+        with self._lock:
+            return self._keys.get(uid)
+
+
+def wakes(obj: Object, change: str | None) -> Iterator[tuple[Key, float]]:
+    """Yield what an event about one of our objects wakes, each with a delay in seconds.
+
+    ``change`` is ADDED, MODIFIED, DELETED or None for what is there at the start: of those only the unfinished ones
+    wake somebody, as the tick looks after the rest.
+    """
+    kind = obj["kind"]
+    if kind in _DONE:
+        yield from _wakes_of_run(obj, change)
+    elif change == "DELETED" or is_edited(obj) or "deletionTimestamp" in obj["metadata"]:
+        yield key_of(obj), 0.0
+    if kind == "BackupPolicy" and change in ("ADDED", "DELETED"):
+        yield Key(RETENTION, obj["metadata"].get("namespace", ""), obj["metadata"]["name"]), TOGETHER
+
+
+def _wakes_of_run(obj: Object, change: str | None) -> Iterator[tuple[Key, float]]:
+    if change != "DELETED" and is_open(obj):
+        yield key_of(obj), 0.0
+    if obj["kind"] != "DiskBackup" or change is None:
+        return
+    if change == "DELETED" or _status(obj).get("phase") in FINISHED:
+        yield policy_of(obj), TOGETHER
+        yield policy_of(obj, RETENTION), TOGETHER
+
+
+def horizon(now: datetime, period: timedelta) -> datetime:
+    """Return until when a pass over everything has to look ahead, so that nothing falls between two passes."""
+    return now + 2 * period
+
+
+def is_edited(obj: Object) -> bool:
+    """Return whether the status does not speak of the newest spec."""
+    return bool(_status(obj).get("observedGeneration") != obj["metadata"].get("generation"))
+
+
+def _status(obj: Object) -> Object:
+    return obj.get("status") or {}

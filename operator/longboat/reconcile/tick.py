@@ -1,0 +1,158 @@
+"""The operator's heartbeat: finds what is due in chunked lists, so that no object needs a timer of its own.
+
+Every few seconds it looks through the policies; every few minutes through everything that may have work left, which is
+what heals a watch that has died. It only fills the queue.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from functools import partial
+
+from longboat.kube.kinds import BACKUP_POLICY, BACKUP_STORE, DISK_BACKUP, DISK_SNAPSHOT, RESTORE
+from longboat.reconcile import routing, trash
+from longboat.reconcile.context import Context
+from longboat.reconcile.queue import LOW, NORMAL, URGENT, Key, WorkQueue
+from longboat.reconcile.routing import RETENTION, TRASH, Owners
+
+log = logging.getLogger(__name__)
+
+HOUR = timedelta(hours=1)
+
+Step = Callable[[Context], object]
+
+
+class Tick:
+    """Runs in a thread of its own; ``steps`` are done with every tick, ``cleaning`` with every full pass."""
+
+    def __init__(
+        self,
+        ctx: Context,
+        queue: WorkQueue,
+        owners: Owners,
+        steps: tuple[Step, ...] = (),
+        cleaning: tuple[Step, ...] = (),
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._ctx, self._queue, self._owners = ctx, queue, owners
+        self._steps, self._cleaning, self._monotonic = steps, cleaning, monotonic
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="tick", daemon=True)
+        self._ended = monotonic()
+        self._next_full: datetime | None = None
+        self._next_hourly: datetime | None = None
+        self._troubled: set[str] = set()
+
+    def start(self) -> None:
+        """Begin to tick."""
+        self._thread.start()
+
+    def stop(self, timeout: float = 10.0) -> None:
+        """End after the tick that is under way."""
+        self._stop.set()
+        self._thread.join(timeout)
+
+    def age(self) -> float:
+        """Return the seconds since a tick ended."""
+        return self._monotonic() - self._ended
+
+    def request_full(self) -> None:
+        """Have the next tick look through everything."""
+        self._next_full = None
+
+    def thaw_first(self) -> int:
+        """Put the DiskBackups that may hold a guest frozen at the head of the queue; return how many there are."""
+        keys = [routing.key_of(each) for each in self._ctx.cluster.list(DISK_BACKUP) if routing.has_open_cut(each)]
+        for key in keys:
+            self._queue.add(key, priority=URGENT)
+        return len(keys)
+
+    def once(self) -> None:
+        """Tick: a step that fails is told of once and does not stop the others."""
+        self._guarded("policies", self._policies)
+        for step in self._steps:
+            self._guarded(step.__module__, partial(step, self._ctx))
+        if self._is_time(self._next_full):
+            self._next_full = self._ctx.now() + self._ctx.settings.full_resync_period
+            self._full()
+        self._ended = self._monotonic()
+
+    def _run(self) -> None:
+        period = self._ctx.settings.resync_period.total_seconds()
+        while not self._stop.is_set():
+            begun = self._monotonic()
+            self.once()
+            self._stop.wait(max(0.5, period - (self._monotonic() - begun)))
+
+    def _policies(self) -> None:
+        now = self._ctx.now()
+        for policy in self._ctx.cluster.list(BACKUP_POLICY):
+            if routing.is_due(policy, now):
+                self._queue.add(routing.key_of(policy))
+
+    def _full(self) -> None:
+        hourly = self._is_time(self._next_hourly)
+        self._guarded("unfinished", self._unfinished)
+        self._guarded("stores", self._stores)
+        self._guarded("stuck policies", self._stuck_policies)
+        self._guarded("backups", lambda: self._backups(hourly))
+        for step in self._cleaning:
+            self._guarded(step.__module__, partial(step, self._ctx))
+        if hourly:
+            self._next_hourly = self._ctx.now() + HOUR
+            self._guarded("trash", self._trash)
+
+    def _unfinished(self) -> None:
+        for kind in (RESTORE, DISK_SNAPSHOT):
+            for each in self._ctx.cluster.list(kind):
+                self._look(each)
+
+    def _stores(self) -> None:
+        for store in self._ctx.cluster.list(BACKUP_STORE):
+            self._queue.add(routing.key_of(store))
+
+    def _trash(self) -> None:
+        for place in trash.places(self._ctx):
+            self._queue.add(Key(TRASH, place.namespace, place.name), priority=LOW)
+
+    def _stuck_policies(self) -> None:
+        for policy in self._ctx.cluster.list(BACKUP_POLICY):
+            if routing.is_stuck(policy):
+                self._queue.add(routing.key_of(policy), priority=LOW)
+
+    def _backups(self, hourly: bool) -> None:
+        horizon = routing.horizon(self._ctx.now(), HOUR)
+        expiring: set[Key] = set()
+        for backup in self._ctx.cluster.list(DISK_BACKUP):
+            self._look(backup)
+            if hourly and routing.may_expire(backup, horizon):
+                expiring.add(routing.policy_of(backup, RETENTION))
+        for key in expiring:
+            self._queue.add(key, priority=LOW)
+
+    def _look(self, obj: dict[str, object]) -> None:
+        self._owners.note(obj)
+        if routing.is_open(obj):
+            self._queue.add(routing.key_of(obj), priority=NORMAL)
+
+    def _is_time(self, moment: datetime | None) -> bool:
+        return moment is None or moment <= self._ctx.now()
+
+    def _guarded(self, name: str, step: Callable[[], object]) -> None:
+        try:
+            step()
+        except Exception as error:
+            log.log(
+                logging.DEBUG if name in self._troubled else logging.WARNING,
+                "tick: %s: %s: %s; tried again with the next one",
+                name,
+                type(error).__name__,
+                error,
+            )
+            self._troubled.add(name)
+        else:
+            self._troubled.discard(name)

@@ -1,0 +1,221 @@
+"""What wakes whom, and what the tick finds: named by the failures that each test prevents."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from longboat.kube.kinds import BACKUP_POLICY, CONFIG_MAP
+from longboat.reconcile import routing
+from longboat.reconcile.context import Context
+from longboat.reconcile.queue import Key, WorkQueue
+from longboat.reconcile.routing import Owners
+from longboat.reconcile.tick import Tick
+from tests.unit.reconcile.policy_world import SHOP, SYSTEM, World
+
+POLICY = {"policyRef": {"name": "daily"}}
+
+
+class Queue(WorkQueue):
+    """A queue that says what was added, in the order in which it would be worked on."""
+
+    def __init__(self) -> None:
+        self.seen: list[Key] = []
+        super().__init__(self._note)
+
+    def _note(self, key: Key) -> None:
+        self.seen.append(key)
+
+    def drained(self) -> list[Key]:
+        self.seen = []
+        while self.run_one():
+            pass
+        return self.seen
+
+    def names(self) -> list[str]:
+        return [f"{key.kind}/{key.name}" for key in self.drained()]
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+@pytest.fixture
+def queue() -> Queue:
+    return Queue()
+
+
+def tick(world: World, queue: Queue, **more: Any) -> Tick:
+    return Tick(world.context(), queue, Owners(), **more)
+
+
+def event(kind: str, phase: str | None, change: str | None, generation: int = 1, **meta: Any) -> list[str]:
+    status = {"observedGeneration": 1} | ({"phase": phase} if phase else {})
+    obj = {"kind": kind, "metadata": {"name": "x", "namespace": SHOP, "generation": generation, **meta}}
+    woken = routing.wakes(obj | {"spec": POLICY, "status": status}, change)
+    return [f"{key.kind}/{key.name}" for key, _ in woken]
+
+
+def test_only_what_has_work_left_wakes_at_a_start() -> None:
+    assert event("DiskBackup", "Exporting", None) == ["DiskBackup/x"]
+    assert event("DiskBackup", None, None) == ["DiskBackup/x"]
+    assert event("DiskBackup", "Completed", None) == []
+    assert event("DiskBackup", "Completed", None, deletionTimestamp="t") == ["DiskBackup/x"]
+    assert event("DiskSnapshot", "Ready", None) == []
+    assert event("Restore", "Binding", None) == ["Restore/x"]
+    assert event("BackupPolicy", None, None) == []
+
+
+def test_the_end_of_a_backup_wakes_its_policy_and_retention() -> None:
+    expected = ["BackupPolicy/daily", "Retention/daily"]
+    assert event("DiskBackup", "Completed", "MODIFIED") == expected
+    assert event("DiskBackup", "Exporting", "DELETED") == expected
+
+
+def test_the_operators_own_status_writes_wake_nobody() -> None:
+    assert event("BackupPolicy", None, "MODIFIED") == []
+    assert event("BackupStore", None, "MODIFIED") == []
+    assert event("Restore", "Completed", "MODIFIED") == []
+
+
+def test_an_edited_spec_wakes_its_reconciler() -> None:
+    for kind in ("BackupPolicy", "BackupStore", "Restore", "DiskSnapshot"):
+        assert event(kind, "Failed", "MODIFIED", generation=2) == [f"{kind}/x"]
+
+
+def test_a_policy_that_comes_or_goes_wakes_retention() -> None:
+    assert "Retention/x" in event("BackupPolicy", None, "DELETED")
+    assert "Retention/x" in event("BackupPolicy", None, "ADDED")
+
+
+def test_a_child_wakes_its_owner_by_uid_only_while_that_is_unfinished() -> None:
+    owners = Owners()
+    owner = {"kind": "DiskBackup", "metadata": {"name": "x", "namespace": SHOP, "uid": "u", "generation": 1}}
+    child = {"metadata": {"labels": {"longboat.dev/owner-uid": "u"}}}
+    owners.note(owner)
+    assert owners.owner_of(child) == Key("DiskBackup", SHOP, "x")
+    owners.note(owner | {"status": {"phase": "Completed", "observedGeneration": 1}})
+    assert owners.owner_of(child) is None
+    assert owners.owner_of({"metadata": {}}) is None
+
+
+def test_a_tick_wakes_the_policies_that_are_due_and_no_others(world: World, queue: Queue) -> None:
+    world.add_vm("db", "root")
+    world.add_store()
+    for name in ("daily", "other"):
+        world.add_policy(name)
+    ticks = tick(world, queue)
+    ticks.once()
+    assert [each for each in queue.names() if each.startswith("BackupPolicy")] == [
+        "BackupPolicy/daily",
+        "BackupPolicy/other",
+    ]
+    world.run("daily")
+    world.run("other")
+    world.clock.by(seconds=10)
+    ticks.once()
+    assert queue.names() == []
+    world.clock.to("2026-01-08T03:30")
+    world.run("other")
+    ticks.once()
+    assert "BackupPolicy/daily" in queue.names()
+
+
+def test_a_watch_that_died_is_healed_by_the_full_pass(world: World, queue: Queue) -> None:
+    ticks = tick(world, queue)
+    ticks.once()
+    queue.drained()
+    world.add("DiskBackup", "b", POLICY)
+    world.add("Restore", "r", {"source": {}, "claim": {}})
+    world.add_policy(target={"virtualMachine": {"name": "none"}})
+    world.run()
+    world.clock.by(seconds=10)
+    ticks.once()
+    assert queue.names() == []
+    world.clock.by(minutes=5)
+    ticks.once()
+    assert sorted(queue.names()) == ["BackupPolicy/daily", "DiskBackup/b", "Restore/r"]
+
+
+def test_interrupted_cuts_come_first(world: World, queue: Queue) -> None:
+    cut = {"attempt": 1, "startedAt": "2026-01-07T10:00:00Z", "freeze": "Frozen"}
+    for name, status in {"a": {}, "b": cut, "c": cut | {"thawedAt": "2026-01-07T10:00:02Z"}}.items():
+        world.add("DiskBackup", name, POLICY)
+        world.set_status(name, phase="Snapshotting", **({"cut": status} if status else {}))
+    ticks = tick(world, queue)
+    ticks.once()
+    assert ticks.thaw_first() == 1
+    assert queue.names()[0] == "DiskBackup/b"
+
+
+def test_retention_is_looked_at_hourly_where_something_may_expire(world: World, queue: Queue) -> None:
+    world.add("DiskBackup", "new", POLICY)
+    world.set_status("new", phase="Completed", observedGeneration=1, expiresAt="2026-02-07T10:00:00Z")
+    ticks = tick(world, queue)
+    ticks.once()
+    assert queue.names() == []
+    world.add("DiskBackup", "old", {"policyRef": {"name": "weekly"}})
+    world.set_status("old", phase="Completed", observedGeneration=1, expiresAt="2026-01-07T12:00:00Z")
+    world.clock.by(minutes=30)
+    ticks.once()
+    assert queue.names() == []
+    world.clock.by(minutes=31)
+    ticks.once()
+    assert queue.names() == ["Retention/weekly"]
+
+
+def test_every_trash_is_swept_hourly(world: World, queue: Queue) -> None:
+    labels = {"app.kubernetes.io/managed-by": "longboat", "longboat.dev/owner-kind": "Trash"}
+    meta = {"name": "longboat-trash-1", "namespace": SYSTEM, "labels": labels}
+    data = {"store": "offsite", "namespace": SHOP, "namespaceUID": "u"}
+    kind = {"apiVersion": CONFIG_MAP.api_version, "kind": CONFIG_MAP.name}
+    world.cluster.create(kind | {"metadata": meta, "data": data})
+    ticks = tick(world, queue)
+    ticks.once()
+    assert len(queue.names()) == 1
+    world.clock.by(minutes=59)
+    ticks.once()
+    assert queue.names() == []
+    world.clock.by(minutes=5)
+    ticks.once()
+    assert len(queue.names()) == 1
+
+
+def test_one_step_that_fails_does_not_stop_the_others(
+    world: World, queue: Queue, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(ctx: Context) -> None:
+        raise ZeroDivisionError("oh")
+
+    called = []
+    ticks = tick(world, queue, steps=(broken, called.append), cleaning=(broken,))
+    for _ in range(3):
+        ticks.once()
+        world.clock.by(minutes=5)
+    assert len(called) == 3
+    assert (
+        sum("ZeroDivisionError" in record.getMessage() and record.levelname == "WARNING" for record in caplog.records)
+        == 1
+    )
+
+
+def test_the_age_of_the_tick_grows_when_it_hangs(world: World, queue: Queue) -> None:
+    time = [0.0]
+    ticks = tick(world, queue, monotonic=lambda: time[0])
+    time[0] = 90.0
+    assert ticks.age() == 90.0
+    ticks.once()
+    assert ticks.age() == 0.0
+
+
+def test_due_is_told_without_parsing_the_whole_policy() -> None:
+    policy = {"kind": BACKUP_POLICY.name, "metadata": {"generation": 3}, "spec": {}}
+    world = World()
+    status = {"observedGeneration": 3, "nextSlot": "2026-01-07T10:17:00Z"}
+    assert routing.is_due(policy | {"status": status}, world.clock())
+    assert not routing.is_due(policy | {"status": status}, world.clock() - timedelta(seconds=1))
+    assert not routing.is_due(policy | {"status": {"observedGeneration": 3}}, world.clock())
+    assert routing.is_due(policy, world.clock())
