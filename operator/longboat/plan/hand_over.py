@@ -178,7 +178,7 @@ def key_of(disk: DiskResult) -> str:
     return disk_key(disk.claim.uid, disk.volume_handle or "")
 
 
-def record_of(snapshot: Object, content: Object, restore_size: int | None) -> HandOver:
+def record_of(content: Object, restore_size: int | None) -> HandOver:
     """Return what is written down before a hand-over begins."""
     return HandOver(
         snapshot_handle=content["status"]["snapshotHandle"],

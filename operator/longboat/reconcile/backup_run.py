@@ -82,11 +82,11 @@ class Run:
 
     def under_way(self, reason: str, message: str, **changes: Any) -> None:
         """Write that the run goes on, or what it is stalled by."""
-        common = {"now": self.ctx.now(), "generation": self.backup.metadata.generation}
+        before, now, generation = self.status.conditions, self.ctx.now(), self.backup.metadata.generation
         if self.problem:
-            conditions = kstatus.stalled(self.status.conditions, self.problem, **common)
+            conditions = kstatus.stalled(before, self.problem, now=now, generation=generation)
         else:
-            conditions = kstatus.under_way(self.status.conditions, reason, message, **common)
+            conditions = kstatus.under_way(before, reason, message, now=now, generation=generation)
         self.write(conditions=conditions, **changes)
 
     def _rebase(self) -> bool:

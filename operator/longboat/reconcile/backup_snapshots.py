@@ -39,7 +39,7 @@ def _follow(run: Run, disk: DiskResult, cut: Cut) -> None:
     state = state_of(found, content)
     changes: dict[str, object] = {"cut_time": state.taken_at or disk.cut_time, "message": state.error}
     if content is not None and state.ready and state.handle:
-        changes |= {"phase": "Snapshotted", "message": None, "hand_over": record_of(found, content, state.size)}
+        changes |= {"phase": "Snapshotted", "message": None, "hand_over": record_of(content, state.size)}
         run.update(disk, **changes)
         return
     disk = run.update(disk, **changes)

@@ -57,12 +57,12 @@ def mover_settings(settings: Settings) -> MoverSettings:
 
 
 def start(cluster: Cluster, mover: Mover, settings: MoverSettings) -> Object | None:
-    """Make sure that a mover's Job and Secret exist; return the Job, None if its name belongs to another owner."""
+    """Make sure that a mover's Job and Secret exist; return the Job, None if its name is not free (yet)."""
     try:
         job = cluster.create(mover_job(mover, settings))
     except AlreadyExistsError:
         found = cluster.get(JOB, mover.name, settings.namespace)
-        if found is None or not _same_run(found, mover):
+        if found is None or "deletionTimestamp" in found["metadata"] or not _same_run(found, mover):
             return None
         job = found
     equip(cluster, mover, job)

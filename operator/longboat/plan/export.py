@@ -1,0 +1,74 @@
+"""Decisions about the export of one disk: its Job's name, what comes after a failure, what a result says."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from longboat.api import DiskBackup
+from longboat.api.disk_backup import DiskResult
+from longboat.mover import ExportResult
+from longboat.plan.backup_snapshots import labels_of
+from longboat.plan.hand_over import key_of
+from longboat.plan.mover import ATTEMPT
+from longboat.plan.names import DISK_KEY, child_name, digest, joined
+
+Object = dict[str, Any]
+
+ATTEMPTS = 3
+PENDING_TOLD = timedelta(minutes=2)
+"""A mover that has not begun after this says what it waits for."""
+PENDING_PATIENCE = timedelta(hours=1)
+"""A mover that has not begun after this has failed."""
+
+
+def job_name(disk: DiskResult) -> str:
+    """Return the name of a disk's export Job, the same for all its backups: it is exported once at a time.
+
+    Two exports at once would each store the changes that the other one stores, too.
+    """
+    assert disk.claim is not None
+    return joined(f"export-{disk.claim.name}", digest(key_of(disk), length=10))
+
+
+def secret_name(backup: DiskBackup, disk: DiskResult) -> str:
+    """Return the name of the Secret of an attempt."""
+    return child_name(f"{backup.name[:32]}-{disk.name[:16]}", backup.uid, "export", disk.name, str(disk.attempts))
+
+
+def labels(backup: DiskBackup, disk: DiskResult) -> dict[str, str]:
+    """Return the labels of a disk's export Job: they tell whose and which attempt it is."""
+    return {**labels_of(backup), DISK_KEY: key_of(disk), ATTEMPT: str(disk.attempts), "longboat.dev/disk": disk.name}
+
+
+def retry_delay(attempt: int) -> timedelta:
+    """Return how long to wait after an attempt (1, 2, …) that failed.
+
+    >>> retry_delay(1), retry_delay(2)
+    (datetime.timedelta(seconds=30), datetime.timedelta(seconds=120))
+    """
+    return timedelta(seconds=30 << 2 * max(0, attempt - 1))
+
+
+def completed(disk: DiskResult, result: ExportResult) -> DiskResult:
+    """Return the disk as the result of its export says."""
+    note = result.note or None
+    return disk.model_copy(
+        update={
+            "phase": "Completed",
+            "reason": None,
+            "message": note,
+            "progress": "100%",
+            "bytes_done": result.logical_bytes,
+            "logical_bytes": result.logical_bytes,
+            "read_bytes": result.read_bytes,
+            "stored_bytes": result.stored_bytes,
+            "mode": result.mode,
+            "full_reason": result.full_reason,
+            "parent": result.parent,
+            "manifest": result.manifest,
+            "retry_at": None,
+            "job": None,
+            "started_at": None,
+        }
+    )

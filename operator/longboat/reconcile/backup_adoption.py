@@ -1,0 +1,112 @@
+"""Takes a backup over from its manifest, when its DiskBackup was deleted or lost, and is applied again."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+from pydantic import ValidationError
+
+from longboat.api import BackupStore
+from longboat.api.disk_backup import DiskBackupStatus, DiskResult, PinnedStore
+from longboat.plan import kstatus
+from longboat.plan.backup import expires_at, phase_of, totals
+from longboat.plan.problem import Problem
+from longboat.reconcile.backup_run import LATER, Run
+from longboat.reconcile.repositories import RepositoryAccess
+from longboat.repository import BackupManifest, RepositoryError, find_backup, remove_tombstone
+
+_NOT_TAKEN_OVER = ("conditions", "observed_generation", "tombstoned_at", "policy_gone_at", "kept_because")
+
+
+def adopt_from(run: Run, access: RepositoryAccess, store: BackupStore) -> bool:
+    """Adopt the backup if a manifest of its name is there; return whether nothing more is to be done now."""
+    try:
+        manifest = find_backup(access.repository, run.backup.name)
+        if manifest is None:
+            return False
+        if problem := _foreign(run, manifest):
+            _finish(run, run.status.model_copy(update={"phase": "Failed"}), problem)
+            return True
+        remove_tombstone(access.repository, run.backup.name)
+    except RepositoryError as error:
+        _stall(run, store, error)
+        return True
+    _finish(run, _status(run, manifest, store, access), None)
+    return True
+
+
+def _foreign(run: Run, manifest: BackupManifest) -> Problem | None:
+    policy = _saved(manifest).get("policy")
+    its = policy.get("name") if isinstance(policy, dict) else None
+    if its in (None, run.backup.spec.policy_ref.name):
+        return None
+    return Problem(
+        "NameTaken",
+        f"the store holds a backup {run.backup.name!r} of another policy ({its!r}); choose another name "
+        "(metadata.generateName makes one)",
+        final=True,
+    )
+
+
+def _stall(run: Run, store: BackupStore, error: RepositoryError) -> None:
+    problem = Problem(error.reason, f"BackupStore {store.name!r}: {error}")
+    run.wait(LATER, problem)
+    run.under_way(problem.reason, problem.message, phase="Pending")
+
+
+def _status(run: Run, manifest: BackupManifest, store: BackupStore, access: RepositoryAccess) -> DiskBackupStatus:
+    status = DiskBackupStatus()
+    with contextlib.suppress(ValidationError):
+        status = DiskBackupStatus.model_validate(_saved(manifest))
+    disks = _disks(status.disks or [], manifest)
+    changes: dict[str, Any] = {
+        "disks": disks,
+        "phase": phase_of(disks),
+        "progress": "100%",
+        "store": PinnedStore(name=store.name, location=store.spec.location, repository=access.path),
+        "manifest": manifest.name,
+        "adopted": True,
+        "cleaned_up": True,
+        "started_at": status.started_at or manifest.created,
+        "completed_at": status.completed_at or manifest.created,
+        **totals(disks),
+        **{name: getattr(run.status, name) for name in _NOT_TAKEN_OVER},
+    }
+    status = status.model_copy(update=changes)
+    return status.model_copy(update={"expires_at": expires_at(run.backup, status)})
+
+
+def _disks(known: list[DiskResult], manifest: BackupManifest) -> list[DiskResult]:
+    """Return the disks as the run knew them; what counts as good is what the manifest itself refers to."""
+    by_name = {disk.name: disk for disk in known}
+    good = {}
+    for reference in manifest.disks:
+        disk = by_name.get(reference.disk) or DiskResult(name=reference.disk)
+        good[reference.disk] = disk.model_copy(
+            update={
+                "phase": "Completed",
+                "manifest": reference.manifest,
+                "logical_bytes": reference.size_bytes,
+                "stored_bytes": reference.stored_bytes,
+            }
+        )
+    rest = {disk.name: disk for disk in known if disk.name not in good and disk.phase in ("Failed", "Unsupported")}
+    return [*good.values(), *rest.values()]
+
+
+def _finish(run: Run, status: DiskBackupStatus, problem: Problem | None) -> None:
+    before, now, generation = run.status.conditions, run.ctx.now(), run.backup.metadata.generation
+    if problem:
+        conditions = kstatus.stalled(before, problem, now=now, generation=generation)
+    else:
+        message = "the backup was found in the store; it is not made again"
+        conditions = kstatus.ready(before, "Adopted", message, now=now, generation=generation)
+    changed = {name: getattr(status, name) for name in DiskBackupStatus.model_fields}
+    run.write(**{**changed, "conditions": conditions, "cleaned_up": True})
+
+
+def _saved(manifest: BackupManifest) -> dict[str, Any]:
+    metadata = manifest.metadata
+    status = metadata.get("status") if isinstance(metadata, dict) else None
+    return status if isinstance(status, dict) else {}

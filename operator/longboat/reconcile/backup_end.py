@@ -1,0 +1,109 @@
+"""The end of a run: the machine's manifest, written last, and what the DiskBackup says for good."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from longboat.api.disk_backup import DiskResult
+from longboat.kube.kinds import VIRTUAL_MACHINE
+from longboat.kube.port import Object
+from longboat.plan import kstatus
+from longboat.plan.backup import all_ended, expires_at, expiry_rule, failures, phase_of, progress_of, totals
+from longboat.plan.manifest import manifest_metadata
+from longboat.plan.problem import Problem
+from longboat.reconcile.backup_cleanup import clean
+from longboat.reconcile.backup_run import LATER, SOON, Run
+from longboat.reconcile.backup_store_access import open_repository
+from longboat.reconcile.repositories import RepositoryAccess
+from longboat.repository import (
+    RepositoryError,
+    find_backup,
+    read_disk_manifest,
+    reference_to,
+    write_backup_manifest,
+)
+
+
+def step(run: Run) -> bool:
+    """Finish the run if no disk is under way any more; return whether it is finished."""
+    if not all_ended(run.disks):
+        return False
+    good = [disk for disk in run.disks if disk.phase == "Completed"]
+    if good:
+        access = open_repository(run)
+        if access is None or not _write_manifest(run, access, good):
+            return False
+    _finish(run, bool(good))
+    return True
+
+
+def tidy(run: Run) -> None:
+    """Remove what is left of a finished run."""
+    if run.status.cleaned_up:
+        return
+    if clean(run.ctx, run.backup):
+        run.write(cleaned_up=True)
+    else:
+        run.wait(SOON)
+
+
+def _write_manifest(run: Run, access: RepositoryAccess, good: list[DiskResult]) -> bool:
+    repository = access.repository
+    try:
+        references = [reference_to(read_disk_manifest(repository, disk.manifest or ""), disk.name) for disk in good]
+        created = (run.status.cut and run.status.cut.cut_at) or run.status.started_at or run.ctx.now()
+        expiry = expiry_rule(run.backup, run.status.retention) if run.status.retention else None
+        write_backup_manifest(repository, run.backup.name, created, references, expiry, _metadata(run))
+        # What was written is read back: "Completed" is said of what is there.
+        found = find_backup(repository, run.backup.name)
+    except RepositoryError as error:
+        _problem(run, Problem(error.reason, f"the backup's manifest could not be written: {error}"))
+        return False
+    return found is not None
+
+
+def _problem(run: Run, problem: Problem) -> None:
+    run.wait(LATER, problem)
+
+
+def _metadata(run: Run) -> dict[str, Any]:
+    name = run.status.virtual_machine
+    vm: Object | None = run.ctx.cluster.get(VIRTUAL_MACHINE, name, run.backup.namespace) if name else None
+    ended = run.status.model_copy(update=_final(run))
+    return manifest_metadata(run.backup, ended, vm)
+
+
+def _final(run: Run) -> dict[str, Any]:
+    return {
+        "phase": phase_of(run.disks),
+        "progress": progress_of(run.disks),
+        "completed_at": run.ctx.now(),
+        "expires_at": expires_at(run.backup, run.status),
+        **totals(run.disks),
+    }
+
+
+def _finish(run: Run, any_good: bool) -> None:
+    final = _final(run)
+    phase = final["phase"]
+    before, now, generation = run.status.conditions, run.ctx.now(), run.backup.metadata.generation
+    if phase == "Completed":
+        conditions = kstatus.ready(before, "Completed", _summary(run), now=now, generation=generation)
+    else:
+        problem = Problem(_reason(run, phase), failures(run.disks) or "no disk could be backed up")
+        conditions = kstatus.stalled(before, problem, now=now, generation=generation)
+    run.write(**final, conditions=conditions, manifest=run.backup.name if any_good else None)
+
+
+def _reason(run: Run, phase: str) -> str:
+    """Return the disks' own reason when all failed for the same one."""
+    reasons = {disk.reason for disk in run.disks if disk.phase == "Failed"}
+    return reasons.pop() or phase if phase == "Failed" and len(reasons) == 1 else phase
+
+
+def _summary(run: Run) -> str:
+    good = [disk for disk in run.disks if disk.phase == "Completed"]
+    skipped = [disk.name for disk in run.disks if disk.phase == "Unsupported"]
+    rest = f"; not supported: {', '.join(skipped)}" if skipped else ""
+    store = run.status.store.name if run.status.store else ""
+    return f"{len(good)} disk{'s' if len(good) != 1 else ''} in BackupStore {store!r}{rest}"

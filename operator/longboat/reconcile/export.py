@@ -1,0 +1,270 @@
+"""Exports each disk that is handed over: a claim from the copied snapshot, a mover, its result, and nothing left."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+from datetime import timedelta
+
+from pydantic import ValidationError
+
+from longboat.api.disk_backup import DiskResult
+from longboat.kube.kinds import JOB, PERSISTENT_VOLUME, PERSISTENT_VOLUME_CLAIM
+from longboat.kube.port import AlreadyExistsError, Object, RefusedError
+from longboat.mover import ExportJob, ExportResult, Failure
+from longboat.plan.backup import expiry_rule, percent
+from longboat.plan.backup_snapshots import is_ours, name_taken
+from longboat.plan.export import (
+    ATTEMPTS,
+    PENDING_PATIENCE,
+    PENDING_TOLD,
+    completed,
+    job_name,
+    labels,
+    retry_delay,
+    secret_name,
+)
+from longboat.plan.hand_over import claim_name, export_claim, key_of
+from longboat.plan.mover import ATTEMPT, Mover, mount_path
+from longboat.plan.names import OWNER_NAMESPACE
+from longboat.plan.problem import Problem
+from longboat.reconcile import mover as movers
+from longboat.reconcile.backup_cleanup import clean_disk
+from longboat.reconcile.backup_run import LATER, SOON, Run
+from longboat.reconcile.backup_store_access import open_repository
+from longboat.repository import DiskIdentity
+
+PROGRESS_PERIOD = timedelta(seconds=5)
+
+
+def step(run: Run) -> None:
+    """Bring on the export of every disk that is handed over, and tidy up after those that ended."""
+    for disk in run.in_phase("HandedOver"):
+        _begin(run, disk)
+    for disk in run.in_phase("Exporting"):
+        _follow(run, disk)
+    for disk in run.in_phase("Completed", "Failed"):
+        _tidy(run, disk)
+
+
+def _begin(run: Run, disk: DiskResult) -> None:
+    holder = run.ctx.cluster.get(JOB, job_name(disk), run.ctx.settings.namespace)
+    if holder is not None and not is_ours(holder, run.backup):
+        _queue(run, disk, holder)
+        return
+    # The number is written before the Job is made: an operator that was killed in between makes the same one.
+    run.update(disk, phase="Exporting", attempts=1, started_at=run.ctx.now(), message=None)
+
+
+def _queue(run: Run, disk: DiskResult, holder: Object) -> None:
+    meta = holder["metadata"]
+    namespace = (meta.get("labels") or {}).get(OWNER_NAMESPACE, "unknown")
+    message = f"waiting for another export of this disk (Job {meta['name']!r} for a backup in {namespace!r}) to end"
+    run.update(disk, message=message)
+    run.wait(SOON)
+
+
+def _follow(run: Run, disk: DiskResult) -> None:
+    state = movers.observe(run.ctx.cluster, run.ctx.settings.namespace, job_name(disk))
+    if state.job is not None and not is_ours(state.job, run.backup):
+        if disk.job is None:
+            _queue(run, disk, state.job)
+            return
+        # Ours was deleted, and another backup was quicker.
+        state = movers.MoverState("Absent")
+    if disk.retry_at is not None:
+        _retry(run, disk, state.job)
+    elif state.job is not None and not _current(state.job, disk):
+        movers.stop(run.ctx.cluster, state.job)
+        run.wait(SOON)
+    else:
+        _act_on(run, disk, state)
+
+
+def _current(job: Object, disk: DiskResult) -> bool:
+    its = job["metadata"]["labels"]
+    return bool(its.get(ATTEMPT) == str(disk.attempts) and its.get("longboat.dev/disk") == disk.name)
+
+
+def _act_on(run: Run, disk: DiskResult, state: movers.MoverState) -> None:
+    match state.phase:
+        case "Absent" if disk.job is None:
+            _start(run, disk)
+        case "Absent":
+            message = f"Job {job_name(disk)!r} was deleted before it ended"
+            _failed(run, disk, Failure(reason="JobDeleted", message=message, retryable=True))
+        case "Pending":
+            _pending(run, disk, state)
+        case "Running":
+            _progress(run, disk, state)
+        case "Succeeded":
+            _succeeded(run, disk, state)
+        case "Failed" if state.failure is not None:
+            _failed(run, disk, state.failure)
+
+
+def _start(run: Run, disk: DiskResult) -> None:
+    mover = _mover(run, disk)
+    if mover is None:
+        return
+    try:
+        job = movers.start(run.ctx.cluster, mover, movers.mover_settings(run.ctx.settings))
+    except RefusedError as error:
+        _failed(run, disk, Failure(reason="JobRefused", message=f"the export Job was refused: {error}", retryable=True))
+        return
+    if job is None:
+        run.wait(SOON)
+        return
+    disk = run.update(disk, job=job["metadata"]["uid"], message=None)
+    _ensure_claim(run, disk)
+    run.wait(SOON)
+
+
+def _mover(run: Run, disk: DiskResult) -> Mover | None:
+    access = open_repository(run)
+    if access is None:
+        return None
+    job = ExportJob(
+        store=access.settings,
+        repository_path=access.path,
+        master_key=base64.b64encode(access.master_key).decode(),
+        source_path=mount_path(disk.volume_mode or "Filesystem"),
+        disk=_identity(disk),
+        backup_name=run.backup.name,
+        created=disk.cut_time or run.ctx.now(),
+        expiry=expiry_rule(run.backup, run.status.retention) if run.status.retention else None,
+    )
+    return Mover(
+        role="export",
+        name=job_name(disk),
+        secret_name=secret_name(run.backup, disk),
+        labels=labels(run.backup, disk),
+        job=json.loads(job.model_dump_json(by_alias=True, exclude_none=True)),
+        claim=claim_name(run.backup, disk.name),
+        volume_mode=disk.volume_mode or "Filesystem",
+        node_affinity=_affinity(run, disk),
+    )
+
+
+def _identity(disk: DiskResult) -> DiskIdentity:
+    claim = disk.claim
+    return DiskIdentity(
+        disk_key=key_of(disk),
+        claim_name=claim.name if claim else "",
+        claim_uid=claim.uid if claim else "",
+        volume_handle=disk.volume_handle or "",
+    )
+
+
+def _affinity(run: Run, disk: DiskResult) -> Object | None:
+    volume = run.ctx.cluster.get(PERSISTENT_VOLUME, disk.node_affinity_pv) if disk.node_affinity_pv else None
+    required: Object | None = (((volume or {}).get("spec") or {}).get("nodeAffinity") or {}).get("required")
+    return required
+
+
+def _ensure_claim(run: Run, disk: DiskResult) -> None:
+    system, name = run.ctx.settings.namespace, claim_name(run.backup, disk.name)
+    if run.ctx.cluster.get(PERSISTENT_VOLUME_CLAIM, name, system) is not None:
+        return
+    try:
+        run.ctx.cluster.create(export_claim(run.backup, disk, system))
+    except AlreadyExistsError:
+        run.fail(disk, name_taken("PersistentVolumeClaim", name))
+    except RefusedError as error:
+        message = f"PersistentVolumeClaim {name!r} in {system!r} was refused: {error}"
+        _failed(run, disk, Failure(reason="ClaimRefused", message=message, retryable=True))
+
+
+def _pending(run: Run, disk: DiskResult, state: movers.MoverState) -> None:
+    if state.job is not None:
+        if disk.job is None:
+            disk = run.update(disk, job=state.job["metadata"]["uid"])
+        mover = _mover(run, disk)
+        if mover is not None:
+            movers.equip(run.ctx.cluster, mover, state.job)
+    _ensure_claim(run, disk)
+    disk = next(each for each in run.disks if each.name == disk.name)
+    if disk.phase == "Exporting" and disk.retry_at is None:
+        _wait_for_pod(run, disk, state.message)
+
+
+def _wait_for_pod(run: Run, disk: DiskResult, pod: str) -> None:
+    waited = run.ctx.now() - (disk.started_at or run.ctx.now())
+    if waited >= PENDING_TOLD:
+        message = f"waiting since {int(waited.total_seconds() // 60)} min: {_claim_says(run, disk)}{pod}"
+        if waited >= PENDING_PATIENCE:
+            _failed(run, disk, Failure(reason="MoverNotStarted", message=message, retryable=True))
+            return
+        run.update(disk, message=message)
+    run.wait(SOON if waited < PENDING_TOLD else LATER)
+
+
+def _claim_says(run: Run, disk: DiskResult) -> str:
+    name = claim_name(run.backup, disk.name)
+    claim = run.ctx.cluster.get(PERSISTENT_VOLUME_CLAIM, name, run.ctx.settings.namespace) or {}
+    phase = (claim.get("status") or {}).get("phase")
+    if phase == "Bound":
+        return ""
+    return (
+        f"PersistentVolumeClaim {name!r} in {run.ctx.settings.namespace!r} is {phase or 'new'}, expected Bound; "
+        f"see its events: the storage class {disk.storage_class_name!r} may be out of space or quota; "
+    )
+
+
+def _progress(run: Run, disk: DiskResult, state: movers.MoverState) -> None:
+    changes: dict[str, object] = {"message": None}
+    if state.job is not None:
+        changes["job"] = state.job["metadata"]["uid"]
+    if state.progress is not None:
+        done, total = state.progress.done, state.progress.total
+        changes |= {"bytes_done": done, "logical_bytes": total, "progress": percent(done, total, ended=False)}
+    run.update(disk, **changes)
+    run.wait(PROGRESS_PERIOD)
+
+
+def _succeeded(run: Run, disk: DiskResult, state: movers.MoverState) -> None:
+    try:
+        result = ExportResult.model_validate(state.result)
+    except ValidationError as error:
+        _failed(run, disk, Failure(reason="ResultUnreadable", message=str(error)[:500], retryable=True))
+        return
+    done = completed(disk, result)
+    run.update(disk, **{name: getattr(done, name) for name in type(done).model_fields})
+    run.event("Normal", "DiskExported", f"disk {disk.name!r}: {result.stored_bytes} bytes stored ({result.mode})")
+
+
+def _failed(run: Run, disk: DiskResult, failure: Failure) -> None:
+    attempt = disk.attempts or 1
+    if not failure.retryable or attempt >= ATTEMPTS:
+        tried = f" (attempt {attempt} of {ATTEMPTS})" if failure.retryable else ""
+        run.fail(disk, Problem(failure.reason, failure.message + tried))
+        return
+    delay = retry_delay(attempt)
+    message = f"attempt {attempt} of {ATTEMPTS} failed, trying again: {failure.message}"
+    run.event("Warning", failure.reason, f"disk {disk.name!r}: {message}")
+    changed = run.update(disk, reason=failure.reason, message=message, retry_at=run.ctx.now() + delay, job=None)
+    _retry(run, changed, run.ctx.cluster.get(JOB, job_name(disk), run.ctx.settings.namespace))
+
+
+def _retry(run: Run, disk: DiskResult, job: Object | None) -> None:
+    """Free the disk for others while waiting, then begin the next attempt."""
+    if job is not None and is_ours(job, run.backup):
+        movers.stop(run.ctx.cluster, job)
+    due = disk.retry_at or run.ctx.now()
+    if run.ctx.now() < due:
+        run.wait(due - run.ctx.now())
+        return
+    attempts = (disk.attempts or 0) + 1
+    run.update(disk, attempts=attempts, retry_at=None, started_at=run.ctx.now(), job=None, progress=None)
+    run.wait(timedelta(seconds=1))
+
+
+def _tidy(run: Run, disk: DiskResult) -> None:
+    if disk.claim is None:
+        return
+    job = run.ctx.cluster.get(JOB, job_name(disk), run.ctx.settings.namespace)
+    if job is not None and is_ours(job, run.backup) and job["metadata"]["labels"].get("longboat.dev/disk") == disk.name:
+        movers.stop(run.ctx.cluster, job)
+    with contextlib.suppress(RefusedError):
+        clean_disk(run.ctx, run.backup, disk)
