@@ -14,7 +14,8 @@ from longboat.reconcile import backup_policy
 from longboat.reconcile.context import Context, Settings
 from longboat.reconcile.objects import load
 from longboat.reconcile.repositories import RepositoryAccess, StoreProblemError
-from longboat.repository import Repository, StoreSettings, open_or_create_repository, open_store
+from longboat.reconcile.store_access import problem_of
+from longboat.repository import Repository, RepositoryError, StoreSettings, open_or_create_repository, open_store
 from tests.fakes.cluster import FakeCluster, FakeVirtualMachines, KillAt
 
 SYSTEM = "longboat-system"
@@ -53,7 +54,10 @@ class FolderRepositories:
     def open(self, store: BackupStore, namespace_uid: str) -> RepositoryAccess:
         if self.problem:
             raise self.problem
-        repository = self.repository(namespace_uid)
+        try:
+            repository = self.repository(namespace_uid)
+        except RepositoryError as error:
+            raise problem_of(error) from error
         settings = StoreSettings(type="folder", path=self.folder)
         return RepositoryAccess(
             repository, settings, f"cluster/{namespace_uid}", repository.master_key, repository.key_id
