@@ -43,6 +43,7 @@ done
 ln -s qemu-system-x86_64 usr/bin/qemu-kvm
 mkdir -p usr/lib/kubevirt
 cp usr/sbin/libvirtd usr/lib/kubevirt/virtqemud
+rm usr/bin/qemu-system-i386 usr/bin/qemu-system-x86_64-microvm
 """
 
 

@@ -17,6 +17,8 @@ NAMESPACE = "kubevirt"
 IMAGE_PREFIX = "localhost/kubevirt"
 # Libvirt and QEMU come from this release: its QEMU 10 emulates without the guest panics that 7.2 has.
 DEBIAN_SUITE = "trixie"
+KEY_LENGTH = 12
+_KEPT_VERSIONS = 2
 HERE = Path(__file__).resolve().parent
 
 # What building needs on Debian 12, each with a file or command that shows that it is there.
@@ -68,6 +70,14 @@ def _build(target: Path, name: str, build: Callable[[Path], None]) -> None:
     build(temporary)
     temporary.rename(target)
     say(f"kubevirt: {name} is built")
+    _forget_old(target.parent, name)
+
+
+def _forget_old(folder: Path, name: str) -> None:
+    """Keep the newest versions of a part; others are hundreds of megabytes that no checkout is likely to ask for."""
+    versions = sorted(folder.glob(f"{name}-{'?' * KEY_LENGTH}"), key=lambda path: path.stat().st_mtime)
+    for version in versions[:-_KEPT_VERSIONS]:
+        shutil.rmtree(version)
 
 
 def run(command: Sequence[str | Path], cwd: Path | None = None, stdin: bytes | None = None) -> bytes:
