@@ -1,4 +1,4 @@
-"""One image, several roles: `longboat operator | export | restore | check | key`.
+"""One image, several roles: `longboat operator | export | restore | check | key | release-finalizers`.
 
 A role's code is imported when it is asked for: a mover needs neither kopf nor the Kubernetes client.
 """
@@ -18,6 +18,7 @@ ROLES = {
     "restore": ("longboat.mover.restore_disk", "write a disk from a repository (run by Jobs)"),
     "check": ("longboat.cli.check", "say what works in this cluster, what will not, and what to do"),
     "key": ("longboat.cli.key", "make keys for BackupStores"),
+    "release-finalizers": ("longboat.cli.release_finalizers", "stop the operator and let go of objects, to uninstall"),
 }
 
 
@@ -26,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="longboat",
         description="Disk backups for KubeVirt.",
-        epilog="\n".join(f"  {role:10}{what}" for role, (_, what) in ROLES.items()),
+        epilog="\n".join(f"  {role:20}{what}" for role, (_, what) in ROLES.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"longboat {__version__}")

@@ -3,7 +3,8 @@
 LONGBOAT_NAMESPACE and LONGBOAT_IMAGE are required. Optional, with their defaults: LONGBOAT_IMAGE_PULL_POLICY
 (IfNotPresent), LONGBOAT_LOCATION, LONGBOAT_TRASH_PERIOD (7d), LONGBOAT_UNFREEZE_TIMEOUT_SECONDS (30),
 LONGBOAT_AUTOMATIC_SNAPSHOTS (true), LONGBOAT_AUTOMATIC_SNAPSHOT_EVERY (1d), LONGBOAT_MOVER_USER (107),
-LONGBOAT_MOVER_RESOURCES (JSON, {}), LONGBOAT_MOVER_PULL_SECRETS (names, comma separated), LONGBOAT_RESYNC_SECONDS (10),
+LONGBOAT_MOVER_RESOURCES (JSON, {}), LONGBOAT_MOVER_PULL_SECRETS (names, comma separated),
+LONGBOAT_MOVER_SERVICE_ACCOUNT (default), LONGBOAT_RESYNC_SECONDS (10),
 LONGBOAT_FULL_RESYNC (5m), LONGBOAT_STORE_CHECK_EVERY (5m), LONGBOAT_DELETION_LIMIT (10), LONGBOAT_WORKERS (8),
 LONGBOAT_LOG_LEVEL (INFO). Durations are a whole number and m, h, d or w.
 """
@@ -52,6 +53,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         mover_user=read("LONGBOAT_MOVER_USER", "107", _whole(0, 2**31)),
         mover_resources=read("LONGBOAT_MOVER_RESOURCES", "{}", _resources),
         mover_pull_secrets=read("LONGBOAT_MOVER_PULL_SECRETS", "", _names),
+        mover_service_account=read("LONGBOAT_MOVER_SERVICE_ACCOUNT", "default", str),
         resync_period=timedelta(seconds=read("LONGBOAT_RESYNC_SECONDS", "10", _whole(1, 3600))),
         full_resync_period=read("LONGBOAT_FULL_RESYNC", "5m", parse_duration),
         store_check_period=read("LONGBOAT_STORE_CHECK_EVERY", "5m", parse_duration),
