@@ -16,7 +16,9 @@ from longboat.handlers.settings import SettingsError, read_process_settings, rea
 
 def main(argv: Sequence[str]) -> int:
     """Run the operator; return 2 when the environment is wrong."""
-    argparse.ArgumentParser(prog="longboat operator", description=__doc__).parse_args(argv)
+    parser = argparse.ArgumentParser(prog="longboat operator", description=__doc__)
+    parser.add_argument("--liveness", default=operator.LIVENESS, metavar="URL", help="where to answer liveness probes")
+    options = parser.parse_args(argv)
     try:
         read_settings(os.environ)
         level = read_process_settings(os.environ).log_level
@@ -25,5 +27,5 @@ def main(argv: Sequence[str]) -> int:
         return 2
     kopf.configure(debug=level == "DEBUG", log_format=kopf.LogFormat.FULL)
     logging.getLogger().setLevel(level)
-    operator.run()
+    operator.run(options.liveness)
     return 0

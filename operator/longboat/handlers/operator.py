@@ -22,7 +22,14 @@ LIVENESS = "http://0.0.0.0:8080/healthz"
 _OURS = f"{MANAGED_BY}={MANAGER}"
 
 
-@kopf.on.startup()
+@kopf.on.login()
+def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
+    """Return kopf's credentials, read anew each time: the pod's service account, or else the kubeconfig."""
+    return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
+
+
+# What is not expected ends the process, whose restart says so to whoever watches pods.
+@kopf.on.startup(errors=kopf.ErrorsMode.PERMANENT)
 def startup(settings: kopf.OperatorSettings, memo: kopf.Memo, **_: Any) -> None:
     """Set kopf up and start the operator."""
     configure(settings)
@@ -89,10 +96,10 @@ def configure(settings: kopf.OperatorSettings) -> None:
         settings.watching.label_selectors[group, version, child.plural] = _OURS
 
 
-def run() -> None:
-    """Run until a signal comes."""
+def run(liveness: str = LIVENESS) -> None:
+    """Run until a signal comes, and answer the liveness probe at this URL."""
     # One replica, which is not started before the other has ended: peering would only pause, not fence.
-    kopf.run(clusterwide=True, standalone=True, liveness_endpoint=LIVENESS)
+    kopf.run(clusterwide=True, standalone=True, liveness_endpoint=liveness)
 
 
 def _runtime(memo: kopf.Memo) -> runtime.Runtime:

@@ -12,7 +12,7 @@ from longboat.handlers.settings import read_process_settings, read_settings
 from longboat.kube.client import ApiServer, connect
 from longboat.kube.kinds import NAMESPACE
 from longboat.kube.port import Cluster, Object, UnavailableError
-from longboat.reconcile import automatic_snapshots, disk_backup, routing
+from longboat.reconcile import automatic_snapshots, disk_backup, restore_cleanup, routing
 from longboat.reconcile.context import Context
 from longboat.reconcile.dispatch import work
 from longboat.reconcile.queue import WorkQueue
@@ -60,11 +60,13 @@ class Runtime:
 
 def start() -> Runtime:
     """Connect, thaw what may be frozen first, and begin to work. Raises SettingsError, UnavailableError."""
-    api = ApiServer(connect())
+    api = ApiServer(connect(os.environ.get("KUBECONFIG")))
     settings = replace(read_settings(os.environ), cluster_id=cluster_id(api))
     ctx = Context(api, api, lambda: datetime.now(UTC), time.sleep, settings, StoreAccess(api, settings))
     queue, owners = WorkQueue(work(ctx), read_process_settings(os.environ).workers), Owners()
-    tick = Tick(ctx, queue, owners, steps=(automatic_snapshots.tick,), cleaning=(disk_backup.sweep,))
+    tick = Tick(
+        ctx, queue, owners, steps=(automatic_snapshots.tick,), cleaning=(disk_backup.sweep, restore_cleanup.sweep)
+    )
     if frozen := tick.thaw_first():
         log.warning("%d backups were interrupted while a guest may have been frozen; they come first", frozen)
     queue.start()

@@ -41,7 +41,8 @@ def delete(ctx: Context, backup: DiskBackup, abandon: Abandon) -> timedelta | No
     """Take the next steps of a deletion that somebody asked for; return when to look again, None when it is done."""
     if FINALIZER not in backup.metadata.finalizers:
         return None
-    if backup.status.phase not in FINISHED and not abandon(ctx, backup):
+    tidy = backup.status.phase in FINISHED and backup.status.cleaned_up
+    if not tidy and not abandon(ctx, backup):
         return SETTLE
     verdict = decide(_facts(ctx, backup))
     if verdict.act is Act.WAIT:

@@ -36,8 +36,10 @@ def is_open(obj: Object) -> bool:
     """Return whether an object of ours has something left to do, as far as it says itself."""
     if "deletionTimestamp" in obj["metadata"] or is_edited(obj):
         return True
-    done = _DONE.get(obj["kind"])
-    return done is not None and _status(obj).get("phase") not in done
+    done, status = _DONE.get(obj["kind"]), _status(obj)
+    if obj["kind"] == "DiskBackup" and not status.get("cleanedUp"):
+        return True
+    return done is not None and status.get("phase") not in done
 
 
 def is_due(policy: Object, now: datetime) -> bool:

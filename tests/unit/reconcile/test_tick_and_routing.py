@@ -53,7 +53,7 @@ def tick(world: World, queue: Queue, **more: Any) -> Tick:
 
 
 def event(kind: str, phase: str | None, change: str | None, generation: int = 1, **meta: Any) -> list[str]:
-    status = {"observedGeneration": 1} | ({"phase": phase} if phase else {})
+    status = {"observedGeneration": 1, "cleanedUp": True} | ({"phase": phase} if phase else {})
     obj = {"kind": kind, "metadata": {"name": "x", "namespace": SHOP, "generation": generation, **meta}}
     woken = routing.wakes(obj | {"spec": POLICY, "status": status}, change)
     return [f"{key.kind}/{key.name}" for key, _ in woken]
@@ -67,6 +67,11 @@ def test_only_what_has_work_left_wakes_at_a_start() -> None:
     assert event("DiskSnapshot", "Ready", None) == []
     assert event("Restore", "Binding", None) == ["Restore/x"]
     assert event("BackupPolicy", None, None) == []
+
+
+def test_a_finished_run_that_was_not_tidied_up_is_not_forgotten() -> None:
+    obj = {"kind": "DiskBackup", "metadata": {"name": "x", "namespace": SHOP, "generation": 1}}
+    assert routing.is_open(obj | {"status": {"phase": "Completed", "observedGeneration": 1}})
 
 
 def test_the_end_of_a_backup_wakes_its_policy_and_retention() -> None:
@@ -97,7 +102,7 @@ def test_a_child_wakes_its_owner_by_uid_only_while_that_is_unfinished() -> None:
     child = {"metadata": {"labels": {"longboat.dev/owner-uid": "u"}}}
     owners.note(owner)
     assert owners.owner_of(child) == Key("DiskBackup", SHOP, "x")
-    owners.note(owner | {"status": {"phase": "Completed", "observedGeneration": 1}})
+    owners.note(owner | {"status": {"phase": "Completed", "observedGeneration": 1, "cleanedUp": True}})
     assert owners.owner_of(child) is None
     assert owners.owner_of({"metadata": {}}) is None
 
@@ -153,12 +158,12 @@ def test_interrupted_cuts_come_first(world: World, queue: Queue) -> None:
 
 def test_retention_is_looked_at_hourly_where_something_may_expire(world: World, queue: Queue) -> None:
     world.add("DiskBackup", "new", POLICY)
-    world.set_status("new", phase="Completed", observedGeneration=1, expiresAt="2026-02-07T10:00:00Z")
+    world.set_status("new", phase="Completed", observedGeneration=1, cleanedUp=True, expiresAt="2026-02-07T10:00:00Z")
     ticks = tick(world, queue)
     ticks.once()
     assert queue.names() == []
     world.add("DiskBackup", "old", {"policyRef": {"name": "weekly"}})
-    world.set_status("old", phase="Completed", observedGeneration=1, expiresAt="2026-01-07T12:00:00Z")
+    world.set_status("old", phase="Completed", observedGeneration=1, cleanedUp=True, expiresAt="2026-01-07T12:00:00Z")
     world.clock.by(minutes=30)
     ticks.once()
     assert queue.names() == []
