@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from longboat.api import DiskBackup
 from longboat.kube.kinds import (
     CUSTOM_RESOURCE_DEFINITION,
     DISK_BACKUP,
@@ -16,6 +17,9 @@ from longboat.kube.kinds import (
 from longboat.kube.port import Object
 from longboat.plan.hand_over import COPY_OF, Seen
 from longboat.plan.names import MANAGED_BY, MANAGER, OWNER_KIND, OWNER_NAMESPACE, OWNER_UID
+from longboat.plan.retention import FINISHED
+from longboat.reconcile.backup_end import tidy
+from longboat.reconcile.backup_run import Run
 from longboat.reconcile.context import Context
 from longboat.reconcile.snapshot_contents import delete_this, destroy
 
@@ -24,7 +28,7 @@ _DEFINITION = "diskbackups.longboat.dev"
 
 
 def sweep(ctx: Context) -> None:
-    """Remove what belongs to no DiskBackup any more. What carries no labels of ours is left alone.
+    """Remove what belongs to no DiskBackup any more, or to a finished one. What carries no labels of ours is left alone.
 
     What is there is listed before the owners are: an owner is always older than what was made for it, so that none is
     taken for gone while it is new. Nothing is removed when the kind itself is gone or going, as then no owner is seen.
@@ -33,9 +37,12 @@ def sweep(ctx: Context) -> None:
         kind: list(ctx.cluster.list(kind, ctx.settings.namespace if kind.namespaced else "", _LABELS))
         for kind in (JOB, PERSISTENT_VOLUME_CLAIM, VOLUME_SNAPSHOT, VOLUME_SNAPSHOT_CONTENT)
     }
-    if not any(found.values()) or not _kind_is_there(ctx):
+    if not _kind_is_there(ctx):
         return
-    owners = {each["metadata"]["uid"] for each in ctx.cluster.list(DISK_BACKUP)}
+    owners = set()
+    for backup in ctx.cluster.list(DISK_BACKUP):
+        owners.add(backup["metadata"]["uid"])
+        _tidy(ctx, backup)
     orphans = {kind: [each for each in every if _orphan(ctx, each, owners)] for kind, every in found.items()}
     for kind in (JOB, PERSISTENT_VOLUME_CLAIM):
         for each in orphans[kind]:
@@ -46,6 +53,17 @@ def sweep(ctx: Context) -> None:
         any_one = seen.copy_content or seen.content or seen.copy_snapshot
         if any_one is not None and _uid(any_one) not in busy:
             destroy(ctx.cluster, seen, {})
+
+
+def _tidy(ctx: Context, found: Object) -> None:
+    """Go on tidying up after a finished run: nothing else wakes one whose operator was killed meanwhile."""
+    status = found.get("status") or {}
+    if (
+        status.get("phase") in FINISHED
+        and not status.get("cleanedUp")
+        and not found["metadata"].get("deletionTimestamp")
+    ):
+        tidy(Run(ctx, DiskBackup.model_validate(found)))
 
 
 def _kind_is_there(ctx: Context) -> bool:
