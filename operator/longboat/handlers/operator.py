@@ -14,11 +14,14 @@ from longboat.api import KINDS
 from longboat.api.common import GROUP, VERSION
 from longboat.handlers import runtime
 from longboat.handlers.settings import SettingsError
-from longboat.kube.kinds import JOB, VOLUME_SNAPSHOT
+from longboat.kube.kinds import VOLUME_SNAPSHOT
 from longboat.kube.port import KubeError
 from longboat.plan.names import MANAGED_BY, MANAGER
 
 LIVENESS = "http://0.0.0.0:8080/healthz"
+# No Jobs: kopf would watch those of every namespace, for which the operator has no right, and needs none. Who waits for
+# a Job looks at it every few seconds, for its progress.
+CHILDREN = (VOLUME_SNAPSHOT,)
 _OURS = f"{MANAGED_BY}={MANAGER}"
 
 
@@ -72,7 +75,7 @@ async def child_changed(*, event: kopf.RawEvent, memo: Any, **_: Any) -> None:
 for _kind in KINDS:
     _name = _kind.model_fields["kind"].default
     kopf.on.event(GROUP, VERSION, _kind.plural, id=_kind.plural, param=_name)(changed)
-for _child in (JOB, VOLUME_SNAPSHOT):
+for _child in CHILDREN:
     _group, _, _version = _child.api_version.partition("/")
     kopf.on.event(_group, _version, _child.plural, id=_child.plural, labels={MANAGED_BY: MANAGER})(child_changed)
 
@@ -91,7 +94,7 @@ def configure(settings: kopf.OperatorSettings) -> None:
     settings.networking.connect_timeout = 10
     settings.queueing.idle_timeout = 1
     settings.process.ultimate_exiting_timeout = 25
-    for child in (JOB, VOLUME_SNAPSHOT):
+    for child in CHILDREN:
         group, version = child.api_version.split("/")
         settings.watching.label_selectors[group, version, child.plural] = _OURS
 
