@@ -27,5 +27,8 @@ def main(argv: Sequence[str]) -> int:
         return 2
     kopf.configure(debug=level == "DEBUG", log_format=kopf.LogFormat.FULL)
     logging.getLogger().setLevel(level)
+    # A line for each event and liveness probe would bury what matters.
+    for noisy in ("aiohttp.access", "kopf.activities.probe", "kopf.objects"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
     operator.run(options.liveness)
     return 0

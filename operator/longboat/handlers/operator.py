@@ -6,6 +6,9 @@ cost grows with the number of objects.
 
 from __future__ import annotations
 
+import dataclasses
+import os
+from collections.abc import Mapping
 from typing import Any, cast
 
 import kopf
@@ -28,7 +31,17 @@ _OURS = f"{MANAGED_BY}={MANAGER}"
 @kopf.on.login()
 def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
     """Return kopf's credentials, read anew each time: the pod's service account, or else the kubeconfig."""
-    return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
+    account = kopf.login_with_service_account(**kwargs)
+    return _by_address(account, os.environ) if account else kopf.login_with_kubeconfig(**kwargs)
+
+
+def _by_address(account: kopf.ConnectionInfo, environment: Mapping[str, str]) -> kopf.ConnectionInfo:
+    # kopf asks for kubernetes.default.svc. The address that the kubelet gives every pod, which the official client uses,
+    # also works where the cluster's DNS does not: backups must not depend on it.
+    host, port = environment.get("KUBERNETES_SERVICE_HOST"), environment.get("KUBERNETES_SERVICE_PORT", "443")
+    if not host:
+        return account
+    return dataclasses.replace(account, server=f"https://{f'[{host}]' if ':' in host else host}:{port}")
 
 
 # What is not expected ends the process, whose restart says so to whoever watches pods.
