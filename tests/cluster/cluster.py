@@ -17,7 +17,8 @@ from tests.cluster.progress import ClusterError
 from tests.cluster.s3 import RemoteStore, S3Settings
 
 DEMO = "demo"
-TEST = "test"
+# Another name runs the tests on a cluster that is up already, e.g. LONGBOAT_TEST_CLUSTER=demo.
+TEST = os.environ.get("LONGBOAT_TEST_CLUSTER", "test")
 
 
 @dataclass(frozen=True)
