@@ -237,3 +237,8 @@ def test_two_releases_do_not_share_cluster_scoped_names() -> None:
     ]
     shared = {kind for kind, name in names[0] & names[1]}
     assert shared <= {"CustomResourceDefinition", "ServiceAccount", "Deployment", "Role", "RoleBinding"}
+
+
+def test_the_operator_is_told_nothing_that_it_does_not_read() -> None:
+    source = "".join(path.read_text() for path in (TOP / "operator/longboat/handlers").glob("*.py"))
+    assert [name for name in _environment() if f'"{name}"' not in source] == []
