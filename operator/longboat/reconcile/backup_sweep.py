@@ -28,7 +28,7 @@ _DEFINITION = "diskbackups.longboat.dev"
 
 
 def sweep(ctx: Context) -> None:
-    """Remove what belongs to no DiskBackup any more, or to a finished one. What carries no labels of ours is left alone.
+    """Remove what belongs to no DiskBackup any more, or to a finished one; what has no labels of ours is left alone.
 
     What is there is listed before the owners are: an owner is always older than what was made for it, so that none is
     taken for gone while it is new. Nothing is removed when the kind itself is gone or going, as then no owner is seen.
