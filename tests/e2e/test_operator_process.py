@@ -173,7 +173,7 @@ def test_a_disk_backup_per_slot_though_the_operator_is_killed(
         process.send_signal(signal.SIGKILL)
         process.wait()
     with operator(environment, log):
-        found = eventually(seen, lambda found: len(found) >= 3, 150)
+        found = eventually(seen, lambda found: len(found) >= 2, 90)
     gaps = [b - a for a, b in pairwise(found)]
     assert gaps == [timedelta(minutes=1)] * len(gaps), log.read_text()
     assert "Traceback" not in log.read_text()
