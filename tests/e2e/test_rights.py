@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 import yaml
 
+from scripts.generated_chart import render
 from tests.cluster import binaries
 from tests.cluster.apiserver import ApiServer, running_apiserver
 
@@ -114,22 +115,18 @@ def _apply(server: ApiServer, objects: list[Object]) -> None:
     server.kubectl("apply", "--server-side", "-f", "-", stdin=yaml.safe_dump_all(objects))
 
 
-@pytest.fixture(scope="module")
-def kubeconfig(server: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A kubeconfig of the operator's service account, as the chart makes it."""
-    token = server.kubectl("create", "token", "longboat", "-n", SYSTEM).strip()
+def _kubeconfig(server: ApiServer, account: str, folder: Path) -> Path:
+    """A kubeconfig of a service account of the chart."""
+    token = server.kubectl("create", "token", account, "-n", SYSTEM).strip()
     config = yaml.safe_load(server.kubeconfig.read_text())
     config["users"][0]["user"] = {"token": token}
-    path = tmp_path_factory.mktemp("account") / "kubeconfig"
+    path = folder / f"{account}.kubeconfig"
     path.write_text(yaml.safe_dump(config))
     return path
 
 
-@contextlib.contextmanager
-def _operator(kubeconfig: Path, log: Path) -> Iterator[None]:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    environment = {
+def _environment(kubeconfig: Path) -> dict[str, str]:
+    return {
         **os.environ,
         "KUBECONFIG": str(kubeconfig),
         "LONGBOAT_NAMESPACE": SYSTEM,
@@ -138,9 +135,15 @@ def _operator(kubeconfig: Path, log: Path) -> Iterator[None]:
         "LONGBOAT_FULL_RESYNC": "1m",
         "PYTHONPATH": str(TOP / "operator"),
     }
+
+
+@contextlib.contextmanager
+def _operator(kubeconfig: Path, log: Path) -> Iterator[None]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
     command = [sys.executable, "-m", "longboat", "operator", "--liveness", f"http://127.0.0.1:{port}/healthz"]
     with log.open("wb") as output:
-        process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, env=_environment(kubeconfig), stdout=output, stderr=subprocess.STDOUT)
     try:
         yield
         assert process.poll() is None, log.read_text()
@@ -184,9 +187,9 @@ SPECS: dict[str, Object] = {
 }
 
 
-def test_the_operator_works_under_the_rights_of_its_chart(server: ApiServer, kubeconfig: Path, tmp_path: Path) -> None:
+def test_the_operator_works_under_the_rights_of_its_chart(server: ApiServer, tmp_path: Path) -> None:
     log = tmp_path / "operator.log"
-    with _operator(kubeconfig, log):
+    with _operator(_kubeconfig(server, "longboat", tmp_path), log):
         for kind, spec in SPECS.items():
             place = {} if kind == "BackupStore" else {"namespace": PLACE}
             meta = {"name": "one", **place}
@@ -210,3 +213,30 @@ def _is_automatic(snapshot: Object) -> bool:
 
 def _lines_with(word: str, log: Path) -> str:
     return "\n".join(line for line in log.read_text().splitlines() if word in line.lower())
+
+
+def test_the_cleanup_before_an_uninstallation_has_the_rights_it_needs(server: ApiServer, tmp_path: Path) -> None:
+    hooks = [
+        each for each in render(TOP / "charts/longboat") if "helm.sh/hook" in each["metadata"].get("annotations", {})
+    ]
+    (job,) = [each for each in hooks if each["kind"] == "Job"]
+    _apply(server, [each for each in hooks if each is not job])
+    server.kubectl("apply", "--server-side", "-f", str(TOP / "manifests/operator.yaml"))
+    meta = {"name": "waiting", "namespace": PLACE, "finalizers": ["longboat.dev/keep-data"]}
+    backup = {
+        "apiVersion": "longboat.dev/v1alpha1",
+        "kind": "DiskBackup",
+        "metadata": meta,
+        "spec": SPECS["DiskBackup"],
+    }
+    _apply(server, [backup])
+    server.kubectl("delete", "diskbackup", "waiting", "-n", PLACE, "--wait=false")
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    command = [sys.executable, "-m", "longboat", *container["args"]]
+    environment = _environment(_kubeconfig(server, job["spec"]["template"]["spec"]["serviceAccountName"], tmp_path))
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "nothing was deleted" in done.stdout
+    assert "waiting" not in {each["metadata"]["name"] for each in _list(server, "diskbackups")}
+    (deployment,) = _list(server, "deployments", SYSTEM)
+    assert deployment["spec"]["replicas"] == 0
