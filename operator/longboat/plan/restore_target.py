@@ -77,12 +77,16 @@ def claim_ownership(restore: Restore, claim: Object) -> Problem | None:
     ours = (meta.get("annotations") or {}).get(RESTORE_UID) == restore.uid
     if ours and _has_our_source(restore, claim) and restore.status.claim_uid is None:
         return None
-    return Problem(
-        "ClaimExists",
-        f"spec.claim.name: PersistentVolumeClaim {meta['name']!r} exists already and is left alone; "
-        "create a Restore with another claim name",
-        final=True,
-    )
+    message = f"spec.claim.name: PersistentVolumeClaim {meta['name']!r} exists already and is left alone; create a "
+    empty = waits_for_restore(claim) and "volumeName" not in claim["spec"]
+    remedy = ", or first delete the claim, which an earlier Restore left empty" if empty else ""
+    return Problem("ClaimExists", f"{message}Restore with another claim name{remedy}", final=True)
+
+
+def waits_for_restore(claim: Object) -> bool:
+    """Return whether a claim is one that a Restore is to fill."""
+    source = claim["spec"].get("dataSourceRef") or {}
+    return bool((source.get("apiGroup"), source.get("kind")) == (GROUP, "Restore"))
 
 
 def users_claim(restore: Restore, status: RestoreStatus) -> Object:

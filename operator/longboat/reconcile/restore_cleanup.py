@@ -9,15 +9,24 @@ from __future__ import annotations
 import contextlib
 
 from longboat.api import Restore
-from longboat.kube.kinds import JOB, NAMESPACE, PERSISTENT_VOLUME, PERSISTENT_VOLUME_CLAIM, RESTORE, Kind
-from longboat.kube.port import ConflictError, Object
+from longboat.kube.kinds import (
+    CUSTOM_RESOURCE_DEFINITION,
+    JOB,
+    NAMESPACE,
+    PERSISTENT_VOLUME,
+    PERSISTENT_VOLUME_CLAIM,
+    RESTORE,
+    Kind,
+)
+from longboat.kube.port import ConflictError, Object, RefusedError
 from longboat.plan.names import MANAGED_BY, MANAGER, OWNER_KIND, OWNER_NAMESPACE, OWNER_UID, owner_labels
 from longboat.plan.rebind import discard, reclaim_policy_back
-from longboat.plan.restore_target import claim_ownership
+from longboat.plan.restore_target import RESTORE_UID, claim_ownership, waits_for_restore
 from longboat.reconcile.context import Context
 from longboat.reconcile.restore_claim import find_claim
 
 _KIND = "Restore"
+_DEFINITION = "restores.longboat.dev"
 
 
 def abandon(ctx: Context, restore: Restore) -> None:
@@ -32,7 +41,7 @@ def abandon(ctx: Context, restore: Restore) -> None:
         # A claim made from a snapshot is complete as it is: it may have a consumer already.
         return
     if _never_bound(claim) and not _about_to_be_bound(ctx, restore, claim):
-        _delete(ctx, PERSISTENT_VOLUME_CLAIM, claim)
+        _remove_empty(ctx, claim)
 
 
 def take_back(ctx: Context, namespace: str, uid: str) -> None:
@@ -58,12 +67,31 @@ def sweep(ctx: Context) -> None:
         *ctx.cluster.list(JOB, ctx.settings.namespace, kind),
         *ctx.cluster.list(PERSISTENT_VOLUME, labels=kind),
     ]
+    if not _kind_is_there(ctx):
+        # Then no owner is seen, whether it is there or not.
+        return
     owners = {(_label(each, OWNER_NAMESPACE), _label(each, OWNER_UID)) for each in found}
     for namespace in {namespace for namespace, _ in owners}:
         alive = {each["metadata"]["uid"] for each in ctx.cluster.list(RESTORE, namespace)}
         for uid in {uid for its, uid in owners if its == namespace} - alive:
             if _really_gone(ctx, namespace, uid):
+                moved = {_reference_uid(each) for each in ctx.cluster.list(PERSISTENT_VOLUME, labels=kind)}
                 take_back(ctx, namespace, uid)
+                _remove_empty_claims(ctx, namespace, uid, moved)
+
+
+def _kind_is_there(ctx: Context) -> bool:
+    definition = ctx.cluster.get(CUSTOM_RESOURCE_DEFINITION, _DEFINITION)
+    return definition is not None and "deletionTimestamp" not in definition["metadata"]
+
+
+def _remove_empty_claims(ctx: Context, namespace: str, uid: str, moved: set[str]) -> None:
+    """Remove the claim that waits for a Restore that is gone, unless a volume is on its way to it."""
+    for claim in ctx.cluster.list(PERSISTENT_VOLUME_CLAIM, namespace):
+        meta = claim["metadata"]
+        ours = (meta.get("annotations") or {}).get(RESTORE_UID) == uid and waits_for_restore(claim)
+        if ours and _never_bound(claim) and meta["uid"] not in moved:
+            _remove_empty(ctx, claim)
 
 
 def _really_gone(ctx: Context, namespace: str, uid: str) -> bool:
@@ -86,8 +114,17 @@ def _never_bound(claim: Object) -> bool:
 
 def _about_to_be_bound(ctx: Context, restore: Restore, claim: Object) -> bool:
     volume = ctx.cluster.get(PERSISTENT_VOLUME, restore.status.volume) if restore.status.volume else None
-    reference = (volume or {"spec": {}})["spec"].get("claimRef") or {}
-    return bool(reference.get("uid") == claim["metadata"]["uid"])
+    return volume is not None and _reference_uid(volume) == claim["metadata"]["uid"]
+
+
+def _reference_uid(volume: Object) -> str:
+    return str((volume["spec"].get("claimRef") or {}).get("uid", ""))
+
+
+def _remove_empty(ctx: Context, claim: Object) -> None:
+    # An operator that may not delete claims of users leaves the empty one to them; ClaimExists tells the next Restore.
+    with contextlib.suppress(RefusedError):
+        _delete(ctx, PERSISTENT_VOLUME_CLAIM, claim)
 
 
 def _delete(ctx: Context, kind: Kind, obj: Object) -> None:

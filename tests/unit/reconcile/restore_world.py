@@ -21,7 +21,7 @@ from longboat.reconcile import disk_snapshot
 from longboat.reconcile.repositories import RepositoryAccess, StoreProblemError
 from longboat.reconcile.restore import reconcile
 from longboat.repository import StoreSettings
-from tests.fakes.cluster import KillAt
+from tests.fakes.cluster import KillAt, Killed
 from tests.unit.reconcile.disk_world import SHOP, SYSTEM, World
 
 MANIFEST = "the-manifest"
@@ -84,6 +84,8 @@ def shop(*, running: bool = True) -> World:
         "encryption": {"keySecretRef": {"name": "k"}},
     }
     world.cluster.create(head("BackupStore", "offsite") | {"spec": spec})
+    definition = {"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition"}
+    world.cluster.create(definition | {"metadata": {"name": "restores.longboat.dev"}})
     add_backup(world, "nightly", [disk("data")])
     return world
 
@@ -171,3 +173,30 @@ def assert_restored(world: World, policy: str = "Delete") -> None:
     volume = world.get(PERSISTENT_VOLUME, status(world)["volume"], "")
     assert volume["spec"]["persistentVolumeReclaimPolicy"] == policy
     assert leftovers(world) == []
+
+
+def untouched(world: World) -> None:
+    """No claim was made, nothing lies in the operator's namespace, the machine is as it was."""
+    assert world.cluster.get(PERSISTENT_VOLUME_CLAIM, "db-restored", SHOP) is None
+    assert leftovers(world) == []
+    assert [name for name, _ in disks_of(world)] == ["data"]
+
+
+def fill_only(world: World) -> None:
+    """Run on until the volume is filled, and not a write further."""
+
+    class Stopping(KillAt):
+        def strike(self, moment_is_before: bool) -> None:
+            if moment_is_before and status(world).get("filledAt"):
+                raise Killed
+
+    try:
+        reconcile(world.context(Stopping()), SHOP, "r")
+    except Killed:
+        return
+
+
+def failing(world: World, *reports: tuple[str, bool]) -> None:
+    """Let the next runs of the mover fail: (reason, worth another attempt)."""
+    mover: Any = world.storage.run_job
+    mover.failures = [{"reason": reason, "message": "m", "retryable": again} for reason, again in reports]

@@ -1,0 +1,167 @@
+"""Movers of restores that fail, vanish or are tried again."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from longboat.kube.kinds import (
+    BACKUP_STORE,
+    DISK_BACKUP,
+    JOB,
+    PERSISTENT_VOLUME_CLAIM,
+    POD,
+    RESTORE,
+)
+from longboat.reconcile.repositories import StoreProblemError
+from longboat.reconcile.restore import reconcile
+from tests.unit.reconcile.disk_world import SHOP, SYSTEM
+from tests.unit.reconcile.restore_world import (
+    OLD,
+    assert_restored,
+    failing,
+    message,
+    run,
+    shop,
+    status,
+    untouched,
+    wish,
+)
+
+
+def test_a_mover_that_fails_is_tried_again_up_to_three_times() -> None:
+    world = shop()
+    failing(world, ("StoreUnreachable", True), ("Interrupted", True))
+    world.add_restore("r", wish())
+    for _ in range(4):
+        run(world, rounds=4)
+        world.clock.advance(minutes=2)
+    assert_restored(world)
+    assert status(world)["attempts"] == 3
+
+
+def test_a_retry_waits_its_time() -> None:
+    world = shop()
+    failing(world, ("StoreUnreachable", True))
+    world.add_restore("r", wish())
+    run(world)
+    assert world.reason(RESTORE, "r") == "Retrying"
+    assert status(world)["attempts"] == 1
+    wait = reconcile(world.context(), SHOP, "r")
+    assert wait is not None
+    assert wait.total_seconds() == 30
+
+
+def test_three_failures_are_enough_and_the_empty_claim_makes_way() -> None:
+    world = shop()
+    failing(world, *[("StoreUnreachable", True)] * 3)
+    world.add_restore("r", wish())
+    for _ in range(5):
+        run(world, rounds=4)
+        world.clock.advance(minutes=5)
+    assert status(world)["phase"] == "Failed"
+    assert world.reason(RESTORE, "r", "Stalled") == "StoreUnreachable"
+    assert "3 attempts" in message(world)
+    untouched(world)
+    assert set(world.storage.data.values()) == {"the new data"}
+    world.add_restore("again", wish())
+    run(world, name="again")
+    assert status(world, "again")["phase"] == "Completed"
+    # The failed one looks on and touches nothing of its successor's.
+    run(world)
+    assert world.storage.content(SHOP, "db-restored") == OLD
+
+
+@pytest.mark.parametrize("reason", ["WrongKey", "BackupNotFound", "Damaged", "TargetFull"])
+@pytest.mark.parametrize("storage_class", ["fast", "keeping", "late"])
+def test_what_no_retry_can_help_fails_with_its_reason_and_leaves_nothing(reason: str, storage_class: str) -> None:
+    world = shop()
+    failing(world, (reason, False))
+    world.add_restore("r", wish(storageClassName=storage_class))
+    run(world)
+    assert status(world)["phase"] == "Failed"
+    assert status(world)["attempts"] == 1
+    assert world.reason(RESTORE, "r", "Stalled") == reason
+    untouched(world)
+    assert set(world.storage.data.values()) == {"the new data"}
+
+
+def test_a_mover_that_vanished_without_a_word_is_tried_again() -> None:
+    world = shop()
+    world.add_restore("r", wish())
+    world.storage.run_job, mover = None, world.storage.run_job
+    run(world, rounds=2)
+    (job,) = world.cluster.list(JOB, SYSTEM)
+    job["status"] = {"conditions": [{"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded"}]}
+    world.cluster.update_status(job)
+    run(world, rounds=1)
+    assert world.reason(RESTORE, "r") == "Retrying"
+    world.storage.run_job = mover
+    world.clock.advance(minutes=1)
+    run(world)
+    assert_restored(world)
+
+
+def test_a_staging_claim_that_is_deleted_is_filled_anew() -> None:
+    world = shop()
+    world.add_restore("r", wish())
+    world.storage.run_job, mover = None, world.storage.run_job
+    run(world, rounds=2)
+    (staging,) = world.cluster.list(PERSISTENT_VOLUME_CLAIM, SYSTEM)
+    key = (PERSISTENT_VOLUME_CLAIM, SYSTEM, staging["metadata"]["name"])
+    world.cluster.objects.pop(key)
+    world.storage.run_job = mover
+    # The old Job sees no claim of its own any more; what it may have done before does not count.
+    (job,) = world.cluster.list(JOB, SYSTEM)
+    job["status"] = {"conditions": [{"type": "Complete", "status": "True"}]}
+    world.cluster.update_status(job)
+    run(world)
+    assert_restored(world)
+
+
+def test_progress_is_seen_while_the_mover_runs() -> None:
+    world = shop()
+    world.storage.run_job = None
+    world.add_restore("r", wish())
+    run(world, rounds=2)
+    (job,) = world.cluster.list(JOB, SYSTEM)
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": SYSTEM}}
+    pod["metadata"] |= {"labels": {"batch.kubernetes.io/job-name": job["metadata"]["name"]}}  # type: ignore[operator]
+    world.cluster.create(pod | {"status": {"phase": "Running"}})
+    line = {"progress": {"bytesDone": 1 << 29, "bytesTotal": 1 << 30, "bytesRead": 1, "bytesStored": 0}}
+    world.cluster.pod_logs[SYSTEM, "p"] = json.dumps(line)
+    run(world, rounds=1)
+    assert (status(world)["progress"], status(world)["bytesDone"]) == ("50%", 1 << 29)
+    assert world.cluster.get(POD, "p", SYSTEM)
+
+
+def test_a_wrong_key_at_the_store_is_named_and_recovered_from_without_a_restart() -> None:
+    world = shop()
+    world.repositories.error = StoreProblemError("WrongKey", "the key does not open the repository", retryable=False)
+    world.add_restore("r", wish())
+    run(world)
+    assert world.reason(RESTORE, "r", "Stalled") == "WrongKey"
+    assert not list(world.cluster.list(JOB, SYSTEM))
+    world.repositories.error = None
+    run(world)
+    assert_restored(world)
+
+
+def test_a_store_that_is_gone_is_named() -> None:
+    world = shop()
+    world.cluster.delete(BACKUP_STORE, "offsite")
+    world.add_restore("r", wish())
+    run(world)
+    assert world.reason(RESTORE, "r", "Stalled") == "StoreNotFound"
+
+
+def test_a_namespace_made_anew_does_not_get_the_old_ones_backups() -> None:
+    world = shop()
+    backup = world.get(DISK_BACKUP, "nightly")
+    backup["status"]["store"]["repository"] = "cluster/another-uid"
+    world.cluster.update_status(backup)
+    world.add_restore("r", wish())
+    run(world)
+    assert world.reason(RESTORE, "r", "Stalled") == "RepositoryMismatch"
+    untouched(world)
