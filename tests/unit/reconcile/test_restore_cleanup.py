@@ -158,7 +158,8 @@ def test_taking_back_a_finished_restore_changes_nothing() -> None:
     assert_restored(world)
 
 
-def test_a_restore_deleted_when_its_volume_has_just_moved_leaves_the_claim_with_its_data() -> None:
+@pytest.mark.parametrize("away", [True, False], ids=["operator-away", "operator-there"])
+def test_a_restore_deleted_when_its_volume_has_just_moved_leaves_the_claim_with_its_data(away: bool) -> None:
     world = shop()
     world.add_restore("r", wish())
     for _ in range(6):
@@ -170,7 +171,10 @@ def test_a_restore_deleted_when_its_volume_has_just_moved_leaves_the_claim_with_
     assert restore is not None
     assert "volumeName" not in world.storage.claim(SHOP, "db-restored")["spec"]
     world.cluster.delete(RESTORE, "r", SHOP)
-    abandon(world.context(), restore)
+    if away:
+        sweep(world.context())
+    else:
+        abandon(world.context(), restore)
     for _ in range(3):
         world.storage.settle()
     assert world.storage.content(SHOP, "db-restored") == OLD
