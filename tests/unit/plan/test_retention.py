@@ -130,7 +130,7 @@ histories = st.lists(
 ).map(lambda rows: [point(age, *which, name=f"p{n}", hold=hold) for n, (age, which, hold) in enumerate(rows)])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(histories, retentions)
 def test_the_newest_good_of_a_disk_never_expires_while_its_policy_exists(
     points: list[Point], retention: Retention
@@ -141,7 +141,7 @@ def test_the_newest_good_of_a_disk_never_expires_while_its_policy_exists(
         assert not moments or max(moments) in [p.moment for p in points if disk in p.disks and p.name in survivors]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(histories, retentions, st.lists(st.integers(0, 90), max_size=6), st.booleans())
 def test_more_failures_never_delete_more(
     points: list[Point], retention: Retention, failures: list[int], exists: bool
@@ -152,14 +152,14 @@ def test_more_failures_never_delete_more(
     assert kept(points, what) <= kept(points + failed, what)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(histories, retentions)
 def test_expiry_now_never_changes_what_expires_next(points: list[Point], retention: Retention) -> None:
     survivors = kept(points, Rule(retention))
     assert kept([each for each in points if each.name in survivors], Rule(retention)) == survivors
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(histories, retentions)
 def test_keep_last_keeps_n_good_ones_of_each_disk(points: list[Point], retention: Retention) -> None:
     survivors = kept(points, Rule(retention))

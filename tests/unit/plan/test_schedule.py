@@ -100,6 +100,21 @@ def test_counted_hours_neither_double_nor_drop_at_clock_changes() -> None:
             assert [b - a for a, b in pairwise(slots)] == [HOUR] * 11
 
 
+@pytest.mark.parametrize("night", ["2026-10-24T12:00", "2026-03-28T12:00"])
+def test_counted_hours_of_a_cron_stay_at_their_local_times(night: str) -> None:
+    window = (at(night), at(night) + 36 * HOUR)
+    slots = list(slots_between(schedule(cron="0 */6 * * *"), "Europe/London", ANCHOR, *window))
+    assert [slot.astimezone(ZoneInfo("Europe/London")).hour for slot in slots] == [18, 0, 6, 12, 18, 0]
+    found = [previous_slot(schedule(cron="0 */6 * * *"), "Europe/London", ANCHOR, slot + 3 * HOUR) for slot in slots]
+    assert found == slots
+
+
+def test_in_the_repeated_hour_the_slot_before_is_one_of_the_first_pass() -> None:
+    second_pass = at("2026-10-25T01:10")
+    what = schedule(daily={"at": "01:45"})
+    assert previous_slot(what, "Europe/London", ANCHOR, second_pass) == at("2026-10-25T00:45")
+
+
 def test_a_minutely_schedule_goes_on_through_the_repeated_hour() -> None:
     window = (at("2026-10-24T23:30"), at("2026-10-25T02:30"))
     assert len(list(slots_between(schedule(cron="* * * * *"), "Europe/London", ANCHOR, *window))) == 180
@@ -197,26 +212,26 @@ moments = st.one_of(
 zones = st.sampled_from(ZONES)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(schedules, zones, moments)
 def test_slots_ascend_without_doubles(what: Schedule, zone: str, moment: datetime) -> None:
-    slots = list(islice(slots_between(what, zone, ANCHOR, moment, moment + timedelta(days=900)), 40))
+    slots = list(islice(slots_between(what, zone, ANCHOR, moment, moment + timedelta(days=900)), 20))
     assert all(a < b for a, b in pairwise([moment, *slots]))
 
 
-@settings(max_examples=300, deadline=None)
-@given(schedules, zones, moments, st.lists(st.integers(0, 400_000), max_size=5))
+@settings(max_examples=120, deadline=None)
+@given(schedules, zones, moments, st.lists(st.integers(0, 90_000), max_size=5))
 def test_slots_are_the_same_whenever_they_are_asked_for(
     what: Schedule, zone: str, moment: datetime, steps: list[int]
 ) -> None:
-    end = moment + timedelta(seconds=400_000)
+    end = moment + timedelta(seconds=90_000)
     cuts = [moment, *sorted(moment + timedelta(seconds=step) for step in steps), end]
     whole = list(slots_between(what, zone, ANCHOR, moment, end))
     pieces = [slot for low, high in pairwise(cuts) for slot in slots_between(what, zone, ANCHOR, low, high)]
     assert pieces == whole
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(schedules, zones, moments)
 def test_searching_forwards_and_backwards_find_the_same(what: Schedule, zone: str, moment: datetime) -> None:
     slot = next_slot(what, zone, ANCHOR, moment)
@@ -227,7 +242,7 @@ def test_searching_forwards_and_backwards_find_the_same(what: Schedule, zone: st
         assert next_slot(what, zone, ANCHOR, before) == slot
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.integers(1, 30), times, zones, moments)
 def test_no_gap_is_larger_than_asked_for(every: int, time: str, zone: str, moment: datetime) -> None:
     what = schedule(daily={"every": every, "at": time})
@@ -236,7 +251,7 @@ def test_no_gap_is_larger_than_asked_for(every: int, time: str, zone: str, momen
     assert abs(interval_at(what, zone, ANCHOR, slot) - timedelta(days=every)) <= HOUR
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(times, zones, moments)
 def test_slots_lie_at_the_local_time_that_was_asked_for(time: str, zone: str, moment: datetime) -> None:
     slot = next_slot(schedule(daily={"at": time}), zone, ANCHOR, moment)

@@ -135,7 +135,26 @@ def test_an_object_never_goes_before_its_data_is_marked(world: World) -> None:
     assert len(world.backups()) == 2
 
 
-def test_a_backup_that_is_held_meanwhile_does_not_expire(world: World) -> None:
+def test_a_backup_that_is_held_at_the_last_moment_does_not_expire(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_backup(world, "old")
+    world.clock.by(days=8)
+    add_backup(world, "new")
+    second_look = retention.load
+
+    def hold_first(cluster: Any, kind: Any, *rest: Any) -> Any:
+        if kind == DISK_BACKUP:
+            world.cluster.patch(DISK_BACKUP, "old", [{"op": "add", "path": "/spec/hold", "value": True}], SHOP)
+        return second_look(cluster, kind, *rest)
+
+    monkeypatch.setattr(retention, "load", hold_first)
+    expire(world)
+    assert len(world.backups()) == 2
+    assert buried(world) == []
+
+
+def test_a_backup_that_is_held_does_not_expire(world: World) -> None:
     add_backup(world, "old")
     world.clock.by(days=8)
     add_backup(world, "new")
