@@ -12,8 +12,8 @@ from longboat.plan.backup import all_ended, expires_at, expiry_rule, failures, p
 from longboat.plan.manifest import manifest_metadata
 from longboat.plan.problem import Problem
 from longboat.reconcile.backup_cleanup import clean
-from longboat.reconcile.backup_run import LATER, SOON, Run
-from longboat.reconcile.backup_store_access import open_repository
+from longboat.reconcile.backup_run import SOON, Run
+from longboat.reconcile.backup_store_access import open_repository, wait_or_fail
 from longboat.reconcile.repositories import RepositoryAccess
 from longboat.repository import (
     RepositoryError,
@@ -57,13 +57,23 @@ def _write_manifest(run: Run, access: RepositoryAccess, good: list[DiskResult]) 
         # What was written is read back: "Completed" is said of what is there.
         found = find_backup(repository, run.backup.name)
     except RepositoryError as error:
-        _problem(run, Problem(error.reason, f"the backup's manifest could not be written: {error}"))
+        _problem(run, error, good)
         return False
     return found is not None
 
 
-def _problem(run: Run, problem: Problem) -> None:
-    run.wait(LATER, problem)
+def _problem(run: Run, error: RepositoryError, good: list[DiskResult]) -> None:
+    problem = Problem(error.reason, f"the backup's manifest could not be written: {error}")
+    if error.reason not in _HOPELESS:
+        wait_or_fail(run, problem)
+        return
+    for disk in good:
+        run.fail(disk, problem)
+    run.wait(SOON)
+
+
+_HOPELESS = frozenset({"ManifestConflict", "BackupNotFound"})
+"""The name is taken in the store, or what was exported is not there any more: waiting changes nothing."""
 
 
 def _metadata(run: Run) -> dict[str, Any]:

@@ -42,12 +42,13 @@ def open_repository(run: Run) -> RepositoryAccess | None:
         message = f"the repository is at {access.path!r}, but this backup began with {pinned.repository!r}"
         access = Problem("RepositoryMoved", message)
     if isinstance(access, Problem):
-        _wait_or_fail(run, access)
+        wait_or_fail(run, access)
         return None
     return access
 
 
-def _wait_or_fail(run: Run, problem: Problem) -> None:
+def wait_or_fail(run: Run, problem: Problem) -> None:
+    """Wait for the store, with its problem as a condition; after a day the disks that need it have failed."""
     begun = run.status.started_at or run.ctx.now()
     if run.ctx.now() - begun < RUN_PATIENCE:
         run.wait(LATER, problem)

@@ -28,7 +28,7 @@ from longboat.mover.errors import NoDiskImageError, SourceReadError
 from longboat.plan.backup_snapshots import snapshot_name
 from longboat.reconcile import disk_backup
 from longboat.reconcile.repositories import StoreProblemError
-from longboat.repository import find_backup, read_tombstones, write_tombstone
+from longboat.repository import find_backup, read_tombstones, write_backup_manifest, write_tombstone
 from tests.fakes.cluster import Killed
 from tests.unit.reconcile.backup_world import DISKS, SHOP, SYSTEM, BackupWorld, Grenade
 
@@ -547,6 +547,16 @@ def test_an_old_slot_is_not_refused_before_every_store_was_searched(world: Backu
     world.repositories.problem = StoreProblemError("StoreUnreachable", "no route")
     world.reconcile()
     assert world.condition("Stalled").reason == "StoreUnreachable"
+
+
+def test_a_manifest_of_the_name_with_other_disks_is_never_overwritten(world: BackupWorld) -> None:
+    world.add_backup()
+    until(world, lambda status: all(each.phase == "Exporting" for each in status.disks) if status.disks else False)
+    write_backup_manifest(world.repository(), "run", world.clock(), [], metadata={"foreign": True})
+    world.drive()
+    assert world.backup().status.phase == "Failed" and world.condition().reason == "ManifestConflict"
+    manifest = find_backup(world.repository(), "run")
+    assert manifest is not None and manifest.metadata == {"foreign": True} and world.leftovers() == []
 
 
 def test_a_name_that_another_policy_used_is_refused(world: BackupWorld) -> None:

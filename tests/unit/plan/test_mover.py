@@ -1,0 +1,80 @@
+"""The objects of movers: what they may do, and where secrets go."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import pytest
+
+from longboat.mover.jobs import merge
+from longboat.plan.mover import Mover, MoverSettings, mover_job, mover_secret, split_secret
+
+JOB = {
+    "masterKey": "the key",
+    "repositoryPath": "c/n",
+    "store": {"bucket": "b", "accessKeyId": "the id", "secretAccessKey": "the secret"},
+}
+
+
+def mover(role: Any = "export", mode: Any = "Block", **changes: Any) -> Mover:
+    its = {"role": role, "name": "m", "secret_name": "s", "labels": {"app.kubernetes.io/managed-by": "longboat"}}
+    return Mover(**{**its, "job": JOB, "claim": "c", "volume_mode": mode, **changes})
+
+
+def pod_of(job: dict[str, Any]) -> dict[str, Any]:
+    pod: dict[str, Any] = job["spec"]["template"]["spec"]
+    return pod
+
+
+SETTINGS = MoverSettings("system", "longboat:1", resources={"requests": {"cpu": "1"}}, pull_secrets=("regcred",))
+
+
+def test_a_mover_passes_restricted_pod_security_and_has_no_token() -> None:
+    pod = pod_of(mover_job(mover(), SETTINGS))
+    container = pod["containers"][0]
+    assert pod["automountServiceAccountToken"] is False and pod["restartPolicy"] == "Never"
+    assert (
+        pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["seccompProfile"]["type"] == "RuntimeDefault"
+    )
+    security = container["securityContext"]
+    assert security["capabilities"] == {"drop": ["ALL"]} and security["readOnlyRootFilesystem"]
+    assert security["allowPrivilegeEscalation"] is False
+    assert pod["imagePullSecrets"] == [{"name": "regcred"}] and container["resources"] == {"requests": {"cpu": "1"}}
+
+
+def test_kubernetes_never_repeats_a_mover_by_itself() -> None:
+    assert mover_job(mover(), SETTINGS)["spec"]["backoffLimit"] == 0
+
+
+def test_no_secret_is_in_the_job_or_the_plain_part() -> None:
+    job = mover_job(mover(), SETTINGS)
+    plain, secret = split_secret(JOB)
+    for text in (json.dumps(job), json.dumps(plain)):
+        assert not any(word in text for word in ("the key", "the id", "the secret"))
+    assert merge(plain, secret) == JOB
+
+
+def test_the_secret_dies_with_its_job_and_holds_both_files() -> None:
+    job = mover_job(mover(), SETTINGS)
+    job["metadata"]["uid"] = "u"
+    secret = mover_secret(mover(), job)
+    assert secret["metadata"]["ownerReferences"][0]["uid"] == "u" and secret["immutable"]
+    assert json.loads(base64.b64decode(secret["data"]["secret.json"]))["masterKey"] == "the key"
+    assert set(secret["data"]) == {"job.json", "secret.json"}
+
+
+@pytest.mark.parametrize("role", ["export", "restore"])
+def test_an_export_mounts_a_file_system_read_only(role: str) -> None:
+    container = pod_of(mover_job(mover(role, "Filesystem"), SETTINGS))["containers"][0]
+    mount = next(each for each in container["volumeMounts"] if each["name"] == "disk")
+    assert mount == {"name": "disk", "mountPath": "/volume", "readOnly": role == "export"}
+    assert container["args"][0] == role
+
+
+def test_a_block_volume_is_a_device_and_the_node_is_one_that_reaches_it() -> None:
+    required = {"nodeSelectorTerms": []}
+    pod = pod_of(mover_job(mover(node_affinity={"nodeSelectorTerms": [1]}), SETTINGS))
+    assert pod["containers"][0]["volumeDevices"] == [{"name": "disk", "devicePath": "/dev/longboat-disk"}]
+    assert "affinity" in pod and "affinity" not in pod_of(mover_job(mover(), SETTINGS)), required
