@@ -36,7 +36,7 @@ def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
 
 
 def _by_address(account: kopf.ConnectionInfo, environment: Mapping[str, str]) -> kopf.ConnectionInfo:
-    # kopf asks for kubernetes.default.svc. The address that the kubelet gives every pod, which the official client uses,
+    # kopf asks for kubernetes.default.svc. The address that the kubelet gives every pod, and the official client uses,
     # also works where the cluster's DNS does not: backups must not depend on it.
     host, port = environment.get("KUBERNETES_SERVICE_HOST"), environment.get("KUBERNETES_SERVICE_PORT", "443")
     if not host:
