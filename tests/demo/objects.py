@@ -23,7 +23,7 @@ def policy(name: str, target: Object, schedule: Object, **more: Any) -> Object:
 
 def weekly_on_machine() -> Object:
     """Every disk of the machine, at one moment, once a week."""
-    return policy("db-weekly", {"virtualMachine": {"name": VM}}, {"weekly": {"on": "Sunday", "at": "02:00"}})
+    return policy("db-weekly", {"virtualMachine": {"name": VM}}, {"weekly": {"day": "Sunday", "at": "02:00"}})
 
 
 def daily_on_disk(disk: str) -> Object:

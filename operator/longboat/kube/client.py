@@ -150,7 +150,8 @@ class ApiServer:
         content: str = "application/json",
         timeout: float = TIMEOUT,
     ) -> bytes:
-        headers = {"Accept": "application/json", "User-Agent": "longboat"}
+        # KubeVirt's subresources produce nothing and refuse to be asked for JSON alone (406).
+        headers = {"Accept": "application/json, */*", "User-Agent": "longboat"}
         if body is not None:
             headers["Content-Type"] = content
         self._api.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
