@@ -108,7 +108,8 @@ class Retention(Model):
     )
     keep_newest: bool = Field(
         True,
-        description="Keep the newest good backup of each disk beyond keepFor, so that failing runs never leave it bare.",
+        description="Keep the newest good backup of each disk beyond keepFor, "
+        "so that failing runs never leave it bare.",
     )
 
 
