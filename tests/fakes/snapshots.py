@@ -26,6 +26,7 @@ class SnapshotStorage(Storage):
         self.class_policy = "Delete"
         self.static_ready = True
         self.most_deleters = 0
+        self.deleted_under_a_claim = False
         self.cut_while_frozen: dict[str, bool] = {}
         self.is_frozen: Any = lambda: False
         self.annotations: dict[str, str] = {}
@@ -49,6 +50,10 @@ class SnapshotStorage(Storage):
         if obj["kind"] != VOLUME_SNAPSHOT_CONTENT.name:
             return
         if verb == "delete" and obj["spec"]["deletionPolicy"] == "Delete":
+            ref = obj["spec"]["volumeSnapshotRef"]
+            claims = self.cluster.list(PERSISTENT_VOLUME_CLAIM, ref["namespace"])
+            sources = {(each["spec"].get("dataSource") or {}).get("name") for each in claims}
+            self.deleted_under_a_claim |= ref["name"] in sources
             self.data.pop(handle_of(obj) or "", None)
         deleters = Counter(
             (handle_of(each), each["spec"]["deletionPolicy"]) for each in self.cluster.list(VOLUME_SNAPSHOT_CONTENT)

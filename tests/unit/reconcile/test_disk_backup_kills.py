@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from longboat.kube.kinds import DISK_BACKUP
+from longboat.kube.kinds import DISK_BACKUP, VOLUME_SNAPSHOT
 from longboat.plan.cut import OPEN_LIMIT
+from longboat.plan.mover import ATTEMPT
 from longboat.reconcile import disk_backup
 from longboat.repository import find_backup, list_disk_manifests
 from tests.fakes.cluster import Killed
@@ -44,6 +46,7 @@ def _assert_good(world: BackupWorld, where: str) -> None:
     assert world.leftovers() == [], where
     assert not world.machines.frozen, where
     assert world.storage.most_deleters == 1, where
+    assert not world.storage.deleted_under_a_claim, where
     assert sorted(world.exports) == sorted(DISKS.values()), f"{where}: a disk was exported twice: {world.exports}"
     assert status.consistency == "Application", f"{where}: {status.consistency_reason}"
     manifest = find_backup(world.repository(), "run")
@@ -105,6 +108,62 @@ def test_what_a_vanished_backup_left_is_swept(tmp_path: Path) -> None:
         world.storage.settle()
         assert world.leftovers() == [], f"vanished after write {nth}"
         assert world.storage.most_deleters <= 1, nth
+
+
+def test_the_snapshots_of_an_interrupted_cut_are_thrown_away(tmp_path: Path) -> None:
+    again = 0
+    for nth in range(1, 12):
+        world = _world(tmp_path / str(nth))
+        with pytest.raises(Killed):
+            world.reconcile(bomb=Grenade(nth))
+        world.reconcile()
+        cut = world.backup().status.cut
+        assert cut is not None
+        attempts = [each["metadata"]["labels"][ATTEMPT] for each in world.cluster.list(VOLUME_SNAPSHOT, SHOP)]
+        assert set(attempts) <= {str(cut.attempt)}, f"killed after write {nth - 1}: {attempts}"
+        again += cut.attempt == 2
+    assert again > 3
+
+
+def test_what_a_finished_run_left_is_swept_when_nothing_else_looks_at_it(tmp_path: Path) -> None:
+    world = _world(tmp_path)
+    while world.backup().status.phase != "Completed":
+        world.clock.advance(seconds=5)
+        try:
+            world.reconcile(bomb=_EndsWith("Completed"))
+        except Killed:
+            break
+    assert world.leftovers() != [] and not world.backup().status.cleaned_up
+    for _ in range(12):
+        disk_backup.sweep(world.context())
+        world.storage.settle()
+    assert world.leftovers() == [] and world.backup().status.cleaned_up
+
+
+class _EndsWith(Grenade):
+    """Kills the operator right after it wrote that a run has ended."""
+
+    def __init__(self, phase: str) -> None:
+        super().__init__()
+        self.phase = phase
+
+    def wrap(self, port: Any) -> Any:
+        wrapped = super().wrap(port)
+        if not hasattr(port, "update_status"):
+            return wrapped
+
+        class Port:
+            def __getattr__(self, name: str) -> Any:
+                return getattr(wrapped, name)
+
+            def update_status(_, obj: Any) -> Any:  # noqa: N805
+                wrapped.update_status(obj)
+                if obj["status"].get("phase") == self.phase:
+                    self.nth = self.effects
+                    raise Killed(self.phase)
+                return wrapped.get(DISK_BACKUP, obj["metadata"]["name"], obj["metadata"]["namespace"])
+
+        return Port()
 
 
 def test_an_open_cut_holds_others_up_for_a_bounded_time_only(tmp_path: Path) -> None:
