@@ -194,3 +194,21 @@ class BackupWorld(World):
     def _create(self, kind: Any, name: str, namespace: str, body: Object) -> Object:
         meta = {"name": name} | ({"namespace": namespace} if namespace else {})
         return self.cluster.create({"apiVersion": kind.api_version, "kind": kind.name, "metadata": meta} | body)
+
+
+def disk(world: BackupWorld, name: str, backup: str = "run") -> Any:
+    return next(each for each in world.backup(backup).status.disks or () if each.name == name)
+
+
+def look(world: BackupWorld, *, times: int = 1, name: str = "run") -> None:
+    for _ in range(times):
+        delay = world.reconcile(name)
+        world.clock.advance(seconds=delay.total_seconds() if delay else 1)
+
+
+def until(world: BackupWorld, holds: Any, name: str = "run") -> None:
+    for _ in range(100):
+        if holds(world.backup(name).status):
+            return
+        look(world, name=name)
+    raise AssertionError(f"never happened: {world.backup(name).status}")

@@ -1,0 +1,175 @@
+"""Exports under failing movers, and what belongs to others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from longboat.kube.kinds import (
+    CUSTOM_RESOURCE_DEFINITION,
+    DISK_BACKUP,
+    JOB,
+    PERSISTENT_VOLUME,
+    POD,
+    VOLUME_SNAPSHOT,
+)
+from longboat.mover.errors import NoDiskImageError, SourceReadError
+from longboat.plan.backup_snapshots import snapshot_name
+from longboat.reconcile import disk_backup
+from tests.unit.reconcile.backup_world import DISKS, SHOP, SYSTEM, BackupWorld, disk, look, until
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> BackupWorld:
+    world = BackupWorld(folder=tmp_path)
+    world.add_policy("daily")
+    return world
+
+
+# Exports
+
+
+def test_a_volume_without_a_disk_image_fails_its_disk_at_once(world: BackupWorld) -> None:
+    world.job_failures.append(NoDiskImageError("no disk.img"))
+    world.add_backup()
+    world.drive()
+    failed = [each for each in world.backup().status.disks or () if each.phase == "Failed"]
+    assert [(each.reason, each.attempts) for each in failed] == [("NoDiskImage", 1)]
+    assert world.backup().status.phase == "PartiallyFailed" and world.leftovers() == []
+
+
+def test_a_failure_that_may_pass_is_tried_three_times(world: BackupWorld) -> None:
+    world.add_policy("one", {"disk": {"virtualMachine": "db", "name": "data"}})
+    world.job_failures += [SourceReadError("EIO"), SourceReadError("EIO")]
+    world.add_backup(policy="one")
+    world.drive()
+    assert world.backup().status.phase == "Completed" and disk(world, "data").attempts == 3
+    world.job_failures += [SourceReadError("EIO")] * 3
+    world.add_backup("again", policy="one")
+    world.drive("again")
+    assert world.backup("again").status.phase == "Failed"
+    assert world.condition("Ready", "again").reason == "SourceReadFailed"
+    assert world.job_failures == [] and world.leftovers() == []
+
+
+def test_a_job_deleted_by_hand_and_a_lost_pod_are_tried_again(world: BackupWorld) -> None:
+    world.add_policy("one", {"disk": {"virtualMachine": "db", "name": "data"}})
+    world.storage.run_job = None
+    world.add_backup(policy="one")
+    until(world, lambda status: bool(disk(world, "data").job) if status.disks else False)
+    [job] = world.cluster.list(JOB)
+    world.cluster.delete(JOB, job["metadata"]["name"], SYSTEM)
+    until(world, lambda status: disk(world, "data").attempts == 2 and disk(world, "data").job)
+    assert any(reason == "JobDeleted" for reason, _ in world.cluster.events)
+    [job] = world.cluster.list(JOB)
+    failed = {"op": "add", "path": "/status", "value": {"conditions": [{"type": "Failed", "status": "True"}]}}
+    world.cluster.patch(JOB, job["metadata"]["name"], [failed], SYSTEM)
+    look(world)
+    assert any(reason == "PodLost" for reason, _ in world.cluster.events)
+    world.storage.run_job = world._export
+    world.drive()
+    assert world.backup().status.phase == "Completed" and disk(world, "data").attempts == 3
+
+
+def test_a_claim_that_is_not_provisioned_is_named_and_ends_in_a_bounded_time(world: BackupWorld) -> None:
+    world.add_policy("one", {"disk": {"virtualMachine": "db", "name": "data"}})
+    world.storage._source_content = lambda claim: None  # type: ignore[method-assign]
+    world.add_backup(policy="one")
+    world.storage.run_job = None
+    until(world, lambda status: "PersistentVolumeClaim" in (disk(world, "data").message or "") if status.disks else 0)
+    assert "Bound" in disk(world, "data").message and "quota" in disk(world, "data").message
+    world.drive(rounds=800)
+    assert disk(world, "data").reason == "MoverNotStarted" and world.leftovers() == []
+
+
+def test_two_policies_on_one_disk_store_it_once(world: BackupWorld) -> None:
+    world.add_policy("logs-daily", {"disk": {"virtualMachine": "db", "name": "logs"}})
+    world.add_backup("weekly")
+    world.add_backup("daily-1", policy="logs-daily")
+    world.drive("weekly", "daily-1")
+    first, second = disk(world, "logs", "weekly"), disk(world, "logs", "daily-1")
+    assert {first.phase, second.phase} == {"Completed"}
+    assert {first.mode, second.mode} == {"Full", "Incremental"}
+    assert {world.backup(name).status.consistency for name in ("weekly", "daily-1")} == {"Application"}
+    assert not world.machines.frozen and world.leftovers() == []
+
+
+def test_a_disk_named_by_its_claim_freezes_the_machine_that_uses_it(world: BackupWorld) -> None:
+    world.add_policy("one", {"disk": {"persistentVolumeClaim": "db-data"}})
+    world.add_backup(policy="one")
+    world.drive()
+    assert world.backup().status.consistency == "Application"
+    assert (world.backup().status.target or disk).kind == "PersistentVolumeClaim"
+
+
+def test_progress_is_told_while_a_mover_runs(world: BackupWorld) -> None:
+    world.add_policy("one", {"disk": {"virtualMachine": "db", "name": "data"}})
+    world.storage.run_job = None
+    world.add_backup(policy="one")
+    until(world, lambda status: bool(disk(world, "data").job) if status.disks else False)
+    [job] = world.cluster.list(JOB)
+    name = job["metadata"]["name"]
+    labels = {"batch.kubernetes.io/job-name": name}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": SYSTEM, "labels": labels}}
+    world.cluster.create(pod | {"status": {"phase": "Running"}})
+    world.cluster.pod_logs[SYSTEM, "p"] = '{"progress": {"bytesDone": 1048576, "bytesTotal": 4194304}}\n{"pro'
+    look(world)
+    assert (disk(world, "data").progress, disk(world, "data").bytes_done) == ("25%", 1 << 20)
+    assert world.backup().status.progress == "25%"
+    world.cluster.delete(POD, "p", SYSTEM)
+
+
+# What belongs to others
+
+
+def test_a_foreign_snapshot_of_our_name_is_left_alone(world: BackupWorld) -> None:
+    world.add_backup()
+    backup = world.backup()
+    name = snapshot_name(backup, "data", 1)
+    spec = {"source": {"persistentVolumeClaimName": "db-data"}, "volumeSnapshotClassName": "snapshots"}
+    head = {"apiVersion": "snapshot.storage.k8s.io/v1", "kind": "VolumeSnapshot"}
+    world.cluster.create(head | {"metadata": {"name": name, "namespace": SHOP, "labels": {}}, "spec": spec})
+    world.drive()
+    assert disk(world, "data").reason == "NameTaken" and world.backup().status.phase == "PartiallyFailed"
+    assert world.cluster.get(VOLUME_SNAPSHOT, name, SHOP) is not None
+    assert len(world.storage.snapshots()) == 1
+
+
+def test_the_sweep_leaves_alone_what_is_not_ours_or_in_use(world: BackupWorld) -> None:
+    world.storage.run_job = None
+    world.add_backup()
+    until(world, lambda status: status.disks and all(each.job for each in status.disks))
+    foreign = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "mine", "namespace": SYSTEM}}
+    world.cluster.create(
+        foreign | {"spec": {"storageClassName": "fast", "volumeName": "x"}, "status": {"phase": "Bound"}}
+    )
+    writes = world.cluster.writes
+    disk_backup.sweep(world.context())
+    assert world.cluster.writes == writes
+
+
+def test_the_sweep_removes_nothing_when_the_kind_is_going(world: BackupWorld) -> None:
+    world.storage.run_job = None
+    world.add_backup()
+    until(world, lambda status: status.disks and all(each.job for each in status.disks))
+    world.cluster.delete(CUSTOM_RESOURCE_DEFINITION, "diskbackups.longboat.dev")
+    for key in [key for key in world.cluster.objects if key[0] == DISK_BACKUP]:
+        del world.cluster.objects[key]
+    writes = world.cluster.writes
+    disk_backup.sweep(world.context())
+    assert world.cluster.writes == writes
+
+
+def test_the_volume_of_the_original_says_where_the_mover_can_run(world: BackupWorld) -> None:
+    claim = world.storage.claim(SHOP, DISKS["data"])
+    required = {"nodeSelectorTerms": [{"matchExpressions": []}]}
+    affinity = {"op": "add", "path": "/spec/nodeAffinity", "value": {"required": required}}
+    world.cluster.patch(PERSISTENT_VOLUME, claim["spec"]["volumeName"], [affinity])
+    world.storage.run_job = None
+    world.add_policy("one", {"disk": {"virtualMachine": "db", "name": "data"}})
+    world.add_backup(policy="one")
+    until(world, lambda status: bool(disk(world, "data").job) if status.disks else False)
+    [job] = world.cluster.list(JOB)
+    its = job["spec"]["template"]["spec"]["affinity"]["nodeAffinity"]
+    assert its == {"requiredDuringSchedulingIgnoredDuringExecution": required}
