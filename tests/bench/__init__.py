@@ -1,0 +1,1 @@
+"""The mover beside other backup programs, on one image in one run: `make bench`."""

@@ -1,0 +1,143 @@
+"""The programs that are compared: how each makes a repository, backs up the image, and restores the newest backup.
+
+All of them encrypt, compress with zstd (borg at level 1 as the mover, restic at its only one) and look at the whole image
+each time, as nothing tells them whether a disk has changed.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Protocol
+
+from longboat.repository import StoreSettings, find_disk_manifest, open_or_create_repository, open_store
+from tests.cluster.paths import CHECKOUT
+
+KEY = b"k" * 32
+REPOSITORY = "bench/bench"
+DISK = "bench"
+PASSWORD = "only the benchmark's"
+
+
+@dataclass(frozen=True)
+class Command:
+    """A program with its arguments, what is added to its environment, and the folder it runs in."""
+
+    arguments: tuple[str, ...]
+    environment: Mapping[str, str]
+    folder: Path
+
+
+class Tool(Protocol):
+    """A program that is measured; `stored` is the folder in which everything that it stores ends."""
+
+    name: str
+    stored: Path
+
+    def prepare(self) -> None:
+        """Make the repository."""
+
+    def backup(self, number: int) -> Command:
+        """How the image is backed up for the nth time, from 0 on."""
+
+    def restore(self, target: Path) -> Command:
+        """How the newest backup is restored into an empty folder, as disk.img in it or below it."""
+
+
+class Longboat:
+    """Our mover, as its Jobs start it."""
+
+    def __init__(self, name: str, image: Path, work: Path, settings: StoreSettings, stored: Path) -> None:
+        self.name, self.stored = name, stored
+        self._image, self._work, self._settings = image, work, settings
+        self._newest = ""
+
+    def prepare(self) -> None:
+        for folder in (self._work, self.stored):
+            folder.mkdir(parents=True, exist_ok=True)
+        self._repository = open_or_create_repository(open_store(self._settings), REPOSITORY, KEY)
+
+    def backup(self, number: int) -> Command:
+        self._newest = f"backup-{number}"
+        created = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(days=number)
+        job = {"sourcePath": str(self._image.parent), "disk": {"diskKey": DISK}, "backupName": self._newest}
+        return self._command("export", job | {"created": created.isoformat()})
+
+    def restore(self, target: Path) -> Command:
+        found = find_disk_manifest(self._repository, DISK, self._newest)
+        assert found, f"backup {self._newest} has left no manifest"
+        return self._command("restore", {"manifest": found.name, "targetPath": str(target)})
+
+    def _command(self, role: str, job: Mapping[str, object]) -> Command:
+        common = {
+            "store": json.loads(self._settings.model_dump_json(by_alias=True)),
+            "repositoryPath": REPOSITORY,
+            "masterKey": base64.b64encode(self._repository.master_key).decode(),
+            "terminationPath": str(self._work / "result.json"),
+        }
+        file = self._work / f"{role}.json"
+        file.write_text(json.dumps(common | dict(job)))
+        program = (sys.executable, "-m", "longboat", role, "--job", str(file))
+        return Command(program, {"PYTHONPATH": str(CHECKOUT / "operator")}, self._work)
+
+
+class Restic:
+    """restic; it reads files, so it is given the image as one."""
+
+    def __init__(self, name: str, image: Path, work: Path, address: str, stored: Path, *options: str) -> None:
+        self.name, self.stored = name, stored
+        self._image, self._work, self._options = image, work, options
+        self._environment = {"RESTIC_REPOSITORY": address, "RESTIC_PASSWORD": PASSWORD}
+        self._environment["RESTIC_CACHE_DIR"] = str(work / "cache")
+
+    def with_keys(self, access_key_id: str, secret_access_key: str) -> Restic:
+        """Add the credentials of an S3 service."""
+        self._environment |= {"AWS_ACCESS_KEY_ID": access_key_id, "AWS_SECRET_ACCESS_KEY": secret_access_key}
+        return self
+
+    def prepare(self) -> None:
+        self._work.mkdir(parents=True)
+        run(self._command("init", "--repository-version=2"))
+
+    def backup(self, number: int) -> Command:
+        return self._command("backup", "--force", "--host=bench", self._image.name)
+
+    def restore(self, target: Path) -> Command:
+        return self._command("restore", "latest", f"--target={target}")
+
+    def _command(self, *arguments: str) -> Command:
+        return Command(("restic", *self._options, *arguments), self._environment, self._image.parent)
+
+
+class Borg:
+    """Borg, set as its manual advises for disk images: chunks of a fixed size, holes skipped."""
+
+    def __init__(self, image: Path, work: Path, stored: Path) -> None:
+        self.name, self.stored = "borg", stored
+        self._image, self._newest = image, ""
+        self._environment = {"BORG_REPO": str(stored), "BORG_PASSPHRASE": PASSWORD, "BORG_BASE_DIR": str(work)}
+
+    def prepare(self) -> None:
+        run(Command(("borg", "init", "--encryption=repokey-blake2"), self._environment, self._image.parent))
+
+    def backup(self, number: int) -> Command:
+        self._newest = f"::backup-{number}"
+        options = ("--sparse", "--chunker-params=fixed,4194304", "--compression=zstd,1", "--files-cache=disabled")
+        arguments = ("borg", "create", *options, self._newest, self._image.name)
+        return Command(arguments, self._environment, self._image.parent)
+
+    def restore(self, target: Path) -> Command:
+        return Command(("borg", "extract", "--sparse", self._newest), self._environment, target)
+
+
+def run(command: Command) -> None:
+    """Run a command that is not measured; raise CalledProcessError if it fails."""
+    environment = os.environ | dict(command.environment)
+    subprocess.run(command.arguments, env=environment, cwd=command.folder, check=True, capture_output=True)
