@@ -1,7 +1,7 @@
 """The programs that are compared: how each makes a repository, backs up the image, and restores the newest backup.
 
-All of them encrypt, compress with zstd (borg at level 1 as the mover, restic at its only one) and look at the whole image
-each time, as nothing tells them whether a disk has changed.
+All of them encrypt, compress with zstd (borg at level 1 as the mover, restic at its only one) and look at the whole
+image each time, as nothing tells them whether a disk has changed.
 """
 
 from __future__ import annotations
