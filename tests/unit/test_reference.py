@@ -14,9 +14,8 @@ SOURCE = TOP / "operator/longboat"
 REFERENCE = TOP / "docs/reference"
 # Calls whose first argument is a reason, and classes whose attribute `reason` is one.
 CALLS = {"Problem", "StoreProblemError", "Failure"}
-# Made by `make demo`, or written with what they describe.
+# Written with what they describe.
 ELSEWHERE = {
-    "README.md: docs/demo.svg",
     "docs/README.md: reference/repository-format.md",
     "docs/explanation/architecture.md: ../reference/repository-format.md",
 }
