@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -59,9 +59,19 @@ def step_of(namespace: Namespace, kind: str) -> Callable[[], object]:
     return look
 
 
-def job_of(namespace: Namespace) -> str:
+def job_of(namespace: Namespace) -> Object | None:
+    """The mover's Job; its name is that of the disk, so that another attempt differs by its UID only."""
     label = f"longboat.dev/owner-namespace={namespace.name}"
-    return namespace.cluster.kubectl("-n", OPERATOR_NAMESPACE, "get", "jobs", "-l", label, "-o", "name").strip()
+    found = namespace.cluster.kubectl("-n", OPERATOR_NAMESPACE, "get", "jobs", "-l", label, "-o", "json")
+    return next(iter(json.loads(found)["items"]), None)
+
+
+def another_job(namespace: Namespace, than: Object) -> Callable[[], Object | None]:
+    def look() -> Object | None:
+        found = job_of(namespace)
+        return found if found and found["metadata"]["uid"] != than["metadata"]["uid"] else None
+
+    return look
 
 
 def test_backup_ends_well_though_the_operator_is_killed_at_every_step(namespace: Namespace) -> None:
@@ -100,12 +110,10 @@ def test_export_goes_on_after_its_job_is_deleted_and_after_its_pod_is_killed(nam
     namespace.policy("daily", "disk")
     name = namespace.create(namespace.ours("DiskBackup", "daily-", {"policyRef": {"name": "daily"}}))
     job = namespace.until("an export Job", lambda: job_of(namespace), 90)
-    namespace.cluster.kubectl("-n", OPERATOR_NAMESPACE, "delete", job, "--grace-period=0", "--force", "--wait=false")
-    namespace.until("another export Job", lambda: job_of(namespace) not in ("", job), 120)
-    again = job_of(namespace)
-    time.sleep(1)
-    label = f"job-name={again.partition('/')[2]}"
-    namespace.cluster.kubectl("-n", OPERATOR_NAMESPACE, "delete", "pod", "-l", label, "--grace-period=0", "--force")
+    named = ["-n", OPERATOR_NAMESPACE, "delete", "--grace-period=0", "--force", "--wait=false"]
+    namespace.cluster.kubectl(*named, "job", job["metadata"]["name"])
+    again = namespace.until("another export Job", another_job(namespace, job), 120)
+    namespace.cluster.kubectl(*named, "pod", "-l", f"job-name={again['metadata']['name']}")
     backup = namespace.ended("diskbackup", name, 300)
     assert backup["status"]["phase"] == "Completed", backup["status"]
     namespace.restore("restored", of_backup(backup))
