@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from longboat.cli.observation import OPERATOR_LABELS
 from scripts.generated_chart import NAMESPACE, render
 from tests.cluster import binaries
 
@@ -242,3 +243,8 @@ def test_two_releases_do_not_share_cluster_scoped_names() -> None:
 def test_the_operator_is_told_nothing_that_it_does_not_read() -> None:
     source = "".join(path.read_text() for path in (TOP / "operator/longboat/handlers").glob("*.py"))
     assert [name for name in _environment() if f'"{name}"' not in source] == []
+
+
+def test_longboat_check_finds_the_operator() -> None:
+    labels = _named(_render(), "Deployment", "longboat")["metadata"]["labels"]
+    assert OPERATOR_LABELS.items() <= labels.items()
