@@ -39,12 +39,12 @@ test-long: ## The hunts that take hours
 	$(PYTEST) tests -m long
 
 .PHONY: demo
-demo: ## The main job on a local cluster, told as it happens; leaves the cluster running (CLUSTER=local|kind|current)
-	$(PY) -m tests.demo --cluster $(or $(CLUSTER),local)
+demo: ## The main job on a local cluster, told as it happens; leaves the cluster running (CLUSTER=local|kind|current, ARGS=--help)
+	$(PY) -m tests.demo --cluster $(or $(CLUSTER),local) $(ARGS)
 
 .PHONY: bench
 bench: ## The benchmarks
-	$(PY) -m tests.bench
+	$(PY) -m tests.bench $(ARGS)
 
 .PHONY: cluster
 cluster: ## Start the local cluster; build/kubeconfig reaches it

@@ -1,19 +1,23 @@
-"""The objects of the story: what a user would write into YAML files."""
+"""The objects of the story: what a user would write into YAML files. The namespace is given when they are applied."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from tests.cluster.kubevirt.images import GUEST_DISK
+
 API_VERSION = "longboat.dev/v1alpha1"
-NAMESPACE = "shop"
 VM = "db"
+OURS = {"app.kubernetes.io/part-of": "longboat-demo"}
+"""On the story's namespace: whoever tells it again may remove what carries it."""
+_USER = 107  # KubeVirt's: the disk is its machine's.
 Object = dict[str, Any]
 
 
 def ours(kind: str, name: str, spec: Object) -> Object:
-    """One of our kinds in the story's namespace; a name that ends in a dash is completed by the API server."""
+    """One of our kinds; a name that ends in a dash is completed by the API server."""
     naming = {"generateName": name} if name.endswith("-") else {"name": name}
-    return {"apiVersion": API_VERSION, "kind": kind, "metadata": naming | {"namespace": NAMESPACE}, "spec": spec}
+    return {"apiVersion": API_VERSION, "kind": kind, "metadata": naming, "spec": spec}
 
 
 def policy(name: str, target: Object, schedule: Object, **more: Any) -> Object:
@@ -55,3 +59,26 @@ def restore(name: str, source: Object, disk_name: str) -> Object:
     """A Restore into the claim of the same name, attached to the machine."""
     attach = {"virtualMachine": VM, "diskName": disk_name}
     return ours("Restore", name, {"source": source, "claim": {"name": name}, "attach": attach})
+
+
+def namespace(name: str) -> Object:
+    """The story's namespace; KubeVirt's pods do not pass the restricted standard."""
+    labels = OURS | {"pod-security.kubernetes.io/enforce": "baseline"}
+    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
+
+
+def fill_root_disk(claim: str, image: str) -> Object:
+    """The Job that copies the guest's disk out of its container image onto a Block claim."""
+    command = ["dd", f"if={GUEST_DISK}", "of=/dev/disk", "bs=1M", "conv=sparse,notrunc,fsync"]
+    container: Object = {"name": "fill", "image": image, "imagePullPolicy": "IfNotPresent", "command": command}
+    container |= {"securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}}
+    container |= {"volumeDevices": [{"name": "disk", "devicePath": "/dev/disk"}]}
+    pod: Object = {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "securityContext": {"runAsNonRoot": True, "runAsUser": _USER, "runAsGroup": _USER, "fsGroup": _USER},
+        "containers": [container],
+        "volumes": [{"name": "disk", "persistentVolumeClaim": {"claimName": claim}}],
+    }
+    spec = {"backoffLimit": 0, "template": {"spec": pod}}
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": f"fill-{claim}"}, "spec": spec}

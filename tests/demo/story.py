@@ -10,19 +10,17 @@ import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 from tests.cluster.cluster import Cluster
 from tests.cluster.kubevirt import guests
 from tests.cluster.kubevirt.guests import Disk, Guest
 from tests.demo import objects
 from tests.demo.narrator import Narrator
-from tests.demo.objects import NAMESPACE, VM
-from tests.installation import NAMESPACE as OPERATOR_NAMESPACE
-from tests.installation import apply, ensure_namespace
+from tests.demo.objects import OURS, VM
+from tests.demo.place import MIB, Place
 
 DISKS = {"disk-a": "the system", "disk-b": "logs", "disk-c": "the database"}
-MIB = 1 << 20
 Object = dict[str, Any]
 
 
@@ -31,14 +29,16 @@ class StoryError(AssertionError):
 
 
 class Story:
-    """One telling on one cluster; ``checksum`` is that of the data on disk C before it is destroyed."""
+    """One telling in one place; ``checksum`` is that of the data on disk C before it is destroyed."""
 
-    def __init__(self, cluster: Cluster, narrator: Narrator) -> None:
-        self.cluster = cluster
+    def __init__(self, place: Place, narrator: Narrator) -> None:
+        self.place = place
         self.tell = narrator
         self.checksum = ""
         self.newest = ""
-        self.guest = Guest(cluster, NAMESPACE, VM)
+        # A guest needs nothing of its cluster but kubectl.
+        self.cluster = cast(Cluster, place.cluster)
+        self.guest = Guest(self.cluster, place.namespace, VM)
 
     def run(self) -> None:
         """Tell it from beginning to end."""
@@ -56,33 +56,47 @@ class Story:
     def machine(self) -> None:
         """A running machine with three disks, data on two of them."""
         self.tell.chapter("A virtual machine with disks A, B and C")
-        ensure_namespace(self.cluster, NAMESPACE)
-        self.ensure_machine()
+        self.make_namespace()
+        self.make_machine()
         for disk in ("disk-b", "disk-c"):
             mount = f"mkdir -p /mnt/{disk} && mount {self.device(disk)} /mnt/{disk}"
             self.guest.run(f"mountpoint -q /mnt/{disk} || {{ mkfs.ext4 -q -F {self.device(disk)} && {mount}; }}")
         self.guest.run("head -c 20000000 /dev/urandom > /mnt/disk-c/orders.db; head -c 3000000 /dev/urandom > "
                        "/mnt/disk-b/app.log; sync")  # fmt: skip
         self.checksum = self.sum("/mnt/disk-c/orders.db")
-        self.show("get", "virtualmachineinstances,persistentvolumeclaims", "-n", NAMESPACE)
+        self.show("get", "virtualmachineinstances,persistentvolumeclaims", "-n", self.place.namespace)
         self.tell.fact(f"in the guest: sha256 of orders.db on disk C is {self.checksum[:16]}…")
 
-    def ensure_machine(self) -> None:
-        """Create and boot the machine, unless an earlier telling has done so."""
-        if not self.guest.instance():
-            guests.make_root_disk(self.cluster, NAMESPACE, "db-disk-a")
-            for disk in ("disk-b", "disk-c"):
-                guests.make_disk(self.cluster, NAMESPACE, f"db-{disk}", "256Mi")
-            self.guest.create([Disk(name, f"db-{name}") for name in DISKS])
-            self.guest.start()
+    def make_namespace(self) -> None:
+        """An empty namespace: what an earlier telling has left is removed, and nothing else ever."""
+        name = self.place.namespace
+        found = self.cluster.kubectl("get", "namespace", name, "--ignore-not-found", "-o", "json")
+        if found:
+            ours = OURS.items() <= json.loads(found)["metadata"].get("labels", {}).items()
+            self.require(ours, f"namespace {name} is free, or of an earlier telling: choose another with --namespace")
+            self.tell.fact(f"removing namespace {name} of an earlier telling")
+            self.cluster.kubectl("delete", "namespace", name, "--timeout=300s")
+        self.cluster.kubectl("apply", "-f", "-", stdin=json.dumps(objects.namespace(name)))
+
+    def make_machine(self) -> None:
+        """Create and boot the machine."""
+        sizes = {"disk-a": guests.ROOT_SIZE, "disk-b": "256Mi", "disk-c": "256Mi"}
+        for disk, size in sizes.items():
+            self.apply(guests.claim(f"db-{disk}", size, storage_class=self.place.storage_class))
+        self.apply(objects.fill_root_disk("db-disk-a", self.place.guest_image))
+        self.kubectl("wait", "--for=condition=Complete", "--timeout=300s", "job/fill-db-disk-a")
+        self.kubectl("delete", "job/fill-db-disk-a", "--cascade=foreground")
+        self.guest.create([Disk(name, f"db-{name}") for name in DISKS])
+        self.guest.start()
 
     def policies(self) -> None:
         """Two policies: weekly on the machine, daily on disk C."""
         self.tell.chapter("A weekly policy on the machine, a daily one on disk C")
-        apply(self.cluster, objects.weekly_on_machine(), objects.daily_on_disk("disk-c"))
+        self.apply(objects.weekly_on_machine())
+        self.apply(objects.daily_on_disk("disk-c"))
         for name in ("db-weekly", "db-disk-c-daily"):
-            self.kubectl("wait", "-n", NAMESPACE, "--for=condition=Ready", f"backuppolicy/{name}", "--timeout=60s")
-        self.show("get", "backuppolicies", "-n", NAMESPACE)
+            self.kubectl("wait", "--for=condition=Ready", f"backuppolicy/{name}", "--timeout=60s")
+        self.show("get", "backuppolicies", "-n", self.place.namespace)
 
     def ad_hoc_runs(self) -> None:
         """Both run once, by hand."""
@@ -91,7 +105,7 @@ class Story:
             created = self.create(objects.run_of(name))
             backup = self.completed_backup(created)
             self.verdict(backup)
-        self.show("get", "diskbackups", "-n", NAMESPACE)
+        self.show("get", "diskbackups", "-n", self.place.namespace)
 
     def verdict(self, backup: Object) -> None:
         """The backup says how consistent it is, and it is as good as it can be."""
@@ -113,14 +127,14 @@ class Story:
     def snapshot(self) -> None:
         """An ad-hoc snapshot, local and at once."""
         self.tell.chapter("An ad-hoc snapshot of disk C")
-        apply(self.cluster, objects.snapshot("before-upgrade", "disk-c"))
-        self.kubectl("wait", "-n", NAMESPACE, "--for=condition=Ready", "disksnapshot/before-upgrade", "--timeout=60s")
-        self.show("get", "disksnapshots", "-n", NAMESPACE)
+        self.apply(objects.snapshot("before-upgrade", "disk-c"))
+        self.kubectl("wait", "--for=condition=Ready", "disksnapshot/before-upgrade", "--timeout=60s")
+        self.show("get", "disksnapshots", "-n", self.place.namespace)
 
     def schedule_survives_a_kill(self) -> None:
         """A policy that runs every minute; the operator is killed once; there is one DiskBackup per slot."""
         self.tell.chapter("A policy that fires every minute, and an operator that is killed")
-        apply(self.cluster, objects.minutely_on_disk("disk-c"))
+        self.apply(objects.minutely_on_disk("disk-c"))
         self.until("the first slot has a backup", lambda: self.backups_of("db-disk-c-minutely"), 90)
         self.kill_operator()
         self.until("three slots have backups", lambda: len(self.completed_slots()) >= 3, 300)
@@ -131,7 +145,7 @@ class Story:
         self.require(_consecutive(slots), f"no slot was missed: {slots}")
         self.tell.good(f"{len(slots)} slots, {len(slots)} backups, though the operator was killed")
         self.newest = self.newest_backup("db-disk-c-minutely")["metadata"]["name"]
-        self.show("get", "diskbackups", "-n", NAMESPACE)
+        self.show("get", "diskbackups", "-n", self.place.namespace)
 
     def destroy(self) -> None:
         """The data on disk C is gone."""
@@ -154,10 +168,10 @@ class Story:
 
     def restored(self, name: str, source: Object, disk_name: str) -> None:
         """Restore, attach, mount in the guest and compare."""
-        apply(self.cluster, objects.restore(name, source, disk_name))
+        self.apply(objects.restore(name, source, disk_name))
         done = self.until(f"restore {name} ends", lambda: self.ended("restore", name), 300)
         self.require(done["status"]["phase"] == "Completed", f"restore {name} is complete", done)
-        self.show("get", "restores", "-n", NAMESPACE)
+        self.show("get", "restores", "-n", self.place.namespace)
         device = self.device(done["status"]["serial"])
         self.guest.run(f"mkdir -p /mnt/{disk_name} && mount -o ro {device} /mnt/{disk_name}")
         found = self.sum(f"/mnt/{disk_name}/orders.db")
@@ -168,33 +182,29 @@ class Story:
     def show_everything(self) -> None:
         """All kinds, and what lies in the bucket."""
         self.tell.chapter("What there is now")
-        self.show("get", "longboat", "-n", NAMESPACE)
+        self.show("get", "longboat", "-n", self.place.namespace)
         self.show("get", "backupstores")
-        self.tell.fact("in the bucket:")
-        for line in self.bucket():
-            self.tell.fact("  " + line)
+        self.show_bucket()
         self.require(not self.leftovers(), f"nothing is left in the operator's namespace: {self.leftovers()}")
+
+    def show_bucket(self) -> None:
+        """What the namespace has in the bucket, where that can be seen."""
+        if self.place.bucket:
+            uid = self.cluster.kubectl("get", "namespace", self.place.namespace, "-o", "jsonpath={.metadata.uid}")
+            self.tell.fact("in the bucket:")
+            for line in self.place.bucket(uid):
+                self.tell.fact("  " + line)
 
     def kill_operator(self) -> None:
         """Kill the operator's pod without grace."""
-        pods = ["-n", OPERATOR_NAMESPACE, "-l", "app.kubernetes.io/name=longboat"]
+        pods = ["-n", self.place.operator_namespace, "-l", "app.kubernetes.io/name=longboat"]
         self.show("delete", "pod", *pods, "--grace-period=0", "--force")
 
     def leftovers(self) -> list[str]:
         """Jobs, claims and snapshots of movers that are still there."""
         kinds = "jobs,persistentvolumeclaims,volumesnapshots"
-        return self.kubectl("-n", OPERATOR_NAMESPACE, "get", kinds, "-o", "name").split()
-
-    def bucket(self) -> list[str]:
-        """Number and size of the objects of each sort in the bucket."""
-        folder = self.cluster.remote.directory / "data"
-        sorts: dict[str, list[int]] = {}
-        for path in folder.rglob("*"):
-            # <bucket>/<cluster>/<namespace>/<sort>/<object>
-            parts = path.relative_to(folder).parts
-            if path.is_file() and len(parts) > 4:
-                sorts.setdefault(parts[3], []).append(path.stat().st_size)
-        return [f"{sort:<12} {len(sorts[sort]):4} objects {sum(sorts[sort]) / MIB:8.2f} MiB" for sort in sorted(sorts)]
+        ours = f"longboat.dev/owner-namespace={self.place.namespace}"
+        return self.cluster.kubectl("-n", self.place.operator_namespace, "get", kinds, "-l", ours, "-o", "name").split()
 
     def completed_backup(self, name: str) -> Object:
         """Wait until a DiskBackup has ended; it must be complete."""
@@ -204,12 +214,12 @@ class Story:
 
     def ended(self, kind: str, name: str) -> Object | None:
         """The object, once its phase is a last one."""
-        found: Object = json.loads(self.kubectl("-n", NAMESPACE, "get", kind, name, "-o", "json"))
+        found: Object = json.loads(self.kubectl("get", kind, name, "-o", "json"))
         return found if found.get("status", {}).get("phase") in ("Completed", "PartiallyFailed", "Failed") else None
 
     def backups_of(self, policy: str) -> list[Object]:
         """The DiskBackups of a policy."""
-        items = json.loads(self.kubectl("-n", NAMESPACE, "get", "diskbackups", "-o", "json"))["items"]
+        items = json.loads(self.kubectl("get", "diskbackups", "-o", "json"))["items"]
         return [each for each in items if each["spec"]["policyRef"]["name"] == policy]
 
     def newest_backup(self, policy: str) -> Object:
@@ -227,7 +237,16 @@ class Story:
 
     def patch_suspended(self, policy: str) -> None:
         """Suspend a policy."""
-        self.show("patch", "backuppolicy", policy, "-n", NAMESPACE, "--type=merge", "-p", '{"spec":{"suspend":true}}')
+        self.show(
+            "patch",
+            "backuppolicy",
+            policy,
+            "-n",
+            self.place.namespace,
+            "--type=merge",
+            "-p",
+            '{"spec":{"suspend":true}}',
+        )
 
     def disk(self, backup: Object, name: str) -> Object:
         """One disk of a backup."""
@@ -245,13 +264,19 @@ class Story:
 
     def create(self, obj: Object) -> str:
         """Create an object as `kubectl create` does and return its name."""
-        made = json.loads(self.cluster.kubectl("create", "-o", "json", "-f", "-", stdin=json.dumps(obj)))
+        made = json.loads(
+            self.cluster.kubectl("create", "-n", self.place.namespace, "-o", "json", "-f", "-", stdin=json.dumps(obj))
+        )
         self.tell.fact(f"created {made['kind']} {made['metadata']['name']}")
         return str(made["metadata"]["name"])
 
+    def apply(self, obj: Object) -> None:
+        """Apply an object to the namespace as `kubectl apply` does."""
+        self.cluster.kubectl("apply", "-n", self.place.namespace, "-f", "-", stdin=json.dumps(obj))
+
     def kubectl(self, *arguments: str) -> str:
-        """Run kubectl without showing it."""
-        return self.cluster.kubectl(*arguments)
+        """Run kubectl in the namespace without showing it."""
+        return self.cluster.kubectl("-n", self.place.namespace, *arguments)
 
     def show(self, *arguments: str) -> None:
         """Run kubectl and show it."""
@@ -270,7 +295,7 @@ class Story:
             if found := look():
                 return found
             time.sleep(0.5)
-        everything = self.cluster.kubectl("get", "longboat", "-n", NAMESPACE, "-o", "wide")
+        everything = self.kubectl("get", "longboat", "-o", "wide")
         raise StoryError(f"not as told within {seconds:.0f} s: {claim}\n{everything}")
 
 

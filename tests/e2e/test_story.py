@@ -6,6 +6,7 @@ import pytest
 
 from tests import installation
 from tests.cluster.cluster import Cluster
+from tests.demo import place
 from tests.demo.narrator import Narrator
 from tests.demo.story import Story
 
@@ -15,4 +16,4 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1500)]
 def test_destroyed_disk_of_a_running_machine_comes_back_from_backup_and_snapshot(kubevirt_cluster: Cluster) -> None:
     installation.install(kubevirt_cluster)
     installation.ensure_store(kubevirt_cluster)
-    Story(kubevirt_cluster, Narrator()).run()
+    Story(place.local(kubevirt_cluster), Narrator()).run()
