@@ -6,7 +6,6 @@ import os
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 
@@ -29,23 +28,29 @@ from longboat.repository.errors import (
     StoreError,
 )
 from longboat.repository.object_store import ScopedStore, put_fresh, put_once
+from tests.cluster.s3 import S3Settings
 
-from .s3_environment import VARIABLE, s3_settings
 
-
-def _settings(kind: str, folder: Path) -> StoreSettings:
+def _settings(kind: str, request: pytest.FixtureRequest) -> StoreSettings:
     prefix = f"contract/{os.urandom(6).hex()}"
     if kind == "folder":
-        return StoreSettings(type="folder", path=str(folder), prefix=prefix)
-    settings = s3_settings(prefix)
-    if settings is None:
-        pytest.skip(f"{VARIABLE} names no S3 server")
-    return settings
+        return StoreSettings(type="folder", path=str(request.getfixturevalue("tmp_path")), prefix=prefix)
+    server: S3Settings = request.getfixturevalue("s3_server")
+    return StoreSettings(
+        type="s3",
+        prefix=prefix,
+        endpoint=server.endpoint,
+        region=server.region,
+        bucket=server.bucket,
+        ca_pem=server.ca_pem,
+        access_key_id=server.access_key_id,
+        secret_access_key=server.secret_access_key,
+    )
 
 
 @pytest.fixture(params=["folder", "s3"])
-def settings(request: pytest.FixtureRequest, tmp_path: Path) -> StoreSettings:
-    return _settings(request.param, tmp_path)
+def settings(request: pytest.FixtureRequest) -> StoreSettings:
+    return _settings(request.param, request)
 
 
 @pytest.fixture
@@ -57,8 +62,8 @@ def store(settings: StoreSettings) -> Iterator[ObjectStore]:
 
 
 @pytest.fixture
-def s3(tmp_path: Path) -> StoreSettings:
-    return _settings("s3", tmp_path)
+def s3(request: pytest.FixtureRequest) -> StoreSettings:
+    return _settings("s3", request)
 
 
 def test_object_reads_back_whole_and_in_ranges(store: ObjectStore) -> None:

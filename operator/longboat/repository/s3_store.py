@@ -128,8 +128,8 @@ class S3Store:
         path = self._path(name)
         try:
             meta = self._run(name, lambda: obstore.head(self._store, path))
-        except ObjectNotFoundError:
-            # HEAD answers without a body, so that a missing object looks like wrong credentials or a missing bucket.
+        except (AccessDeniedError, ObjectNotFoundError):
+            # HEAD answers without a body: what is missing, and why access is denied, a GET tells.
             self._run(name, lambda: self._read(path, 1 << 40, probe=True))
             raise
         return self._info(meta)
