@@ -42,8 +42,12 @@ test-long: ## The hunts that take hours
 demo: ## The main job on a local cluster, told as it happens; leaves the cluster running (CLUSTER=local|kind|current, ARGS=--help)
 	$(PY) -m tests.demo --cluster $(or $(CLUSTER),local) $(ARGS)
 
+.PHONY: guest-image
+guest-image: ## The guest's disk for make demo CLUSTER=current, in build/guest, to be put into an image
+	$(PY) -m tests.demo.guest_image
+
 .PHONY: bench
-bench: ## The benchmarks
+bench: ## The mover beside restic and Borg on one image; writes build/bench.json (ARGS=--help)
 	$(PY) -m tests.bench $(ARGS)
 
 .PHONY: cluster

@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--namespace", help=f"the namespace to make (local: {LOCAL_NAMESPACE}, current: longboat-demo)")
     only = parser.add_argument_group("with --cluster=current")
     only.add_argument("--storage-class", help="makes Block volumes with snapshots; absent: the cluster's default")
-    only.add_argument("--guest-image", help="what `python -m tests.demo.guest_image` makes")
+    only.add_argument("--guest-image", help="what `make guest-image` makes")
     only.add_argument("--operator-namespace", default=installation.NAMESPACE, help="%(default)s if absent")
     only.add_argument("--yes", action="store_true", help="do not ask")
     return parser

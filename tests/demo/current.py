@@ -39,7 +39,7 @@ def place(arguments: argparse.Namespace) -> Place:
     """Ask, look, and return where to tell the story. Raises ClusterError saying what is missing and how to get it."""
     if not arguments.guest_image:
         raise ClusterError("no guest image: name one that the nodes can pull with --guest-image. "
-                           "`python -m tests.demo.guest_image` makes it (docs/how-to/demo-elsewhere.md)")  # fmt: skip
+                           "`make guest-image` makes it (docs/how-to/demo-elsewhere.md)")  # fmt: skip
     if not shutil.which("kubectl"):
         raise ClusterError("kubectl is missing: https://kubernetes.io/docs/tasks/tools")
     context = Context(_kubectl("config", "current-context").strip())

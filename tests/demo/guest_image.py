@@ -1,4 +1,4 @@
-"""`python -m tests.demo.guest_image`: the guest's disk, ready to be put into an image for a cluster of one's own."""
+"""`make guest-image`: the guest's disk, ready to be put into an image for a cluster of one's own."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ The kind cluster {NAME} runs, with the image {IMAGE} loaded. The story has not b
   4. the operator: helm install longboat charts/longboat -n longboat-system --create-namespace \\
        --set image.repository=longboat --set image.tag=demo
   5. a default BackupStore on an S3 service that the cluster can reach: README.md, Install
-  6. the guest's image: python -m tests.demo.guest_image, docker build as it says, and
+  6. the guest's image: make guest-image, docker build as it says, and
      kind load docker-image --name {NAME} longboat-guest:1
   7. make demo CLUSTER=current ARGS="--guest-image longboat-guest:1"
 """
