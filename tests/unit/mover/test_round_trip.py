@@ -92,6 +92,16 @@ def test_grown_disk_is_compared_with_its_smaller_parent(tmp_path: Path) -> None:
     assert restore(store, key, grown.manifest, tmp_path)[0] == (folder / "disk.img").read_bytes()
 
 
+def test_disk_grown_by_holes_alone_does_not_share_its_last_page(tmp_path: Path) -> None:
+    store = MemoryStore()
+    key = repository_in(store).master_key
+    folder = write_image(tmp_path / "a", {i * BLOCK: b"%d" % i * 999 for i in range(10)}, 10 * BLOCK)
+    export(store, key, folder, "one", 1)
+    write_image(folder, {i * BLOCK: b"%d" % i * 999 for i in range(10)}, 14 * BLOCK)
+    grown = export(store, key, folder, "two", 2)
+    assert restore(store, key, grown.manifest, tmp_path)[0] == (folder / "disk.img").read_bytes()
+
+
 def test_holes_stay_holes_and_take_no_space(tmp_path: Path) -> None:
     store = MemoryStore()
     key = repository_in(store).master_key
