@@ -63,11 +63,11 @@ def job(name: str, script: str, disk: str, mode: str = "Block") -> Object:
 
 
 class Namespace:
-    """A namespace of one test, under the restricted pod security standard."""
+    """A namespace of one test, under a pod security standard."""
 
-    def __init__(self, cluster: Cluster, name: str) -> None:
+    def __init__(self, cluster: Cluster, name: str, standard: str = "restricted") -> None:
         self.cluster, self.name = cluster, name
-        labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+        labels = {"pod-security.kubernetes.io/enforce": standard}
         self.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
         self.until("the namespace has a service account", lambda: "default" in self.kubectl("get", "serviceaccounts"))
 
