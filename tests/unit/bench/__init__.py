@@ -1,0 +1,1 @@
+"""Tests of what the benchmark is made of; none of them looks at a clock."""
