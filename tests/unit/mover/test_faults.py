@@ -102,7 +102,7 @@ def test_damaged_pack_is_named_with_the_place_on_the_disk(tmp_path: Path, damage
 def test_map_that_names_the_wrong_block_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = MemoryStore()
     key = repository_in(store).master_key
-    folder = write_image(tmp_path / "a", {0: b"one" * 2000 + b"two" * 2000}, 2 * BLOCK)
+    folder = write_image(tmp_path / "a", {0: b"one" * 1365 + b"two" * 1365}, 2 * BLOCK)
     place = PageBuild.place
     # A bug of the writer: everything authenticates, but the two blocks of the frame are mixed up.
     monkeypatch.setattr(PageBuild, "place", lambda page, index, frame, slot: place(page, index, frame, 1 - slot))

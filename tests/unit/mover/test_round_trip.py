@@ -71,7 +71,9 @@ def test_one_changed_block_stores_one_block_and_one_page(tmp_path: Path) -> None
     write_image(folder, {**content, 20 * BLOCK: b"changed" * 100}, 64 * BLOCK)
     export(store, key, folder, "two", 2)
     repository = repository_in(store)
-    first, second = (find_disk_manifest(repository, DISK.disk_key, name) for name in ("one", "two"))
+    first, second = (
+        find_disk_manifest(repository, DISK.disk_key, name, backup_time(n)) for n, name in ((1, "one"), (2, "two"))
+    )
     assert first and second
     assert (second.manifest.statistics.new_blocks, second.manifest.statistics.unchanged_blocks) == (1, 63)
     resolved = [
