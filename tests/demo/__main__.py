@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Mapping
 
 from tests import installation
 from tests.cluster import host, lifecycle
@@ -18,22 +19,20 @@ from tests.demo.place import LOCAL_NAMESPACE, Place, local
 from tests.demo.story import Story, StoryError
 
 RUN_NOW = CHECKOUT / "build" / "run-now.yaml"
-TRY = """  kubectl get longboat -n {0}                  # policies, backups, snapshots, restores
-  kubectl explain backuppolicy.spec.schedule       # the schema teaches
-  kubectl describe diskbackup -n {0}           # how consistent, how large, until when
-  kubectl create -n {0} -f build/run-now.yaml  # run the weekly policy now …
-  kubectl get diskbackups -n {0} -w            # … and watch it
-"""
-NEXT_LOCAL = f"""
-The cluster is still running. Try next:
-  export KUBECONFIG=$PWD/build/kubeconfig
-{TRY}  make shell                                       # into the node
-  make cluster-stop                                # stop; backups stay in the remote store until make clean
-"""
-NEXT_CURRENT = f"""
-Everything is still there. Try next:
-{TRY}  kubectl delete namespace {{0}}               # remove it; the backups' data stays in the store
-"""
+TRY = {
+    "kubectl get longboat -n {0}": "policies, backups, snapshots, restores",
+    "kubectl explain backuppolicy.spec.schedule": "the schema teaches",
+    "kubectl describe diskbackup -n {0}": "how consistent, how large, until when",
+    "kubectl create -n {0} -f build/run-now.yaml": "run the weekly policy now …",
+    "kubectl get diskbackups -n {0} -w": "… and watch it",
+}
+TRY_LOCAL = {
+    "export KUBECONFIG=$PWD/build/kubeconfig": "kubectl reaches the cluster",
+    **TRY,
+    "make shell": "into the node",
+    "make cluster-stop": "stop; backups stay in the remote store until make clean",
+}
+TRY_CURRENT = {**TRY, "kubectl delete namespace {0}": "remove it all; the backups' data stays in the store"}
 
 
 def main() -> int:
@@ -65,7 +64,7 @@ def _run(arguments: argparse.Namespace) -> int:
         raise ClusterError(kind.LEFT.strip())
     if arguments.cluster == "current":
         arguments.namespace = arguments.namespace or "longboat-demo"
-        return _tell(current.place(arguments), Narrator(), NEXT_CURRENT)
+        return _tell(current.place(arguments), Narrator(), TRY_CURRENT)
     narrator = Narrator()
     narrator.chapter("A cluster with KubeVirt, a remote object store, and the operator")
     host.check_node_host()
@@ -73,14 +72,16 @@ def _run(arguments: argparse.Namespace) -> int:
     lifecycle.up(cluster, kubevirt=True)
     installation.install(cluster)
     installation.ensure_store(cluster)
-    return _tell(local(cluster, arguments.namespace or LOCAL_NAMESPACE), narrator, NEXT_LOCAL)
+    return _tell(local(cluster, arguments.namespace or LOCAL_NAMESPACE), narrator, TRY_LOCAL)
 
 
-def _tell(place: Place, narrator: Narrator, then: str) -> int:
+def _tell(place: Place, narrator: Narrator, then: Mapping[str, str]) -> int:
     Story(place, narrator).run()
     RUN_NOW.parent.mkdir(exist_ok=True)
     RUN_NOW.write_text(json.dumps(run_of("db-weekly"), indent=2))
-    print(then.format(place.namespace))
+    print("\nThe cluster is still running. Try next:")
+    for command, why in then.items():
+        print(f"  {command.format(place.namespace):60} # {why}")
     return 0
 
 

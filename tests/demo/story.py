@@ -55,8 +55,8 @@ class Story:
 
     def machine(self) -> None:
         """A running machine with three disks, data on two of them."""
-        self.tell.chapter("A virtual machine with disks A, B and C")
         self.make_namespace()
+        self.tell.chapter("A virtual machine with disks A, B and C")
         self.make_machine()
         for disk in ("disk-b", "disk-c"):
             mount = f"mkdir -p /mnt/{disk} && mount {self.device(disk)} /mnt/{disk}"
@@ -208,7 +208,7 @@ class Story:
 
     def completed_backup(self, name: str) -> Object:
         """Wait until a DiskBackup has ended; it must be complete."""
-        ended = self.until(f"backup {name} ends", lambda: self.ended("diskbackup", name), 300)
+        ended: Object = self.until(f"backup {name} ends", lambda: self.ended("diskbackup", name), 300)
         self.require(ended["status"]["phase"] == "Completed", f"backup {name} is complete", ended)
         return ended
 
