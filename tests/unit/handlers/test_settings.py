@@ -29,7 +29,7 @@ def test_everything_can_be_set() -> None:
             "LONGBOAT_UNFREEZE_TIMEOUT_SECONDS": "15",
             "LONGBOAT_AUTOMATIC_SNAPSHOTS": "false",
             "LONGBOAT_AUTOMATIC_SNAPSHOT_EVERY": "12h",
-            "LONGBOAT_MOVER_USER": "0",
+            "LONGBOAT_MOVER_USER": "1000",
             "LONGBOAT_MOVER_RESOURCES": '{"requests": {"cpu": 1}}',
             "LONGBOAT_MOVER_PULL_SECRETS": "a, b",
             "LONGBOAT_RESYNC_SECONDS": "5",
@@ -44,7 +44,7 @@ def test_everything_can_be_set() -> None:
     assert settings.unfreeze_timeout == timedelta(seconds=15)
     assert not settings.automatic_snapshots
     assert settings.automatic_snapshot_every == timedelta(hours=12)
-    assert settings.mover_user == 0
+    assert settings.mover_user == 1000
     assert settings.mover_resources == {"requests": {"cpu": "1"}}
     assert settings.mover_pull_secrets == ("a", "b")
     assert settings.resync_period == timedelta(seconds=5)
@@ -61,6 +61,7 @@ def test_everything_can_be_set() -> None:
         ("LONGBOAT_TRASH_PERIOD", "soon"),
         ("LONGBOAT_AUTOMATIC_SNAPSHOTS", "yes"),
         ("LONGBOAT_MOVER_USER", "-1"),
+        ("LONGBOAT_MOVER_USER", "0"),
         ("LONGBOAT_MOVER_RESOURCES", "cpu=1"),
         ("LONGBOAT_MOVER_RESOURCES", '{"cpu": "1"}'),
         ("LONGBOAT_RESYNC_SECONDS", "0"),
