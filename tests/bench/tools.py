@@ -57,7 +57,7 @@ class Longboat:
     def __init__(self, name: str, image: Path, work: Path, settings: StoreSettings, stored: Path) -> None:
         self.name, self.stored = name, stored
         self._image, self._work, self._settings = image, work, settings
-        self._newest = ""
+        self._newest, self._created = "", datetime(2026, 1, 1, tzinfo=UTC)
 
     def prepare(self) -> None:
         for folder in (self._work, self.stored):
@@ -66,12 +66,12 @@ class Longboat:
 
     def backup(self, number: int) -> Command:
         self._newest = f"backup-{number}"
-        created = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(days=number)
+        self._created = created = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(days=number)
         job = {"sourcePath": str(self._image.parent), "disk": {"diskKey": DISK}, "backupName": self._newest}
         return self._command("export", job | {"created": created.isoformat()})
 
     def restore(self, target: Path) -> Command:
-        found = find_disk_manifest(self._repository, DISK, self._newest)
+        found = find_disk_manifest(self._repository, DISK, self._newest, self._created)
         assert found, f"backup {self._newest} has left no manifest"
         return self._command("restore", {"manifest": found.name, "targetPath": str(target)})
 

@@ -49,7 +49,7 @@ def run_export(
     repository = open_with_master_key(
         store or open_store(job.store), job.repository_path, job.master_key_bytes(), random
     )
-    finished = find_disk_manifest(repository, job.disk.disk_key, job.backup_name)
+    finished = find_disk_manifest(repository, job.disk.disk_key, job.backup_name, job.created)
     if finished is not None:
         return _result(finished, "", reused=True)
     with open_source(Path(job.source_path)) as source:

@@ -51,8 +51,8 @@ class _Job(BaseModel):
 class ExportJob(_Job):
     """Read one disk and store what has changed since its parent.
 
-    `source_path` is a block device or the directory of a filesystem volume that holds disk.img. The pair of
-    `disk.disk_key` and `backup_name` names the result: a retried job finds its finished manifest by it.
+    `source_path` is a block device or the directory of a filesystem volume that holds disk.img. `disk.disk_key`,
+    `backup_name` and `created` name the result: a retried job finds its finished manifest by them.
     """
 
     source_path: str

@@ -56,13 +56,14 @@ def disk_manifest_object(repository: Repository, manifest: DiskManifest) -> str:
 def write_disk_manifest(repository: Repository, manifest: DiskManifest) -> StoredDisk:
     """Store a disk manifest, the last step of an export.
 
-    If another attempt of the same backup and disk was first, its manifest is returned instead.
+    If another attempt of the same backup and disk was first, its manifest is returned instead. ManifestConflictError
+    if the manifest in its place is of data of another moment.
     """
     name, object_id = disk_manifest_object(repository, manifest), repository.random(ID_BYTES)
     try:
         put_once(repository.store, name, seal_document(repository.keys, Kind.DISK_MANIFEST, object_id, manifest))
     except ObjectExistsError:
-        return read_disk_manifest(repository, name)
+        return _same_moment(read_disk_manifest(repository, name), manifest)
     return StoredDisk(name, object_id.hex(), manifest)
 
 
@@ -81,11 +82,17 @@ def read_disk_manifest(repository: Repository, name: str) -> StoredDisk:
     return StoredDisk(name, object_id, manifest)
 
 
-def find_disk_manifest(repository: Repository, disk_key: str, backup_name: str) -> StoredDisk | None:
-    """Return the manifest that a backup has of a disk, or None."""
-    wanted = repository.keys.name_hash(backup_name)
-    names = (name for name in _disk_names(repository, disk_key) if name.endswith(wanted))
-    return next((read_disk_manifest(repository, name) for name in names), None)
+def find_disk_manifest(repository: Repository, disk_key: str, backup_name: str, created: datetime) -> StoredDisk | None:
+    """Return the manifest that a backup has of a disk's data of this very moment, or None.
+
+    A backup of the same name that was given up and made anew has another moment: its manifest is not the one wanted.
+    """
+    hashes = repository.keys.name_hash(disk_key), repository.keys.name_hash(backup_name)
+    try:
+        found = read_disk_manifest(repository, disk_manifest_name(hashes[0], created, hashes[1]))
+    except BackupNotFoundError:
+        return None
+    return found if found.manifest.created == created else None
 
 
 def disk_manifest_names(repository: Repository, disk_key: str) -> list[str]:
@@ -174,6 +181,14 @@ def list_backups(repository: Repository, *, tombstoned: bool = False) -> Iterato
 def tombstoned_hashes(repository: Repository) -> set[str]:
     """Return the name hashes of all backups that have a tombstone."""
     return {info.name.removeprefix(TOMBSTONES) for info in repository.store.list(TOMBSTONES)}
+
+
+def _same_moment(found: StoredDisk, wanted: DiskManifest) -> StoredDisk:
+    # Names have whole seconds: an older run's manifest may be in the place without being of the same data.
+    if found.manifest.created != wanted.created:
+        moments = f"{found.manifest.created}, expected {wanted.created}"
+        raise ManifestConflictError(f"{found.name}: it holds the disk of {moments}; make the backup anew")
+    return found
 
 
 def _disk_names(repository: Repository, disk_key: str) -> Iterator[str]:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from longboat.repository import find_disk_manifest, write_tombstone
 from tests.fakes.object_store import MemoryStore
 
-from .disks import BLOCK, DISK, PAGE_BLOCKS, export, repository_in, restore, write_image
+from .disks import BLOCK, DISK, PAGE_BLOCKS, backup_time, export, repository_in, restore, write_image
 
 # A disk of some pages; its size need not be a multiple of anything.
 SIZES = st.integers(1, 5 * PAGE_BLOCKS * BLOCK)
@@ -116,6 +116,16 @@ def test_holes_stay_holes_and_take_no_space(tmp_path: Path) -> None:
     assert len(restored[0]) == size
     assert restored[1].written_bytes == BLOCK
     assert result.stored_bytes < 2000
+
+
+def test_a_backup_made_anew_under_the_same_name_never_reports_the_older_runs_data(tmp_path: Path) -> None:
+    store = MemoryStore()
+    key = repository_in(store).master_key
+    old = export(store, key, write_image(tmp_path / "a", {0: b"of the first run"}, 9 * BLOCK), "manual", 1)
+    folder = write_image(tmp_path / "a", {0: b"of the second run"}, 9 * BLOCK)
+    new = export(store, key, folder, "manual", 2)
+    assert not new.reused and new.manifest != old.manifest
+    assert restore(store, key, new.manifest, tmp_path)[0] == (folder / "disk.img").read_bytes()
 
 
 def test_retried_export_reports_the_finished_manifest(tmp_path: Path) -> None:

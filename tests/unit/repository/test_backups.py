@@ -82,9 +82,19 @@ def test_backup_is_found_with_its_disks_and_metadata() -> None:
     found = find_backup(repository, "daily-1")
     assert found and found.metadata == {"vm": "db"} and found.expiry == {"keepFor": "30d"}
     assert read_disk_manifest(repository, found.disks[0].manifest) == one
-    assert find_disk_manifest(repository, "disk", "daily-1") == one
+    assert find_disk_manifest(repository, "disk", "daily-1", NOW) == one
     assert find_backup(repository, "daily-2") is None
-    assert find_disk_manifest(repository, "disk", "daily-2") is None
+    assert find_disk_manifest(repository, "disk", "daily-2", NOW) is None
+
+
+def test_a_manifest_of_another_moment_is_not_taken_for_the_one_of_this_run() -> None:
+    _, repository = world()
+    old = disk(repository, "daily-1")
+    for other in (NOW + timedelta(days=1), NOW + timedelta(microseconds=1)):
+        assert find_disk_manifest(repository, "disk", "daily-1", other) is None
+    assert find_disk_manifest(repository, "disk", "daily-1", NOW) == old
+    with pytest.raises(ManifestConflictError, match="make the backup anew"):
+        disk(repository, "daily-1", created=NOW + timedelta(microseconds=1))
 
 
 def test_backup_written_twice_is_the_first_one_and_other_disks_conflict() -> None:
@@ -122,7 +132,7 @@ def test_names_of_tenants_are_in_no_object_name() -> None:
     store, repository = world()
     name = "../../etc/passwd\nshop"
     backup(repository, name[:200], disk(repository, name, name))
-    assert find_disk_manifest(repository, name, name)
+    assert find_disk_manifest(repository, name, name, NOW)
     assert not [n for n in store.objects if "passwd" in n or ".." in n or "\n" in n]
 
 
@@ -196,7 +206,7 @@ def test_sweep_removes_only_what_is_older_than_the_trash_period() -> None:
     report = sweep_tombstones(repository, NOW + TRASH, TRASH)
     assert (report.removed_backups, report.removed_disk_manifests) == (["old"], 1)
     assert {b.name for b in list_backups(repository, tombstoned=True)} == {"young", "alive"}
-    assert find_disk_manifest(repository, "old", "old") is None
+    assert find_disk_manifest(repository, "old", "old", NOW) is None
     assert [t.backup_name for t in read_tombstones(repository)] == ["young"]
 
 
