@@ -62,12 +62,14 @@ class Source:
         self.close()
 
     def _read(self, view: memoryview, offset: int) -> int:
+        # Looked at before the read: another thread may swap the file between the refusal and the question why.
+        direct = self._direct
         try:
             return os.preadv(self._handle, [view], offset)
         except OSError as error:
-            if error.errno == errno.EINVAL and self._direct:
+            if error.errno == errno.EINVAL and direct:
                 self._read_through_cache()
-                return os.preadv(self._handle, [view], offset)
+                return self._read(view, offset)
             raise SourceReadError(f"{self.path}: reading at byte {offset} failed: {error.strerror}") from None
 
     def _read_through_cache(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,6 +59,38 @@ def test_source_that_shrinks_is_an_error_not_zeros(tmp_path: Path) -> None:
         os.truncate(folder / "disk.img", 50_000)
         with pytest.raises(SourceReadError, match="expected 100000 bytes"):
             source.read_into(AlignedBuffer(1 << 20).view, 0)
+
+
+def test_a_refused_direct_read_is_no_error_when_another_thread_has_just_left_direct_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, refusals = os.preadv, ["once"]
+    with open_source(write_image(tmp_path, {0: b"x" * 8192}, 8192)) as source:
+        source._direct = True
+
+        def refused(handle: int, views: list[memoryview], offset: int) -> int:
+            if not refusals:
+                return read(handle, views, offset)
+            refusals.pop()
+            # The other thread was refused as well, and was quicker.
+            source._read_through_cache()
+            raise OSError(errno.EINVAL, "unaligned")
+
+        monkeypatch.setattr(os, "preadv", refused)
+        buffer = AlignedBuffer(8192)
+        assert source.read_into(buffer.view, 0) == 8192 and bytes(buffer.view) == b"x" * 8192
+
+
+def test_a_read_that_fails_without_direct_reading_too_names_the_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> int:
+        raise OSError(errno.EINVAL, "unaligned")
+
+    with open_source(write_image(tmp_path, {0: b"x" * 8192}, 8192)) as source:
+        monkeypatch.setattr(os, "preadv", refused)
+        with pytest.raises(SourceReadError, match="at byte 0 failed"):
+            source.read_into(AlignedBuffer(8192).view, 0)
 
 
 @pytest.mark.parametrize("place", [0, 1, 4095, 4096, 8191])
