@@ -178,6 +178,15 @@ def test_automatic_snapshots_are_for_the_very_account_that_the_operator_runs_as(
     assert f"'system:serviceaccount:{NAMESPACE}:backup-operator'" in expression
 
 
+def test_statuses_are_written_by_the_very_account_that_the_operator_runs_as() -> None:
+    objects = _render("--values", str(CHART / "ci/own-service-account-values.yaml"))
+    policy = _named(objects, "ValidatingAdmissionPolicy", "longboat-statuses")
+    account = f"system:serviceaccount:{NAMESPACE}:backup-operator"
+    assert policy["spec"]["validations"][0]["expression"] == f"request.userInfo.username == '{account}'"
+    assert policy["spec"]["matchConstraints"]["resourceRules"][0]["resources"] == ["*/status"]
+    assert _named(objects, "ValidatingAdmissionPolicyBinding", "longboat-statuses")
+
+
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
