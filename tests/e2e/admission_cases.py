@@ -232,6 +232,23 @@ _PLAIN = "endpoint must hold no credentials and no query"
 _AUTOMATIC = "an automatic snapshot has no expiresAfter: the next one replaces it"
 _BOTH_WAYS = {"virtualMachine": "db", "name": "data", "persistentVolumeClaim": "db-data"}
 
+LOCAL_HOSTS = (
+    "169.254.169.254",
+    "[fe80::1]",
+    "127.0.0.1:9000",
+    "localhost",
+    "LOCALHOST:9000",
+    "[::1]",
+    "[::ffff:169.254.169.254]",
+    "metadata.google.internal",
+    "0.0.0.0",
+    "100.100.100.200",
+    "2852039166",
+    "0x7f000001",
+    "0251.0376.0251.0376",
+    "169.16689662",
+)
+
 RULES: list[Case] = [
     Case("BackupPolicy", (("target", {}),), "target", _ONE_TARGET),
     Case("BackupPolicy", (("target.virtualMachine", {"name": "db"}),), "target", _ONE_TARGET),
@@ -249,10 +266,7 @@ RULES: list[Case] = [
     Case("Restore", (("source.diskBackup", {"name": "b"}),), "source", _ONE_SOURCE),
     Case("BackupStore", (("s3.endpoint", "http://objects.example.net"),), "s3", _HTTPS),
     Case("BackupStore", (("s3.endpoint", "objects.example.net"),), "s3", _HTTPS),
-    *(
-        Case("BackupStore", (("s3.endpoint", f"https://{host}/"),), "s3", _LOCAL)
-        for host in ("169.254.169.254", "[fe80::1]", "127.0.0.1:9000", "localhost", "[::1]", "metadata.google.internal")
-    ),
+    *(Case("BackupStore", (("s3.endpoint", f"https://{host}/"),), "s3", _LOCAL) for host in LOCAL_HOSTS),
     Case("BackupStore", (("s3.endpoint", "https://key:secret@objects.example.net"),), "s3", _PLAIN),
     Case("BackupStore", (("s3.endpoint", "https://objects.example.net/?x=1"),), "s3", _PLAIN),
 ]

@@ -23,6 +23,17 @@ from longboat.api.common import (
 KeyName = Field(max_length=253, pattern=r"^[-._a-zA-Z0-9]+$", description="Key in the object's data.")
 
 
+_NUMBER = "(0x[0-9a-f]+|[0-9]+)"
+_END = r"\.?([:/]|$)"
+LOCAL_ENDPOINT = (
+    r"(?i)^https://(127\.|0\.|169\.254\.|100\.100\.100\.200"
+    rf"|localhost|metadata(\.|[:/]|$)|instance-data|\[fe[89ab][0-9a-f]:|\[ff|\[fd00:ec2::254\]|\[::|\[0|\[64:ff9b:"
+    # Resolvers take other forms for addresses: numbers with fewer dots, octal and hexadecimal ones.
+    rf"|({_NUMBER}\.){{0,2}}{_NUMBER}{_END}|([0-9]+\.)*0[0-9x][0-9a-f]*(\.{_NUMBER})*{_END})"
+)
+"""Endpoints that are refused as they are written: the API server's share of repository.settings.forbidden_host."""
+
+
 class CABundleRef(Model):
     """A PEM bundle in a ConfigMap of the operator's namespace."""
 
@@ -39,7 +50,7 @@ class S3(Model):
             "endpoint must begin with https://: backups never travel unencrypted",
         ),
         rule(
-            "!self.endpoint.matches('^https://(169\\\\.254\\\\.|\\\\[fe80:|127\\\\.|localhost|\\\\[::1\\\\]|metadata\\\\.)')",
+            f"!self.endpoint.matches(r'{LOCAL_ENDPOINT}')",
             "endpoint must not be a link-local, loopback or metadata address",
         ),
         rule(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
@@ -16,6 +18,7 @@ from longboat.reconcile.repositories import RepositoryAccess, StoreProblemError
 from longboat.repository import (
     RepositoryError,
     StoreSettings,
+    loopback_host,
     open_or_create_repository,
     open_store,
     parse_recovery_public,
@@ -54,6 +57,9 @@ class StoreAccess:
         InvalidSettings.
         """
         s3 = store.spec.s3
+        if loopback_host(_host(s3.endpoint)):
+            message = f"spec.s3.endpoint: {s3.endpoint!r} is loopback, the operator's own pod; give the store's address"
+            raise StoreProblemError("InvalidSettings", message, retryable=False)
         name = store.spec.credentials_secret_ref.name
         secret = self._read(SECRET, name, "CredentialsNotFound", "spec.credentialsSecretRef.name")
         try:
@@ -149,6 +155,13 @@ def _decoded(secret: Object, key: str) -> str | None:
         return base64.b64decode(data, validate=True).decode()
     except (binascii.Error, UnicodeDecodeError):
         return ""
+
+
+def _host(endpoint: str) -> str:
+    # What is no URL at all is refused with the other settings.
+    with contextlib.suppress(ValueError):
+        return urlsplit(endpoint).hostname or ""
+    return ""
 
 
 def _first(error: ValidationError) -> str:

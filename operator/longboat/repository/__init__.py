@@ -46,7 +46,7 @@ from .repository import (
     open_with_master_key,
     open_with_recovery,
 )
-from .settings import StoreSettings
+from .settings import StoreSettings, loopback_host
 from .tombstones import SweepReport, Tombstone, read_tombstones, remove_tombstone, sweep_tombstones, write_tombstone
 
 __all__ = [
@@ -78,6 +78,7 @@ __all__ = [
     "generate_store_key",
     "list_backups",
     "list_disk_manifests",
+    "loopback_host",
     "open_or_create_repository",
     "open_repository",
     "open_store",

@@ -24,7 +24,7 @@ from .errors import (
 from .object_store import ObjectStore
 from .open_store import open_store
 from .s3_store import Patience
-from .settings import StoreSettings, forbidden_host
+from .settings import StoreSettings, forbidden_host, loopback_host
 
 CHECK_NAME = "checks/create-only"
 MAX_SKEW = timedelta(minutes=5)
@@ -177,9 +177,11 @@ def _forbidden_address(settings: StoreSettings) -> str:
         found = {str(info[4][0]) for info in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
     except (OSError, UnicodeError):
         return ""  # Whatever is wrong with the name is found, and explained, by the check itself.
-    bad = sorted(address for address in found if forbidden_host(address))
+    # An address of loopback may be meant, by whoever runs a store beside a program; a name that leads there is not.
+    hidden = not loopback_host(host)
+    bad = sorted(each for each in found if forbidden_host(each) or (hidden and loopback_host(each)))
     return (
-        f"endpoint: {host} is {bad[0]}, a link-local or metadata address; give the address of an object store"
+        f"endpoint: {host} is {bad[0]}, a link-local, loopback or metadata address; give the address of an object store"
         if bad
         else ""
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
+import socket
 from typing import Literal, Self
 from urllib.parse import urlsplit
 
@@ -11,6 +13,8 @@ from pydantic.alias_generators import to_camel
 
 _METADATA_HOSTS = frozenset({"metadata.google.internal", "metadata", "instance-data"})
 _METADATA_ADDRESSES = frozenset({ipaddress.ip_address("fd00:ec2::254"), ipaddress.ip_address("100.100.100.200")})
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_V4_COMPATIBLE = ipaddress.IPv6Network("::/96")
 
 
 class StoreSettings(BaseModel):
@@ -51,12 +55,37 @@ class StoreSettings(BaseModel):
 
 def forbidden_host(host: str) -> bool:
     """Tell whether a host is a link-local or metadata address, where no object store has business to be."""
+    address = _address(host)
+    if address is None:
+        return _name(host) in _METADATA_HOSTS
+    return address in _METADATA_ADDRESSES or address.is_link_local or address.is_multicast or address.is_unspecified
+
+
+def loopback_host(host: str) -> bool:
+    """Tell whether a host is the very machine, or pod, that asks."""
+    address = _address(host)
+    if address is None:
+        return _name(host) == "localhost" or _name(host).endswith(".localhost")
+    return address.is_loopback
+
+
+def _name(host: str) -> str:
+    return host.strip("[]").rstrip(".").lower()
+
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Return the address that a host stands for, None for a name. Resolvers take 0x7f000001, 2130706433, 127.1, too."""
+    text = _name(host).split("%")[0]
+    if ":" not in text:
+        with contextlib.suppress(OSError):
+            return ipaddress.IPv4Address(socket.inet_aton(text))
+        return None
     try:
-        address = ipaddress.ip_address(host.strip("[]").split("%")[0])
+        address = ipaddress.IPv6Address(text)
     except ValueError:
-        return host.rstrip(".").lower() in _METADATA_HOSTS
-    mapped = getattr(address, "ipv4_mapped", None) or address
-    return mapped in _METADATA_ADDRESSES or mapped.is_link_local or mapped.is_multicast or mapped.is_unspecified
+        return None
+    embedded = address in _NAT64 or (address in _V4_COMPATIBLE and int(address) > 1)
+    return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF) if embedded else address.ipv4_mapped or address
 
 
 def _s3_problem(settings: StoreSettings) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -12,8 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from longboat.api import KINDS
+from longboat.api.backup_store import LOCAL_ENDPOINT
 from longboat.api.common import Resource, parse_duration
 from longboat.api.crd import definition
+from tests.e2e.admission_cases import LOCAL_HOSTS
 
 LARGEST = 200_000
 TYPES = {"object", "array", "string", "integer", "boolean"}
@@ -81,3 +84,32 @@ def test_duration_means_what_it_says(count: int, unit: str) -> None:
 def test_what_is_no_duration_is_refused_by_name(text: str) -> None:
     with pytest.raises(ValueError, match="is not a duration"):
         parse_duration(text)
+
+
+@pytest.mark.parametrize("host", LOCAL_HOSTS)
+def test_endpoint_that_leads_to_the_machine_or_its_metadata_is_refused(host: str) -> None:
+    assert re.search(LOCAL_ENDPOINT, f"https://{host}")
+    assert re.search(LOCAL_ENDPOINT, f"https://{host}/")
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "10.0.0.1",
+        "10.0.0.10:9000",
+        "192.168.0.0",
+        "100.64.0.1",
+        "1.100.10.1",
+        "objects.example.net",
+        "s3.0x7.example",
+        "0123.example.net",
+        "0xcafe.de",
+        "1234.r2.example.net",
+        "metadata-store.example.net",
+        "[fd00::1]",
+        "[2001:db8::1]",
+    ],
+)
+def test_endpoint_in_a_private_network_is_accepted(host: str) -> None:
+    assert not re.search(LOCAL_ENDPOINT, f"https://{host}")
+    assert not re.search(LOCAL_ENDPOINT, f"https://{host}/")

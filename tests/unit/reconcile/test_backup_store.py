@@ -110,6 +110,8 @@ BAD: list[tuple[str, Callable[[World], None], dict[str, Any], str, str]] = [
     ("bad key", without("offsite-key", key="hunter2"), {}, "KeyInvalid", "longboat key generate"),
     ("no CA", lambda world: None, {"caBundleRef": {"name": "ca"}}, "CABundleNotFound", "spec.s3.caBundleRef.name"),
     ("address", lambda world: None, {"endpoint": "https://169.254.169.254"}, "InvalidSettings", "link-local"),
+    ("number", lambda world: None, {"endpoint": "https://2852039166"}, "InvalidSettings", "link-local"),
+    ("loopback", lambda world: None, {"endpoint": "https://LOCALHOST:9000"}, "InvalidSettings", "loopback"),
 ]
 
 

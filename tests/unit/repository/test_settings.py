@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from longboat.repository import StoreProblem, StoreSettings, check_store
 from longboat.repository.check import check_open_store
-from longboat.repository.settings import forbidden_host
+from longboat.repository.settings import forbidden_host, loopback_host
 from tests.fakes.object_store import MemoryStore
 
 S3 = {
@@ -29,6 +29,7 @@ S3 = {
         ({"endpoint": "https://[fe80::1]"}, "endpoint"),
         ({"endpoint": "https://[::ffff:169.254.169.254]"}, "endpoint"),
         ({"endpoint": "https://metadata.google.internal"}, "endpoint"),
+        ({"endpoint": "https://2852039166"}, "endpoint"),
         ({"bucket": ""}, "bucket"),
         ({"accessKeyId": ""}, "accessKeyId"),
         ({"prefix": "../other"}, "prefix"),
@@ -48,9 +49,55 @@ def test_settings_survive_json_and_hide_secrets() -> None:
     assert "hidden" not in repr(settings) + str(settings) + settings.describe()
 
 
-@pytest.mark.parametrize("host", ["10.1.2.3", "192.168.1.1", "objects.example.net", "fd00::1", "127.0.0.1"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        "10.1.2.3",
+        "192.168.1.1",
+        "objects.example.net",
+        "fd00::1",
+        "0x.example.net",
+        "1234.example.net",
+        "::ffff:a01:203",
+    ],
+)
 def test_private_addresses_are_allowed(host: str) -> None:
     assert not forbidden_host(host)
+    assert not loopback_host(host)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "169.254.169.254",
+        "169.254.169.254.",
+        "2852039166",
+        "0xa9fea9fe",
+        "0XA9FEA9FE",
+        "169.16689662",
+        "0251.0376.0251.0376",
+        "0xa9.0xfe.0xa9.0xfe",
+        "[::ffff:169.254.169.254]",
+        "::169.254.169.254",
+        "64:ff9b::a9fe:a9fe",
+        "fe80::1%eth0",
+        "0.0.0.0",
+        "0",
+        "[::]",
+        "224.0.0.1",
+        "100.100.100.200",
+        "METADATA.google.internal.",
+    ],
+)
+def test_metadata_address_is_found_however_it_is_written(host: str) -> None:
+    assert forbidden_host(host)
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "127.1", "0x7f000001", "2130706433", "::1", "[::ffff:127.0.0.1]", "LOCALHOST", "a.localhost."]
+)
+def test_loopback_is_found_however_it_is_written(host: str) -> None:
+    assert loopback_host(host)
 
 
 def test_name_that_resolves_to_a_metadata_address_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,6 +105,13 @@ def test_name_that_resolves_to_a_metadata_address_is_refused(monkeypatch: pytest
     monkeypatch.setattr("longboat.repository.check.socket.getaddrinfo", lambda *_, **__: answer)
     found = check_store(StoreSettings.model_validate(S3))
     assert (found.problem, "169.254.169.254" in found.message) == (StoreProblem.SETTINGS, True)
+
+
+def test_name_that_resolves_to_the_pod_itself_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = [(2, 1, 6, "", ("127.0.0.1", 0))]
+    monkeypatch.setattr("longboat.repository.check.socket.getaddrinfo", lambda *_, **__: answer)
+    found = check_store(StoreSettings.model_validate(S3))
+    assert (found.problem, "127.0.0.1" in found.message) == (StoreProblem.SETTINGS, True)
 
 
 class OverwritingStore(MemoryStore):
