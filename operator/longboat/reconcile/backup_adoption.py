@@ -24,6 +24,9 @@ def adopt_from(run: Run, access: RepositoryAccess, store: BackupStore) -> bool:
     try:
         manifest = find_backup(access.repository, run.backup.name)
         if manifest is None:
+            # A run of this name that was deleted before its manifest was written has left its mark: on the backup that
+            # is made now it would hide it, and date its deletion back.
+            remove_tombstone(access.repository, run.backup.name)
             return False
         if problem := _foreign(run, manifest):
             _finish(run, run.status.model_copy(update={"phase": "Failed"}), problem)

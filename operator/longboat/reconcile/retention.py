@@ -32,9 +32,16 @@ def reconcile(ctx: Context, namespace: str, name: str) -> timedelta | None:
     used = _in_use(ctx, namespace)
     decisions = decide([point_of(run, run.name in used) for run in runs], rule, ctx.now())
     by_name = {run.name: run for run in runs}
+    troubled = False
     for decision in decisions:
-        _describe(ctx, by_name[decision.point.name], decision, policy, gone_since)
-    return _expire_all(ctx, by_name, decisions)
+        run = by_name[decision.point.name]
+        try:
+            _apply(ctx, run, decision, policy, gone_since)
+        except StoreProblemError as problem:
+            # Other backups may lie in another store; what could not be done here is tried again.
+            log.warning("%s/%s: retention waits for the store: %s", namespace, run.name, problem)
+            troubled = True
+    return STORE_RETRY if troubled else _next_look(ctx, decisions)
 
 
 def _gone_since(runs: Sequence[DiskBackup], now: datetime) -> datetime:
@@ -52,6 +59,18 @@ def _in_use(ctx: Context, namespace: str) -> set[str]:
     return used
 
 
+def _apply(
+    ctx: Context, run: DiskBackup, decision: Decision, policy: BackupPolicy | None, gone_since: datetime | None
+) -> None:
+    if not decision.keep:
+        _expire(ctx, run, decision)
+        return
+    if run.status.tombstoned_at is not None:
+        # It was about to go, and something (a hold, a longer rule) keeps it now.
+        trash.dig_out(ctx, run)
+    _describe(ctx, run, decision, policy, gone_since)
+
+
 def _describe(
     ctx: Context, run: DiskBackup, decision: Decision, policy: BackupPolicy | None, gone_since: datetime | None
 ) -> None:
@@ -65,20 +84,12 @@ def _describe(
         "kept_because": decision.why(),
         "policy_gone_at": gone_since,
         "retention": retention,
+        "tombstoned_at": None,
     }
     save_status(ctx.cluster, run, run.status.model_copy(update=changes))
 
 
-def _expire_all(ctx: Context, runs: dict[str, DiskBackup], decisions: Sequence[Decision]) -> timedelta | None:
-    for decision in decisions:
-        if decision.keep:
-            continue
-        try:
-            _expire(ctx, runs[decision.point.name], decision)
-        except StoreProblemError as problem:
-            # The object stays until its data can be marked; the others of the policy lie in the same store.
-            log.warning("%s: %s cannot expire: %s", runs[decision.point.name].namespace, decision.point.name, problem)
-            return STORE_RETRY
+def _next_look(ctx: Context, decisions: Sequence[Decision]) -> timedelta | None:
     coming = [each.expires_at for each in decisions if each.keep and each.expires_at and each.expires_at > ctx.now()]
     return min(coming) - ctx.now() if coming else None
 
@@ -91,9 +102,15 @@ def _expire(ctx: Context, run: DiskBackup, decision: Decision) -> None:
     if point_of(fresh) != decision.point:
         log.info("%s/%s has changed and is looked at again", run.namespace, run.name)
         return
-    if has_data(fresh) and fresh.status.store is not None and fresh.status.tombstoned_at is None:
+    if has_data(fresh) and fresh.status.store is not None:
+        if fresh.status.tombstoned_at is None:
+            trash.own_repository(ctx, fresh)
+            # Noted before it is done, so that it is undone should the backup be kept after all. It also tells the
+            # deletion that follows that it is no user's.
+            fresh = save_status(ctx.cluster, fresh, fresh.status.model_copy(update={"tombstoned_at": ctx.now()}))
         trash.bury(ctx, fresh, by="retention")
-        # Tells the deletion that follows that it is no user's.
-        fresh = save_status(ctx.cluster, fresh, fresh.status.model_copy(update={"tombstoned_at": ctx.now()}))
+        looked_again = load(ctx.cluster, DISK_BACKUP, DiskBackup, run.namespace, run.name)
+        if looked_again is None or point_of(looked_again) != decision.point:
+            return
     ctx.cluster.event(reference(fresh), "Normal", "Expired", "the retention of its policy keeps the backup no longer")
     ctx.cluster.delete(DISK_BACKUP, fresh.name, fresh.namespace, uid=fresh.uid)

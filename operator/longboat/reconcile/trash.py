@@ -28,6 +28,7 @@ from longboat.repository import (
     SweepReport,
     advance_epoch,
     read_tombstones,
+    remove_tombstone,
     sweep_tombstones,
     write_tombstone,
 )
@@ -56,19 +57,26 @@ class Place:
 
 
 def bury(ctx: Context, backup: DiskBackup, by: str) -> None:
-    """Mark a backup's data for removal after the trash period. Raises StoreProblemError; can be repeated."""
+    """Mark a backup's data for removal after the trash period. Raises StoreProblemError; can be repeated.
+
+    A mark from before this deletion (the object's deletionTimestamp, else status.tombstonedAt) is replaced.
+    """
     place = place_of(ctx, backup)
-    access = _open(ctx, place)
-    if backup.status.store is None or access.path != backup.status.store.repository:
-        raise StoreProblemError(
-            "ForeignRepository",
-            f"status.store.repository is not the repository of this namespace ({access.path}): nothing is done there",
-            retryable=False,
-        )
+    access = own_repository(ctx, backup)
     # Noted first: a tombstone that nobody knows of would never be swept.
     _update(ctx, place, lambda data: data)
     try:
-        write_tombstone(access.repository, backup.name, ctx.now(), by)
+        since = backup.metadata.deletion_timestamp or backup.status.tombstoned_at
+        write_tombstone(access.repository, backup.name, ctx.now(), by, since=since)
+    except RepositoryError as error:
+        raise problem_of(error) from error
+
+
+def dig_out(ctx: Context, backup: DiskBackup) -> None:
+    """Take the mark off a backup's data: it is kept after all. Raises StoreProblemError; can be repeated."""
+    access = own_repository(ctx, backup)
+    try:
+        remove_tombstone(access.repository, backup.name)
     except RepositoryError as error:
         raise problem_of(error) from error
 
@@ -108,12 +116,13 @@ def sweep(ctx: Context, place: Place, token: Callable[[], str] = lambda: secrets
         old = {
             s.backup_name for s in read_tombstones(access.repository) if s.deleted + ctx.settings.trash_period <= now
         }
-        if not old or (back := _applied_again(ctx, place, old)):
-            if old:
-                log.warning("%s: DiskBackups %s exist again; nothing is removed yet", place.namespace, sorted(back))
+        back = _applied_again(ctx, place, old)
+        if back:
+            log.warning("%s: DiskBackups %s exist again: their data stays", place.namespace, sorted(back))
+        if not old - back:
             return SweepReport()
         _fence(ctx, place, access, token())
-        report = sweep_tombstones(access.repository, now, ctx.settings.trash_period)
+        report = sweep_tombstones(access.repository, now, ctx.settings.trash_period, keep=back)
     except RepositoryError as error:
         raise problem_of(error) from error
     log.info("%s: removed %s from store %s", place.namespace, ", ".join(report.removed_backups), place.store)
@@ -134,16 +143,28 @@ def _fence(ctx: Context, place: Place, access: RepositoryAccess, token: str) -> 
     _update(ctx, place, lambda data: data | {"tokens": json.dumps([token])})
 
 
-def _applied_again(ctx: Context, place: Place, names: Iterable[str]) -> list[str]:
+def _applied_again(ctx: Context, place: Place, names: Iterable[str]) -> set[str]:
     """Return the names under which there are DiskBackups that nobody is deleting."""
     found = ((name, ctx.cluster.get(DISK_BACKUP, name, place.namespace)) for name in names)
-    return [name for name, each in found if each is not None and "deletionTimestamp" not in each["metadata"]]
+    return {name for name, each in found if each is not None and "deletionTimestamp" not in each["metadata"]}
 
 
 def _store_time(ctx: Context, store: str) -> datetime:
     found = load(ctx.cluster, BACKUP_STORE, BackupStore, "", store)
     skew = found.status.clock_skew_seconds if found else None
     return ctx.now() + timedelta(seconds=skew or 0)
+
+
+def own_repository(ctx: Context, backup: DiskBackup) -> RepositoryAccess:
+    """Return the repository that a backup says it lies in; StoreProblemError if it is not its namespace's own."""
+    access = _open(ctx, place_of(ctx, backup))
+    if backup.status.store is None or access.path != backup.status.store.repository:
+        raise StoreProblemError(
+            "ForeignRepository",
+            f"status.store.repository is not the repository of this namespace ({access.path}): nothing is done there",
+            retryable=False,
+        )
+    return access
 
 
 def _open(ctx: Context, place: Place) -> RepositoryAccess:

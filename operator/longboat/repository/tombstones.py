@@ -7,7 +7,7 @@ comes too late says so. Packs are never removed here.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -39,15 +39,25 @@ class SweepReport:
     kept_disk_manifests: int = 0
 
 
-def write_tombstone(repository: Repository, backup_name: str, when: datetime, by: str) -> Tombstone:
-    """Mark a backup as deleted; the first tombstone counts, writing another one returns it."""
+def write_tombstone(
+    repository: Repository, backup_name: str, when: datetime, by: str, *, since: datetime | None = None
+) -> Tombstone:
+    """Mark a backup as deleted; the first tombstone counts, writing another one returns it.
+
+    One from before `since` belongs to an earlier deletion and is replaced, so that the trash period begins anew;
+    BackupBeingRemovedError if the removal that it led to has begun.
+    """
     tombstone = Tombstone(backup_name=backup_name, deleted=when, deleted_by=by)
     name = _name(repository, backup_name)
     data = seal_document(repository.keys, Kind.TOMBSTONE, repository.random(ID_BYTES), tombstone)
     try:
         put_once(repository.store, name, data)
     except ObjectExistsError:
-        return _read(repository, name)
+        found = _read(repository, name)
+        if since is None or found.deleted >= since:
+            return found
+        remove_tombstone(repository, backup_name)
+        put_once(repository.store, name, data)
     return tombstone
 
 
@@ -71,14 +81,18 @@ def remove_tombstone(repository: Repository, backup_name: str) -> bool:
     return True
 
 
-def sweep_tombstones(repository: Repository, now: datetime, trash_period: timedelta) -> SweepReport:
+def sweep_tombstones(
+    repository: Repository, now: datetime, trash_period: timedelta, keep: Collection[str] = ()
+) -> SweepReport:
     """Remove the manifests of backups whose tombstone is older than the trash period.
 
     A tombstone's age counts from its own time or from the store's time of writing, whichever is later; `now` should
-    therefore be the store's time. A disk manifest stays while a backup that remains refers to it. Everything that
-    can't be read raises before anything is removed. Safe to repeat after a crash at any point.
+    therefore be the store's time. Backups named in `keep` stay, however old their tombstones are. A disk manifest stays
+    while a backup that remains refers to it. Everything that can't be read raises before anything is removed. Safe to
+    repeat after a crash at any point.
     """
-    expired = [stone for stone in _aged(repository) if stone[1] + trash_period <= now]
+    aged = (stone for stone in _aged(repository) if stone[0].backup_name not in keep)
+    expired = [stone for stone in aged if stone[1] + trash_period <= now]
     report = SweepReport()
     if not expired:
         return report

@@ -15,7 +15,7 @@ from longboat.plan.names import FINALIZER
 from longboat.reconcile import deletion, retention, trash
 from longboat.reconcile.context import Context
 from longboat.reconcile.repositories import StoreProblemError
-from longboat.repository import list_backups, read_tombstones, write_backup_manifest
+from longboat.repository import list_backups, read_tombstones, write_backup_manifest, write_tombstone
 from tests.fakes.cluster import KillAt, Killed
 from tests.unit.reconcile.policy_world import SHOP, SYSTEM, Clock, FolderRepositories, World
 
@@ -154,6 +154,51 @@ def test_a_backup_that_is_held_at_the_last_moment_does_not_expire(
     assert buried(world) == []
 
 
+def test_a_backup_that_is_held_after_it_was_marked_is_no_longer_marked(world: World) -> None:
+    add_backup(world, "old")
+    world.clock.by(days=8)
+    add_backup(world, "new")
+    with pytest.raises(Killed):
+        # Its writes: the note in the status, the note of the repository, the deletion.
+        expire(world, bomb=KillAt(3, before=True))
+    assert buried(world) == ["old"]
+    world.cluster.patch(DISK_BACKUP, "old", [{"op": "add", "path": "/spec/hold", "value": True}], SHOP)
+    expire(world)
+    held = world.backup("old")
+    assert held is not None
+    assert held.status.tombstoned_at is None
+    assert buried(world) == []
+
+
+def test_a_backup_that_is_held_while_it_is_marked_is_not_deleted(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    add_backup(world, "old")
+    world.clock.by(days=8)
+    add_backup(world, "new")
+    bury = trash.bury
+
+    def hold_meanwhile(*args: Any, **named: Any) -> None:
+        bury(*args, **named)
+        world.cluster.patch(DISK_BACKUP, "old", [{"op": "add", "path": "/spec/hold", "value": True}], SHOP)
+
+    monkeypatch.setattr(trash, "bury", hold_meanwhile)
+    expire(world)
+    expire(world)
+    assert len(world.backups()) == 2
+    assert buried(world) == []
+
+
+def test_a_dead_store_does_not_stop_the_expiry_of_what_lies_in_others(world: World) -> None:
+    add_backup(world, "dead")
+    add_backup(world, "old")
+    world.set_status("dead", store={"name": "gone", "repository": f"cluster/{uid_of(world)}"})
+    world.clock.by(days=8)
+    add_backup(world, "new")
+    assert expire(world) == retention.STORE_RETRY
+    settle(world)
+    assert [each.name for each in world.backups()] == ["dead", "new"]
+    assert buried(world) == ["old"]
+
+
 def test_a_backup_that_is_held_does_not_expire(world: World) -> None:
     add_backup(world, "old")
     world.clock.by(days=8)
@@ -228,6 +273,25 @@ def test_a_backup_that_was_applied_again_is_not_swept(world: World) -> None:
     world.add("DiskBackup", "b", {"policyRef": {"name": "daily"}})
     world.clock.by(days=30)
     assert trash.sweep(world.context(), trash.places(world.context())[0]).removed_backups == []
+
+
+def test_a_backup_that_was_applied_again_does_not_stop_the_sweep_of_others(world: World) -> None:
+    for name in ("back", "gone"):
+        add_backup(world, name)
+        user_deletes(world, name)
+    world.add("DiskBackup", "back", {"policyRef": {"name": "daily"}})
+    world.clock.by(days=30)
+    assert trash.sweep(world.context(), trash.places(world.context())[0]).removed_backups == ["gone"]
+    assert buried(world) == ["back"]
+
+
+def test_a_mark_of_an_earlier_deletion_does_not_shorten_the_trash_period(world: World) -> None:
+    add_backup(world, "b")
+    write_tombstone(repository(world), "b", world.clock.time, "somebody, long ago")
+    world.clock.by(days=30)
+    user_deletes(world, "b")
+    [stone] = read_tombstones(repository(world))
+    assert stone.deleted == world.clock.time
 
 
 def test_a_second_operator_on_the_same_repository_sweeps_nothing(world: World) -> None:

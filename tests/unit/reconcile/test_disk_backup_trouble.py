@@ -17,7 +17,7 @@ from longboat.kube.kinds import (
     VOLUME_SNAPSHOT_CLASS,
 )
 from longboat.reconcile.repositories import StoreProblemError
-from longboat.repository import find_backup, read_tombstones, write_backup_manifest, write_tombstone
+from longboat.repository import find_backup, list_backups, read_tombstones, write_backup_manifest, write_tombstone
 from tests.unit.reconcile.backup_world import SHOP, BackupWorld, disk, look, until
 
 
@@ -100,6 +100,21 @@ def test_a_store_that_stays_away_ends_the_run_and_frees_the_storage(world: Backu
     assert world.backup().status.phase == "Failed" and world.leftovers() == []
 
 
+@pytest.mark.parametrize("phase", ["Exporting", "Completed"])
+def test_one_error_of_the_store_is_no_end_for_a_run_that_is_days_old(world: BackupWorld, phase: str) -> None:
+    world.add_backup()
+    until(world, lambda status: any(each.phase == "Exporting" for each in status.disks or ()))
+    if phase == "Completed":
+        until(world, lambda status: all(each.phase in ("Exporting", "Completed") for each in status.disks or ()))
+    world.clock.advance(days=3)
+    world.repositories.problem = StoreProblemError("StoreUnreachable", "no route")
+    look(world)
+    assert world.condition("Stalled").reason == "StoreUnreachable"
+    world.repositories.problem = None
+    world.drive()
+    assert world.backup().status.phase == "Completed" and world.leftovers() == []
+
+
 @pytest.mark.parametrize(
     ("target", "reason", "named"),
     [
@@ -168,6 +183,14 @@ def test_a_finished_backup_never_runs_again(world: BackupWorld) -> None:
     world.drive()
     writes = world.cluster.writes
     assert world.reconcile() is None and world.cluster.writes == writes
+
+
+def test_the_mark_that_a_run_deleted_midway_left_does_not_hide_the_next_one_of_its_name(world: BackupWorld) -> None:
+    write_tombstone(world.repository(), "run", world.clock(), "deletion of the DiskBackup")
+    world.add_backup()
+    world.drive()
+    assert world.backup().status.phase == "Completed"
+    assert [each.name for each in list_backups(world.repository())] == ["run"]
 
 
 def test_a_backup_applied_again_is_adopted_and_brought_back_from_the_trash(world: BackupWorld) -> None:
