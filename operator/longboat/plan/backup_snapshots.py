@@ -6,6 +6,7 @@ from typing import Any
 
 from longboat.api import DiskBackup
 from longboat.api.disk_backup import DiskResult
+from longboat.plan.cut import MAX_ATTEMPTS
 from longboat.plan.mover import ATTEMPT
 from longboat.plan.names import OWNER_UID, child_name, owner_labels
 from longboat.plan.problem import Problem
@@ -48,6 +49,22 @@ def volume_snapshot(backup: DiskBackup, disk: DiskResult, attempt: int, owner: O
 def is_ours(found: Object, backup: DiskBackup) -> bool:
     """Return whether something was made for this very backup."""
     return bool((found["metadata"].get("labels") or {}).get(OWNER_UID) == backup.uid)
+
+
+def snapshot_names(backup: DiskBackup) -> frozenset[str]:
+    """Return the names that VolumeSnapshots of the backup's disks can have, over all attempts to cut."""
+    disks = [disk.name for disk in backup.status.disks or ()]
+    return frozenset(snapshot_name(backup, disk, n) for disk in disks for n in range(1, MAX_ATTEMPTS + 1))
+
+
+def is_own_snapshot(found: Object, backup: DiskBackup) -> bool:
+    """Return whether a VolumeSnapshot in the backup's namespace was made for it: label, owner and name agree.
+
+    A label alone is no evidence: whoever may make VolumeSnapshots there can set it.
+    """
+    meta = found["metadata"]
+    owned = any(each.get("uid") == backup.uid for each in meta.get("ownerReferences") or ())
+    return owned and is_ours(found, backup) and meta["name"] in snapshot_names(backup)
 
 
 def name_taken(kind: str, name: str) -> Problem:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from longboat.api import DiskBackup
 from longboat.api.disk_backup import DiskResult, HandOver
-from longboat.plan.backup_snapshots import labels_of
+from longboat.plan.backup_snapshots import labels_of, snapshot_names
 from longboat.plan.names import DISK_KEY, child_name, digest, disk_key, joined
 from longboat.plan.quantities import quantity_of
 
@@ -107,15 +107,27 @@ def policy_of(content: Object | None) -> str | None:
     return ((content or {}).get("spec") or {}).get("deletionPolicy")
 
 
+def is_original(content: Object, backup: DiskBackup, disk: DiskResult) -> bool:
+    """Return whether a VolumeSnapshotContent is that of the disk's own VolumeSnapshot, as the record says.
+
+    The content decides, not the record: a status can be forged, but only administrators of the cluster write contents.
+    """
+    record, spec = disk.hand_over, content["spec"]
+    back = spec["volumeSnapshotRef"]
+    if record is None or disk.volume_snapshot not in snapshot_names(backup):
+        return False
+    same_snapshot = (back.get("namespace"), back.get("name")) == (backup.namespace, disk.volume_snapshot)
+    handle = (content.get("status") or {}).get("snapshotHandle")
+    return same_snapshot and (handle, spec["driver"]) == (record.snapshot_handle, record.driver)
+
+
 def copied_content(backup: DiskBackup, disk: DiskResult, original: Object, namespace: str) -> Object:
     """Return the static content for the same snapshot of the storage system; it retains it until it is the owner."""
-    record = disk.hand_over
-    assert record is not None
     annotations = original["metadata"].get("annotations") or {}
     spec: Object = {
         "deletionPolicy": "Retain",
-        "driver": record.driver,
-        "source": {"snapshotHandle": record.snapshot_handle},
+        "driver": original["spec"]["driver"],
+        "source": {"snapshotHandle": original["status"]["snapshotHandle"]},
         "volumeSnapshotRef": {"namespace": namespace, "name": copy_name(backup, disk.name)},
     }
     for key in ("sourceVolumeMode", "volumeSnapshotClassName"):
@@ -128,7 +140,7 @@ def copied_content(backup: DiskBackup, disk: DiskResult, original: Object, names
             "name": copy_content_name(backup, disk.name),
             "labels": labels_of(backup),
             "annotations": {key: annotations[key] for key in SECRETS if key in annotations}
-            | {COPY_OF: record.original_content},
+            | {COPY_OF: original["metadata"]["name"]},
         },
         "spec": spec,
     }

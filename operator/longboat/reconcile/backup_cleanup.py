@@ -6,8 +6,8 @@ from longboat.api import DiskBackup
 from longboat.api.disk_backup import DiskResult
 from longboat.kube.kinds import JOB, PERSISTENT_VOLUME_CLAIM, VOLUME_SNAPSHOT, VOLUME_SNAPSHOT_CONTENT
 from longboat.kube.port import Cluster, Object
-from longboat.plan.backup_snapshots import is_ours, labels_of
-from longboat.plan.hand_over import Seen, claim_name, copy_content_name, copy_name
+from longboat.plan.backup_snapshots import is_ours, is_own_snapshot, labels_of
+from longboat.plan.hand_over import Seen, claim_name, copy_content_name, copy_name, is_original
 from longboat.plan.names import OWNER_UID
 from longboat.reconcile.context import Context
 from longboat.reconcile.mover import stop
@@ -37,11 +37,7 @@ def discard_originals(ctx: Context, backup: DiskBackup) -> bool:
     known = {disk.volume_snapshot for disk in backup.status.disks or ()}
     left = False
     for found in ctx.cluster.list(VOLUME_SNAPSHOT, backup.namespace, {OWNER_UID: backup.uid}):
-        in_system = (
-            found["metadata"]["namespace"] == ctx.settings.namespace
-            and "volumeSnapshotContentName" in (found["spec"]["source"])
-        )
-        if found["metadata"]["name"] not in known and not in_system:
+        if found["metadata"]["name"] not in known and is_own_snapshot(found, backup):
             left = True
             destroy(ctx.cluster, Seen(found, bound_content(ctx.cluster, found), None, None), labels_of(backup))
     return not left
@@ -49,19 +45,22 @@ def discard_originals(ctx: Context, backup: DiskBackup) -> bool:
 
 def seen_of(cluster: Cluster, system: str, backup: DiskBackup, disk: DiskResult) -> Seen:
     """Return the objects of a disk's hand-over, as far as they are there and ours."""
-    snapshot = None
-    if disk.volume_snapshot:
-        snapshot = _ours(cluster.get(VOLUME_SNAPSHOT, disk.volume_snapshot, backup.namespace), backup)
-    if disk.hand_over:
-        content = cluster.get(VOLUME_SNAPSHOT_CONTENT, disk.hand_over.original_content)
-    else:
-        content = bound_content(cluster, snapshot)
+    snapshot = cluster.get(VOLUME_SNAPSHOT, disk.volume_snapshot, backup.namespace) if disk.volume_snapshot else None
+    if snapshot is not None and not is_own_snapshot(snapshot, backup):
+        snapshot = None
     return Seen(
         snapshot,
-        content,
+        _original(cluster, backup, disk, snapshot),
         _ours(cluster.get(VOLUME_SNAPSHOT, copy_name(backup, disk.name), system), backup),
         _ours(cluster.get(VOLUME_SNAPSHOT_CONTENT, copy_content_name(backup, disk.name)), backup),
     )
+
+
+def _original(cluster: Cluster, backup: DiskBackup, disk: DiskResult, snapshot: Object | None) -> Object | None:
+    if disk.hand_over is None:
+        return bound_content(cluster, snapshot)
+    content = cluster.get(VOLUME_SNAPSHOT_CONTENT, disk.hand_over.original_content)
+    return content if content is not None and is_original(content, backup, disk) else None
 
 
 def bound_content(cluster: Cluster, snapshot: Object | None) -> Object | None:
