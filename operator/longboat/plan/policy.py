@@ -10,6 +10,7 @@ from typing import Any
 from longboat.api import BackupPolicy, DiskBackup
 from longboat.api.backup_policy import Target as TargetSpec
 from longboat.api.common import API_VERSION, format_time
+from longboat.plan.conditions import find
 from longboat.plan.names import FINALIZER, MANAGED_BY, MANAGER, POLICY_UID, backup_name
 from longboat.plan.retention import FINISHED
 from longboat.plan.schedule import late_at
@@ -107,23 +108,44 @@ def protection(
     if policy.spec.suspend:
         return Protection("Suspended", False, "Suspended", "spec.suspend is true: no backups are scheduled")
     successes = {target: newest_success(target, runs) for target in targets}
-    never = [target.name for target, moment in successes.items() if moment is None]
+    never = [target for target, moment in successes.items() if moment is None]
     if never:
-        return Protection("Never", False, "NeverBackedUp", f"no good backup yet of {', '.join(sorted(never))}")
+        text = f"no good backup yet of {', '.join(sorted(target.name for target in never))}"
+        return Protection("Never", False, "NeverBackedUp", f"{text}{last_failure(never, runs)}")
     lateness = {
         target: late_at(policy.spec.schedule, policy.spec.time_zone, anchor, moment)
         for target, moment in successes.items()
         if moment is not None
     }
-    late = sorted(target.name for target, moment in lateness.items() if moment <= now)
+    late = [target for target, moment in lateness.items() if moment <= now]
     if late:
         since = min(moment for moment in successes.values() if moment is not None)
-        text = (
-            f"the newest good backup of {', '.join(late)} is from {format_time(since)}, older than the schedule allows"
-        )
-        return Protection("Late", False, "Late", f"{text}: look at the policy's latest DiskBackups")
+        names = ", ".join(sorted(target.name for target in late))
+        text = f"the newest good backup of {names} is from {format_time(since)}, older than the schedule allows"
+        why = last_failure(late, runs) or ": look at the policy's latest DiskBackups"
+        return Protection("Late", False, "Late", f"{text}{why}")
     message = "every target has a good backup as recent as the schedule promises"
     return Protection("Yes", True, "Protected", message, min(lateness.values(), default=None))
+
+
+def last_failure(targets: Iterable[Target], runs: Iterable[DiskBackup]) -> str:
+    """Return in words which of the targets' runs failed last, and why; empty if none did."""
+    wanted = list(targets)
+    failed = [
+        each
+        for each in runs
+        if each.status.phase in ("Failed", "PartiallyFailed") and any(_is_of(each, target) for target in wanted)
+    ]
+    if not failed:
+        return ""
+    last = max(failed, key=lambda each: (each.metadata.creation_timestamp, each.name))
+    ready = find(last.status.conditions, "Ready")
+    why = f" ({ready.reason}: {ready.message[:_MOST_WORDS].rstrip('.')})" if ready else ""
+    return f"; the last run that failed is DiskBackup {last.name!r}{why}"
+
+
+_MOST_WORDS = 300
+"""Characters of a run's message that a policy repeats: the rest is in the DiskBackup."""
 
 
 def _is_of(backup: DiskBackup, target: Target) -> bool:

@@ -232,6 +232,31 @@ def test_protected_turns_late_when_runs_fail(world: World) -> None:
     assert world.policy().status.protected == "Late"
 
 
+FAILED = {"type": "Ready", "status": "False", "reason": "GuestNotThawed", "message": "see the agent"}
+
+
+def test_runs_that_fail_are_named_with_their_reason(world: World) -> None:
+    world.add_policy()
+    world.clock.to("2026-01-08T03:30")
+    world.run()
+    [first] = world.backups()
+    ready = FAILED | {"lastTransitionTime": "2026-01-08T03:31:00Z"}
+    world.set_status(first.name, phase="Failed", conditions=[ready])
+    world.run()
+    message = condition(world, "Protected")[2]
+    assert "no good backup yet of db" in message
+    assert f"DiskBackup {first.name!r}" in message and "GuestNotThawed: see the agent" in message
+    world.set_status(first.name, phase="Completed")
+    world.clock.to("2026-01-09T03:30")
+    world.run()
+    second = world.backups()[1]
+    world.set_status(second.name, phase="PartiallyFailed", conditions=[ready])
+    world.clock.to("2026-01-09T15:30")
+    world.run()
+    message = condition(world, "Protected")[2]
+    assert f"DiskBackup {second.name!r}" in message and "GuestNotThawed" in message
+
+
 def test_a_machine_made_anew_under_an_old_name_is_not_called_protected(world: World) -> None:
     world.add_policy()
     world.clock.to("2026-01-08T03:30")
