@@ -30,7 +30,7 @@ def step(run: Run) -> bool:
         return False
     good = [disk for disk in run.disks if disk.phase == "Completed"]
     if good:
-        access = open_repository(run)
+        access = open_repository(run, good)
         if access is None or not _write_manifest(run, access, good):
             return False
     _finish(run, bool(good))
@@ -65,7 +65,8 @@ def _write_manifest(run: Run, access: RepositoryAccess, good: list[DiskResult]) 
 def _problem(run: Run, error: RepositoryError, good: list[DiskResult]) -> None:
     problem = Problem(error.reason, f"the backup's manifest could not be written: {error}")
     if error.reason not in _HOPELESS:
-        wait_or_fail(run, problem)
+        # Without the manifest a captured disk is not to be found again: it does not count.
+        wait_or_fail(run, problem, good)
         return
     for disk in good:
         run.fail(disk, problem)
@@ -84,11 +85,14 @@ def _metadata(run: Run) -> dict[str, Any]:
 
 
 def _final(run: Run) -> dict[str, Any]:
+    phase = phase_of(run.disks)
+    # Nothing of a failed run has got anywhere, and nothing is there that could expire.
+    failed = phase == "Failed"
     return {
-        "phase": phase_of(run.disks),
-        "progress": progress_of(run.disks),
+        "phase": phase,
+        "progress": None if failed else progress_of(run.disks),
         "completed_at": run.ctx.now(),
-        "expires_at": expires_at(run.backup, run.status),
+        "expires_at": None if failed else expires_at(run.backup, run.status),
         **totals(run.disks),
     }
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from longboat.api import BackupStore
+from longboat.api.disk_backup import DiskResult
 from longboat.kube.kinds import BACKUP_STORE, NAMESPACE
-from longboat.plan.backup import RUN_PATIENCE, all_ended
+from longboat.plan.backup import RUN_PATIENCE
+from longboat.plan.conditions import find
 from longboat.plan.problem import Problem
 from longboat.reconcile.backup_run import LATER, Run
 from longboat.reconcile.context import Context
@@ -23,8 +27,21 @@ def open_at(ctx: Context, store: BackupStore, namespace: str) -> RepositoryAcces
         return Problem(error.reason, f"BackupStore {store.name!r}: {error.message}")
 
 
-def open_repository(run: Run) -> RepositoryAccess | None:
-    """Return the repository that the backup is pinned to, or None: it is waited for, or the disks have failed.
+def find_at(
+    ctx: Context, store: BackupStore, namespace: str, repository_id: str | None = None
+) -> RepositoryAccess | Problem:
+    """Return the repository that a namespace has in a store, of that id if one is given, or what is wrong."""
+    found = ctx.cluster.get(NAMESPACE, namespace)
+    if found is None:
+        return Problem("NamespaceNotFound", f"the namespace {namespace!r} is gone")
+    try:
+        return ctx.repositories.find(store, found["metadata"]["uid"], repository_id)
+    except StoreProblemError as error:
+        return Problem(error.reason, f"BackupStore {store.name!r}: {error.message}")
+
+
+def open_repository(run: Run, disks: Sequence[DiskResult]) -> RepositoryAccess | None:
+    """Return the repository that the backup is pinned to, or None: it is waited for, or these disks have failed.
 
     A path other than the pinned one (another cluster id) is refused: the data would be looked for elsewhere later.
     """
@@ -37,22 +54,24 @@ def open_repository(run: Run) -> RepositoryAccess | None:
             "StoreNotFound", f"BackupStore {pinned.name!r} is gone; make it again, the backup waits for it"
         )
     else:
-        access = open_at(run.ctx, store, run.backup.namespace)
+        access = find_at(run.ctx, store, run.backup.namespace, pinned.id)
     if not isinstance(access, Problem) and access.path != pinned.repository:
         message = f"the repository is at {access.path!r}, but this backup began with {pinned.repository!r}"
         access = Problem("RepositoryMoved", message)
     if isinstance(access, Problem):
-        wait_or_fail(run, access)
+        wait_or_fail(run, access, disks)
         return None
     return access
 
 
-def wait_or_fail(run: Run, problem: Problem) -> None:
-    """Wait for the store, with its problem as a condition; after a day the disks that need it have failed."""
-    begun = run.status.started_at or run.ctx.now()
-    if run.ctx.now() - begun < RUN_PATIENCE:
+def wait_or_fail(run: Run, problem: Problem, disks: Sequence[DiskResult]) -> None:
+    """Wait for the store, with its problem as a condition; after a day of it the disks that need it have failed.
+
+    A run may take days: what counts is how long the store has been in the way, not how long ago the run began.
+    """
+    before = find(run.status.conditions, "Stalled")
+    if before is None or before.reason != problem.reason or run.ctx.now() - before.last_transition_time < RUN_PATIENCE:
         run.wait(LATER, problem)
         return
-    # Without the manifest a captured disk is not to be found again: it does not count.
-    for disk in run.in_phase(*(("Completed",) if all_ended(run.disks) else ("HandedOver", "Exporting"))):
+    for disk in disks:
         run.fail(disk, problem)

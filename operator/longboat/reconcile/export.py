@@ -28,11 +28,13 @@ from longboat.plan.export import (
 from longboat.plan.hand_over import claim_name, export_claim, key_of
 from longboat.plan.mover import ATTEMPT, Mover, mount_path
 from longboat.plan.names import OWNER_NAMESPACE
+from longboat.plan.new_volume import is_bound
 from longboat.plan.problem import Problem
 from longboat.reconcile import mover as movers
 from longboat.reconcile.backup_cleanup import clean_disk
 from longboat.reconcile.backup_run import LATER, SOON, Run
 from longboat.reconcile.backup_store_access import open_repository
+from longboat.reconcile.new_volume import proven_new
 from longboat.repository import DiskIdentity
 
 PROGRESS_PERIOD = timedelta(seconds=5)
@@ -122,7 +124,7 @@ def _start(run: Run, disk: DiskResult) -> None:
 
 
 def _mover(run: Run, disk: DiskResult) -> Mover | None:
-    access = open_repository(run)
+    access = open_repository(run, [disk])
     if access is None:
         return None
     job = ExportJob(
@@ -165,7 +167,10 @@ def _affinity(run: Run, disk: DiskResult) -> Object | None:
 
 def _ensure_claim(run: Run, disk: DiskResult) -> None:
     system, name = run.ctx.settings.namespace, claim_name(run.backup, disk.name)
-    if run.ctx.cluster.get(PERSISTENT_VOLUME_CLAIM, name, system) is not None:
+    found = run.ctx.cluster.get(PERSISTENT_VOLUME_CLAIM, name, system)
+    if found is not None:
+        if not is_ours(found, run.backup):
+            run.fail(disk, name_taken("PersistentVolumeClaim", name))
         return
     try:
         run.ctx.cluster.create(export_claim(run.backup, disk, system))
@@ -177,16 +182,29 @@ def _ensure_claim(run: Run, disk: DiskResult) -> None:
 
 
 def _pending(run: Run, disk: DiskResult, state: movers.MoverState) -> None:
-    if state.job is not None:
-        if disk.job is None:
-            disk = run.update(disk, job=state.job["metadata"]["uid"])
-        mover = _mover(run, disk)
-        if mover is not None:
-            movers.equip(run.ctx.cluster, mover, state.job)
+    if state.job is not None and disk.job is None:
+        disk = run.update(disk, job=state.job["metadata"]["uid"])
     _ensure_claim(run, disk)
+    disk = next(each for each in run.disks if each.name == disk.name)
+    if state.job is not None and disk.phase == "Exporting" and disk.retry_at is None:
+        _equip(run, disk, state.job)
     disk = next(each for each in run.disks if each.name == disk.name)
     if disk.phase == "Exporting" and disk.retry_at is None:
         _wait_for_pod(run, disk, state.message)
+
+
+def _equip(run: Run, disk: DiskResult, job: Object) -> None:
+    """Tell the mover what to do once the volume that it reads is known to be made from the snapshot."""
+    name, driver = claim_name(run.backup, disk.name), disk.hand_over.driver if disk.hand_over else ""
+    claim = run.ctx.cluster.get(PERSISTENT_VOLUME_CLAIM, name, run.ctx.settings.namespace)
+    if claim is None or not is_bound(claim) or not is_ours(claim, run.backup):
+        return
+    if problem := proven_new(run.ctx.cluster, claim, driver, driver):
+        run.fail(disk, problem)
+        return
+    mover = _mover(run, disk)
+    if mover is not None:
+        movers.equip(run.ctx.cluster, mover, job)
 
 
 def _wait_for_pod(run: Run, disk: DiskResult, pod: str) -> None:

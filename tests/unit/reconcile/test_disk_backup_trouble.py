@@ -16,6 +16,8 @@ from longboat.kube.kinds import (
     VIRTUAL_MACHINE_INSTANCE,
     VOLUME_SNAPSHOT_CLASS,
 )
+from longboat.mover.errors import NoDiskImageError
+from longboat.reconcile import retention
 from longboat.reconcile.repositories import StoreProblemError
 from longboat.repository import find_backup, list_backups, read_tombstones, write_backup_manifest, write_tombstone
 from tests.unit.reconcile.backup_world import SHOP, BackupWorld, disk, look, until
@@ -98,6 +100,17 @@ def test_a_store_that_stays_away_ends_the_run_and_frees_the_storage(world: Backu
     world.clock.advance(days=1)
     world.drive()
     assert world.backup().status.phase == "Failed" and world.leftovers() == []
+
+
+def test_a_failed_run_shows_neither_full_progress_nor_an_expiry(world: BackupWorld) -> None:
+    world.job_failures += [NoDiskImageError("no disk.img"), NoDiskImageError("no disk.img")]
+    world.add_backup()
+    world.drive()
+    status = world.backup().status
+    assert (status.phase, status.progress, status.expires_at) == ("Failed", None, None)
+    retention.reconcile(world.context(), SHOP, "daily")
+    status = world.backup().status
+    assert status.expires_at is None and (status.kept_because or "").startswith("KeepFor until ")
 
 
 @pytest.mark.parametrize("phase", ["Exporting", "Completed"])
