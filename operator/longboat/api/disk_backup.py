@@ -125,6 +125,9 @@ class Cut(Model):
     thawed_at: Time | None = Field(None, description="When the guest confirmed the thaw.")
     thaw_error: str | None = Field(None, description="What went wrong with the thaw.")
     freeze_error: str | None = Field(None, description="What went wrong with the freeze.")
+    shared_with: str | None = Field(
+        None, description="Another virtual machine that ran and used one of the disks: it was not asked to stop."
+    )
     ended_at: Time | None = Field(
         None, description="When the attempt was over; one without this was interrupted, unless it is under way."
     )
@@ -151,6 +154,7 @@ class PinnedStore(Model):
     name: str = Field(description="Name of the BackupStore.")
     location: str | None = Field(None, description="Where the store is.")
     repository: str = Field(description="Path of the namespace's repository in the store.")
+    id: str | None = Field(None, description="Id of that repository: another one at this path is not touched.")
 
 
 class DiskBackupStatus(Status):

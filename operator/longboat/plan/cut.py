@@ -111,6 +111,8 @@ def frozen_doubt(cut: Cut, disks: Sequence[DiskResult], unfreeze_timeout: timede
     """Return why it can't be claimed that every disk was captured while the guest was frozen, or None if it can."""
     if cut.freeze != "Frozen" or cut.frozen_at is None:
         return _not_frozen(cut)
+    if cut.shared_with:
+        return _shared(cut.shared_with)
     if cut.thaw_error or cut.thawed_at is None:
         return f"the guest did not thaw cleanly, so that the freeze may have failed: {cut.thaw_error or 'no answer'}"
     if cut.cut_at is None or cut.cut_at > cut.thawed_at:
@@ -148,10 +150,21 @@ def _not_frozen(cut: Cut) -> str:
 def _same_moment(cut: Cut, disks: Sequence[DiskResult]) -> tuple[bool, str]:
     if len(disks) <= 1:
         return True, "there is just one disk"
-    if cut.freeze == "NotRunning" and not cut.freeze_error:
+    if cut.freeze == "NotRunning" and _nothing_wrote(cut):
         return True, "the virtual machine was not running, so that nothing wrote to its disks"
     apart = skew(disks).total_seconds()
-    return False, f"the disks were captured one after the other, {apart:.0f} s apart by the CSI driver's clock"
+    also = f"; {_shared(cut.shared_with)}" if cut.shared_with else ""
+    return False, f"the disks were captured one after the other, {apart:.0f} s apart by the CSI driver's clock{also}"
+
+
+def _nothing_wrote(cut: Cut) -> bool:
+    # Whether the machine still stood still was looked at when the attempt ended: it says nothing of a later snapshot.
+    in_time = cut.cut_at is not None and cut.ended_at is not None and cut.cut_at <= cut.ended_at
+    return in_time and not cut.freeze_error and not cut.shared_with
+
+
+def _shared(machine: str) -> str:
+    return f"the virtual machine {machine!r} used one of the disks as well, and was not asked to stop writing"
 
 
 def _holds(vmi: Object | None, condition: str) -> bool:

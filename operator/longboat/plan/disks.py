@@ -37,17 +37,18 @@ class VmDisk:
 def vm_disks(vm: Object, vmi: Object | None, state_claims: Iterable[str] = ()) -> list[VmDisk]:
     """Return the disks of a virtual machine, in the order of its spec; those of the running instance only come last.
 
+    A claim is one disk however many volumes name it: renamed while the machine runs, it has its running name.
     ``vmi`` is its VirtualMachineInstance if there is one: while it runs, its volumes are the ones in use, and a disk
     that was hot-plugged until the next stop is named nowhere else. ``state_claims`` are claims to leave out (EFI and
     TPM state).
     """
-    volumes = {volume["name"]: volume for volume in _template_volumes(vm)}
-    running = _running_spec(vmi)
-    volumes |= {volume["name"]: volume for volume in running.get("volumes") or ()}
-    shared = _shared_filesystems(_template_spec(vm)) | _shared_filesystems(running)
-    disks = [_disk(volume, shared) for volume in volumes.values()]
     left_out = frozenset(state_claims)
-    return [disk for disk in disks if disk is not None and (disk.claim is None or disk.claim not in left_out)]
+    disks = [disk for disk in _named_disks(vm, vmi) if disk.claim is None or disk.claim not in left_out]
+    running = {volume["name"] for volume in _running_spec(vmi).get("volumes") or ()}
+    name_of: dict[str | None, str] = {}
+    for disk in sorted(disks, key=lambda each: each.name not in running):
+        name_of.setdefault(disk.claim, disk.name)
+    return [disk for disk in disks if disk.claim is None or disk.name == name_of[disk.claim]]
 
 
 def claim_of(volume: Mapping[str, Any]) -> str | None:
@@ -72,6 +73,13 @@ def claims_in_use(vms: Iterable[Object], vmis: Iterable[Object]) -> dict[tuple[s
     return found
 
 
+def other_user(vmis: Iterable[Object], claims: Iterable[str], machine: str | None) -> str | None:
+    """Return another virtual machine than this one whose running instance uses one of the claims, or None."""
+    wanted = frozenset(claims)
+    users = (vmi["metadata"]["name"] for vmi in vmis if wanted & _claims(_running_spec(vmi).get("volumes") or ()))
+    return next((str(name) for name in sorted(users) if name != machine), None)
+
+
 def resolve_disk(ref: DiskRef, vm: Object | None, vmi: Object | None, *, field: str = "spec.disk") -> VmDisk | Problem:
     """Return the disk that a reference means, or VirtualMachineNotFound, DiskNotFound or the reason it is unsupported.
 
@@ -82,7 +90,8 @@ def resolve_disk(ref: DiskRef, vm: Object | None, vmi: Object | None, *, field: 
         return VmDisk(ref.persistent_volume_claim, ref.persistent_volume_claim)
     if vm is None:
         return vm_not_found(f"{field}.virtualMachine", ref.virtual_machine or "")
-    disks = vm_disks(vm, vmi)
+    # Either name of a disk that has two is a way to mean it.
+    disks = _named_disks(vm, vmi)
     found = next((disk for disk in disks if disk.name == ref.name), None)
     if found is None:
         return _disk_not_found(f"{field}.name", ref, disks)
@@ -113,12 +122,26 @@ def claim_problem(claim: Object | None, name: str, *, field: str = "spec.disk") 
     return None
 
 
+def _claims(volumes: Iterable[Mapping[str, Any]]) -> set[str]:
+    return {claim for claim in map(claim_of, volumes) if claim}
+
+
 def _slim(vmi: Object) -> Object:
     """Keep what ``vm_disks`` reads: thousands of whole instances would fill the memory."""
     spec = vmi.get("spec") or {}
     filesystems = ((spec.get("domain") or {}).get("devices") or {}).get("filesystems")
     kept = {"volumes": spec.get("volumes"), "domain": {"devices": {"filesystems": filesystems}}}
     return {"spec": kept, "status": {"phase": (vmi.get("status") or {}).get("phase")}}
+
+
+def _named_disks(vm: Object, vmi: Object | None) -> list[VmDisk]:
+    """Return every volume that is a disk, also when several name the same claim."""
+    running = _running_spec(vmi)
+    volumes = {volume["name"]: volume for volume in _template_volumes(vm)}
+    volumes |= {volume["name"]: volume for volume in running.get("volumes") or ()}
+    shared = _shared_filesystems(_template_spec(vm)) | _shared_filesystems(running)
+    disks = (_disk(volume, shared) for volume in volumes.values())
+    return [disk for disk in disks if disk is not None]
 
 
 def _template_spec(vm: Object) -> Mapping[str, Any]:

@@ -23,6 +23,7 @@ from longboat.plan.cut import (
     needs_thaw,
     not_running,
 )
+from longboat.plan.disks import other_user
 from longboat.plan.problem import Problem
 from longboat.reconcile.backup_cleanup import discard_originals
 from longboat.reconcile.backup_run import SOON, Run, replaced
@@ -116,6 +117,7 @@ def _take(run: Run) -> bool:
     cut = run.status.cut
     assert cut is not None
     plan = freeze_plan(run.status.virtual_machine, vmi, cut.attempt)
+    cut = cut.model_copy(update={"shared_with": _other_user(run)})
     if plan != "Freeze":
         _record(run, cut.model_copy(update={"freeze": plan}), _capture(run, cut))
         return True
@@ -214,12 +216,18 @@ def _failed(disk: DiskResult, problem: Problem) -> DiskResult:
 
 def _record(run: Run, cut: Cut, disks: list[DiskResult]) -> None:
     now = run.ctx.now()
-    changes: dict[str, object] = {"ended_at": now}
+    changes: dict[str, object] = {"ended_at": now, "shared_with": cut.shared_with or _other_user(run)}
     if cut.freeze == "NotRunning" and not not_running(_instance(run.ctx, run.backup)):
         changes["freeze_error"] = "but it was started during the cut"
     if cut.cut_at is None and all(disk.cut_time for disk in disks if disk.phase == "Pending"):
         changes["cut_at"] = now
     run.write(cut=cut.model_copy(update=changes), disks=replaced(run.disks, disks))
+
+
+def _other_user(run: Run) -> str | None:
+    claims = [disk.claim.name for disk in run.in_phase("Pending") if disk.claim]
+    vmis = run.ctx.cluster.list(VIRTUAL_MACHINE_INSTANCE, run.backup.namespace)
+    return other_user(vmis, claims, run.status.virtual_machine)
 
 
 def _instance(ctx: Context, backup: DiskBackup) -> Object | None:

@@ -75,6 +75,18 @@ def test_one_disk_is_one_moment_and_a_stopped_machine_too_unless_it_was_started(
     assert not started.same_moment and "8 s" in started.same_moment_reason
 
 
+def test_a_stopped_machine_proves_nothing_of_snapshots_cut_after_it_was_looked_at() -> None:
+    late = verdict(frozen(freeze="NotRunning", cut_at=at(30), ended_at=at(20)), disks(1, 29), TIMEOUT)
+    assert not late.same_moment and "28 s" in late.same_moment_reason
+    assert not verdict(frozen(freeze="NotRunning", cut_at=None), disks(1, 9), TIMEOUT).same_moment
+
+
+@pytest.mark.parametrize("freeze", ["Frozen", "NotRunning"])
+def test_nothing_is_claimed_of_a_disk_that_another_running_machine_uses(freeze: str) -> None:
+    said = verdict(frozen(freeze=freeze, shared_with="web"), disks(1, 2), TIMEOUT)
+    assert (said.consistency, said.same_moment) == ("Crash", False) and "'web'" in said.same_moment_reason
+
+
 # Moments are read from milliseconds: a datetime knows nothing finer than microseconds.
 moments = st.integers(0, 40_000).map(lambda each: each / 1000)
 capture_times = st.lists(st.integers(-10_000, 60_000).map(lambda each: each / 1000), min_size=1, max_size=4)

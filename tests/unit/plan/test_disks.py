@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from longboat.api.common import DiskRef
-from longboat.plan.disks import VmDisk, claim_problem, claims_in_use, resolve_disk, vm_disks
+from longboat.plan.disks import VmDisk, claim_problem, claims_in_use, other_user, resolve_disk, vm_disks
 from longboat.plan.problem import Problem
 
 
@@ -74,6 +74,22 @@ def test_a_disk_plugged_into_an_instance_that_ended_is_not_the_machines() -> Non
 def test_the_running_volume_wins_over_the_one_of_the_next_start() -> None:
     vm, vmi = machine(on_claim("data", "new")), instance(on_claim("data", "old"))
     assert names(vm_disks(vm, vmi)) == [("data", "old")]
+
+
+def test_a_claim_under_two_names_is_one_disk_with_the_running_name() -> None:
+    vm, vmi = machine(on_claim("renamed", "db-data")), instance(on_claim("data", "db-data"))
+    assert names(vm_disks(vm, vmi)) == [("data", "db-data")]
+    assert names(vm_disks(machine(on_claim("a", "c"), on_claim("b", "c")), None)) == [("a", "c")]
+    for name in ("renamed", "data"):
+        assert resolve_disk(DiskRef(virtual_machine="db", name=name), vm, vmi) == VmDisk(name, "db-data")
+
+
+def test_another_user_of_a_claim_counts_only_while_it_runs() -> None:
+    vmi, ended = instance(on_claim("data", "shared")), instance(on_claim("data", "shared"), phase="Succeeded")
+    assert other_user([vmi], ["shared"], "web") == "db"
+    assert other_user([vmi], ["shared"], "db") is None
+    assert other_user([vmi], ["own"], "web") is None
+    assert other_user([ended], ["shared"], "web") is None
 
 
 def test_state_claims_are_left_out() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from longboat.kube.kinds import (
+    VIRTUAL_MACHINE,
     VIRTUAL_MACHINE_INSTANCE,
     VOLUME_SNAPSHOT,
     VOLUME_SNAPSHOT_CONTENT,
@@ -44,6 +45,36 @@ def test_a_stopped_machine_is_one_moment_but_not_application_consistent(world: B
     world.drive()
     status = world.backup().status
     assert (status.consistency, status.same_moment) == ("Crash", True)
+
+
+def test_a_machine_started_before_a_slow_snapshot_is_cut_is_not_one_moment(world: BackupWorld) -> None:
+    world.cluster.delete(VIRTUAL_MACHINE_INSTANCE, "db", SHOP)
+    world.storage.never_cut.add("db-logs")
+    world.add_backup()
+    world.reconcile()
+    world.start("db")
+    world.storage.never_cut.clear()
+    world.drive()
+    status = world.backup().status
+    assert (status.phase, status.consistency, status.same_moment) == ("Completed", "Crash", False)
+
+
+def test_a_disk_that_another_running_machine_uses_is_not_frozen_by_freezing_one(world: BackupWorld) -> None:
+    world.add_vm("web", {"shared": "db-data"})
+    world.add_backup()
+    world.drive()
+    status = world.backup().status
+    assert (status.phase, status.consistency, status.same_moment) == ("Completed", "Crash", False)
+    assert "'web'" in (status.consistency_reason or "") and not world.machines.frozen
+
+
+def test_a_claim_under_two_names_does_not_spoil_the_backup(world: BackupWorld) -> None:
+    path = "/spec/template/spec/volumes/1/name"
+    world.cluster.patch(VIRTUAL_MACHINE, "db", [{"op": "replace", "path": path, "value": "renamed"}], SHOP)
+    world.add_backup()
+    world.drive()
+    assert world.backup().status.phase == "Completed"
+    assert {each.name for each in world.backup().status.disks or ()} == {"root", "data", "logs"}
 
 
 @pytest.mark.parametrize("error", [RefusedError("migrating"), UnavailableError("10 s"), ConflictError("not running")])
