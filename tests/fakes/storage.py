@@ -76,6 +76,17 @@ class Storage:
         self.settle()
         return self.claim(namespace, name)
 
+    def free(self, namespace: str, name: str, *, policy: str = "Retain") -> str:
+        """Delete a claim whose volume is kept, and let that be available to others; return the volume's name."""
+        volume = self.claim(namespace, name)["spec"]["volumeName"]
+        keep = {"op": "replace", "path": "/spec/persistentVolumeReclaimPolicy", "value": "Retain"}
+        self.cluster.patch(PERSISTENT_VOLUME, volume, [keep])
+        self.cluster.delete(PERSISTENT_VOLUME_CLAIM, name, namespace)
+        self.settle()
+        free = {"op": "remove", "path": "/spec/claimRef"}
+        self.cluster.patch(PERSISTENT_VOLUME, volume, [free, keep | {"value": policy}])
+        return str(volume)
+
     def claim(self, namespace: str, name: str) -> Object:
         """Return a claim that must exist."""
         found = self.cluster.get(PERSISTENT_VOLUME_CLAIM, name, namespace)
@@ -147,6 +158,9 @@ class Storage:
             if _claims(volume, claim):
                 self._bound(claim, volume)
                 return
+        if picked := next((each for each in self.cluster.list(PERSISTENT_VOLUME) if _fits(each, claim)), None):
+            self._pick(claim, picked)
+            return
         source = claim["spec"].get("dataSourceRef") or {}
         if source.get("apiGroup") == "longboat.dev" and not self.ignores_data_source_ref:
             return
@@ -156,6 +170,14 @@ class Storage:
         content = self._source_content(claim)
         if content is not None:
             self._provision(claim, content)
+
+    def _pick(self, claim: Object, volume: Object) -> None:
+        # The binder takes a volume that is there before it lets one be made, whatever the claim's data source is.
+        ref = {"kind": "PersistentVolumeClaim"} | {key: claim["metadata"][key] for key in ("namespace", "name", "uid")}
+        notes = volume["metadata"]["annotations"] | {"pv.kubernetes.io/bound-by-controller": "yes"}
+        self._patch(PERSISTENT_VOLUME, volume, "add", "/spec/claimRef", ref)
+        self._patch(PERSISTENT_VOLUME, volume, "add", "/metadata/annotations", notes)
+        self._bound(claim, volume)
 
     def _source_content(self, claim: Object) -> str | None:
         source = claim["spec"].get("dataSource")
@@ -175,8 +197,11 @@ class Storage:
         self.data[handle] = content
         storage = self.cluster.get(STORAGE_CLASS, claim["spec"]["storageClassName"]) or {}
         volume = _object(PERSISTENT_VOLUME, f"pvc-{meta['uid']}")
+        driver = storage.get("provisioner", DRIVER)
+        volume["metadata"]["annotations"] = {"pv.kubernetes.io/provisioned-by": driver}
         volume["spec"] = {
-            "csi": {"driver": storage.get("provisioner", DRIVER), "volumeHandle": handle},
+            "csi": {"driver": driver, "volumeHandle": handle},
+            "storageClassName": claim["spec"]["storageClassName"],
             "capacity": {"storage": claim["spec"]["resources"]["requests"]["storage"]},
             "persistentVolumeReclaimPolicy": storage.get("reclaimPolicy", "Delete"),
             "claimRef": {
@@ -202,7 +227,9 @@ class Storage:
 
     def _volumes(self) -> None:
         for volume in self.cluster.list(PERSISTENT_VOLUME):
-            ref = volume["spec"]["claimRef"]
+            ref = volume["spec"].get("claimRef")
+            if ref is None:
+                continue
             claim = self.cluster.get(PERSISTENT_VOLUME_CLAIM, ref["name"], ref["namespace"])
             if claim is not None and ref.get("uid") in (None, claim["metadata"]["uid"]):
                 continue
@@ -291,9 +318,17 @@ def _namespace(obj: Object) -> str:
 
 
 def _claims(volume: Object, claim: Object) -> bool:
-    ref, meta = volume["spec"]["claimRef"], claim["metadata"]
+    ref, meta = volume["spec"].get("claimRef"), claim["metadata"]
+    if ref is None:
+        return False
     same = (ref["namespace"], ref["name"]) == (meta["namespace"], meta["name"])
     return same and ref.get("uid") in (None, meta["uid"])
+
+
+def _fits(volume: Object, claim: Object) -> bool:
+    spec, wanted = volume["spec"], claim["spec"]
+    same = spec.get("claimRef") is None and spec.get("storageClassName") == wanted["storageClassName"]
+    return same and bytes_of(spec["capacity"]["storage"]) >= bytes_of(wanted["resources"]["requests"]["storage"])
 
 
 def _claims_of(user: Object) -> list[str]:

@@ -57,20 +57,20 @@ def mover_settings(settings: Settings) -> MoverSettings:
 
 
 def start(cluster: Cluster, mover: Mover, settings: MoverSettings) -> Object | None:
-    """Make sure that a mover's Job and Secret exist; return the Job, None if its name is not free (yet)."""
+    """Make sure that a mover's Job exists; return it, None if its name is not free (yet).
+
+    Its pod is scheduled, and its volume made, but it does not run before it is equipped.
+    """
     try:
-        job = cluster.create(mover_job(mover, settings))
+        return cluster.create(mover_job(mover, settings))
     except AlreadyExistsError:
         found = cluster.get(JOB, mover.name, settings.namespace)
-        if found is None or "deletionTimestamp" in found["metadata"] or not _same_run(found, mover):
-            return None
-        job = found
-    equip(cluster, mover, job)
-    return job
+        free = found is None or "deletionTimestamp" in found["metadata"]
+        return None if free or found is None or not _same_run(found, mover) else found
 
 
 def equip(cluster: Cluster, mover: Mover, job: Object) -> None:
-    """Make sure that a Job has its Secret: whoever was killed between the two comes back here."""
+    """Make sure that a Job has its Secret, so that it runs: only once it is known what its claim's volume is."""
     if cluster.get(SECRET, mover.secret_name, job["metadata"]["namespace"]) is None:
         with contextlib.suppress(AlreadyExistsError):
             cluster.create(mover_secret(mover, job))

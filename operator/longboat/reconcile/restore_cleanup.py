@@ -20,9 +20,11 @@ from longboat.kube.kinds import (
 )
 from longboat.kube.port import ConflictError, Object, RefusedError
 from longboat.plan.names import MANAGED_BY, MANAGER, OWNER_KIND, OWNER_NAMESPACE, OWNER_UID, owner_labels
+from longboat.plan.new_volume import made_for
 from longboat.plan.rebind import discard, reclaim_policy_back
 from longboat.plan.restore_target import RESTORE_UID, claim_ownership, waits_for_restore
 from longboat.reconcile.context import Context
+from longboat.reconcile.new_volume import spare
 from longboat.reconcile.restore_claim import find_claim
 
 _KIND = "Restore"
@@ -104,7 +106,10 @@ def _really_gone(ctx: Context, namespace: str, uid: str) -> bool:
 def _discard_volume(ctx: Context, staging: Object) -> None:
     name = staging["spec"].get("volumeName")
     volume = ctx.cluster.get(PERSISTENT_VOLUME, name) if name else None
-    if volume and (operations := discard(volume, staging)):
+    if volume and not made_for(volume, staging):
+        # It was there before: it is nobody's to delete, whatever its reclaim policy says.
+        spare(ctx.cluster, volume, staging)
+    elif volume and (operations := discard(volume, staging)):
         ctx.cluster.patch(PERSISTENT_VOLUME, volume["metadata"]["name"], operations)
 
 

@@ -14,6 +14,7 @@ from longboat.kube.kinds import (
 from longboat.kube.port import AlreadyExistsError, Object, RefusedError
 from longboat.plan.disks import vm_disks
 from longboat.plan.mover import Mover
+from longboat.plan.new_volume import is_bound
 from longboat.plan.problem import Problem
 from longboat.plan.restore_job import (
     ATTEMPTS,
@@ -30,6 +31,7 @@ from longboat.plan.restore_target import binds_late, staging_claim, staging_name
 from longboat.reconcile import mover as movers
 from longboat.reconcile.context import Context
 from longboat.reconcile.mover import MoverState
+from longboat.reconcile.new_volume import proven_new
 from longboat.reconcile.objects import load
 from longboat.reconcile.repositories import StoreProblemError
 from longboat.reconcile.restore_bind import staging_of
@@ -90,7 +92,7 @@ def _follow(ctx: Context, restore: Restore, staging: Object) -> Stage:
 
 
 def _start(ctx: Context, restore: Restore, staging: Object, state: MoverState) -> Problem | None:
-    """Make the Job and its Secret, or the one of them that is missing."""
+    """Make the Job, and its Secret once the volume is known to be a new one, or what of them is missing."""
     secret = secret_name(restore, restore.status.attempts or 1, staging["metadata"]["uid"])
     if state.job and ctx.cluster.get(SECRET, secret, ctx.settings.namespace):
         return None
@@ -98,11 +100,30 @@ def _start(ctx: Context, restore: Restore, staging: Object, state: MoverState) -
     if isinstance(mover, Problem):
         return mover
     try:
-        made = movers.start(ctx.cluster, mover, movers.mover_settings(ctx.settings))
+        made = state.job or movers.start(ctx.cluster, mover, movers.mover_settings(ctx.settings))
     except RefusedError as error:
         return Problem("MoverRefused", f"the restore Job in the operator's namespace was refused: {error}")
-    # A Job that is just being deleted keeps its name for a moment.
-    return None if made else Problem("NameTaken", f"Job {mover.name!r} in the operator's namespace is not ours")
+    if made is None:
+        # A Job that is just being deleted keeps its name for a moment.
+        return Problem("NameTaken", f"Job {mover.name!r} in the operator's namespace is not ours")
+    if not is_bound(staging):
+        return None
+    if problem := _not_new(ctx, restore, staging):
+        return problem
+    movers.equip(ctx.cluster, mover, made)
+    return None
+
+
+def _not_new(ctx: Context, restore: Restore, staging: Object) -> Problem | None:
+    name = restore.status.storage_class_name or ""
+    storage_class = ctx.cluster.get(STORAGE_CLASS, name)
+    if storage_class is None:
+        return Problem(
+            "StorageClassNotFound",
+            f"there is no StorageClass {name!r} any more, so that it can't be told whether the volume was made by its "
+            "provisioner; create it again as it was, or create another Restore",
+        )
+    return proven_new(ctx.cluster, staging, storage_class["provisioner"])
 
 
 def _mover(ctx: Context, restore: Restore, staging: Object) -> Mover | Problem:
@@ -114,7 +135,7 @@ def _mover(ctx: Context, restore: Restore, staging: Object) -> Mover | Problem:
             "StoreNotFound", f"BackupStore {name!r}, which holds the backup, does not exist; create it again"
         )
     try:
-        access = ctx.repositories.open(store, namespace["metadata"]["uid"])
+        access = ctx.repositories.find(store, namespace["metadata"]["uid"], restore.status.repository_id)
     except StoreProblemError as error:
         return Problem(error.reason, f"BackupStore {name!r}: {error.message}")
     if access.path != restore.status.repository:

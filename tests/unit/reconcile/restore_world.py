@@ -34,6 +34,12 @@ class Store:
 
     def __init__(self) -> None:
         self.error: StoreProblemError | None = None
+        self.id = "first"
+
+    def find(self, store: Any, namespace_uid: str, repository_id: str | None = None) -> RepositoryAccess:
+        if repository_id not in (None, self.id):
+            raise StoreProblemError("RepositoryReplaced", f"expected {repository_id}")
+        return self.open(store, namespace_uid)
 
     def open(self, store: Any, namespace_uid: str) -> RepositoryAccess:
         if self.error:
@@ -101,7 +107,7 @@ def add_backup(world: World, name: str, disks: list[dict[str, Any]], phase: str 
     """Add a DiskBackup with a status."""
     made = world.cluster.create(head("DiskBackup", name, SHOP) | {"spec": {"policyRef": {"name": "p"}}})
     uid = world.get(NAMESPACE, SHOP, "")["metadata"]["uid"]
-    store = {"name": "offsite", "repository": f"cluster/{uid}"}
+    store = {"name": "offsite", "repository": f"cluster/{uid}", "id": "first"}
     made["status"] = {"phase": phase, "store": store, "disks": disks}
     world.cluster.update_status(made)
 
@@ -159,7 +165,9 @@ def leftovers(world: World) -> list[str]:
     kinds = (PERSISTENT_VOLUME_CLAIM, JOB, SECRET)
     found = [f"{kind.name} {each['metadata']['name']}" for kind in kinds for each in world.cluster.list(kind, SYSTEM)]
     volumes = [each["metadata"] for each in world.cluster.list(PERSISTENT_VOLUME)]
-    return found + [f"marks on {meta['name']}" for meta in volumes if meta.get("labels") or meta.get("annotations")]
+    marks = [f"{key} on {meta['name']}" for meta in volumes for key in (meta.get("labels") or {})]
+    notes = [f"{key} on {meta['name']}" for meta in volumes for key in (meta.get("annotations") or {})]
+    return found + marks + [each for each in notes if each.startswith("longboat.dev/")]
 
 
 def assert_restored(world: World, policy: str = "Delete") -> None:

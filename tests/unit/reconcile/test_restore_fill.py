@@ -10,12 +10,16 @@ from longboat.kube.kinds import (
     BACKUP_STORE,
     DISK_BACKUP,
     JOB,
+    PERSISTENT_VOLUME,
     PERSISTENT_VOLUME_CLAIM,
     POD,
     RESTORE,
+    SECRET,
+    STORAGE_CLASS,
 )
 from longboat.reconcile.repositories import StoreProblemError
 from longboat.reconcile.restore import reconcile
+from longboat.reconcile.restore_cleanup import sweep
 from tests.unit.reconcile.disk_world import SHOP, SYSTEM
 from tests.unit.reconcile.restore_world import (
     OLD,
@@ -156,6 +160,18 @@ def test_a_store_that_is_gone_is_named() -> None:
     assert world.reason(RESTORE, "r", "Stalled") == "StoreNotFound"
 
 
+def test_another_repository_at_the_same_place_is_not_restored_from() -> None:
+    world = shop()
+    world.repositories.id = "second"
+    world.add_restore("r", wish())
+    run(world)
+    assert world.reason(RESTORE, "r", "Stalled") == "RepositoryReplaced"
+    untouched(world)
+    world.repositories.id = "first"
+    run(world)
+    assert_restored(world)
+
+
 def test_a_namespace_made_anew_does_not_get_the_old_ones_backups() -> None:
     world = shop()
     backup = world.get(DISK_BACKUP, "nightly")
@@ -165,3 +181,50 @@ def test_a_namespace_made_anew_does_not_get_the_old_ones_backups() -> None:
     run(world)
     assert world.reason(RESTORE, "r", "Stalled") == "RepositoryMismatch"
     untouched(world)
+
+
+@pytest.mark.parametrize("storage_class", ["fast", "late"])
+@pytest.mark.parametrize("policy", ["Retain", "Delete"])
+def test_a_volume_that_was_there_before_is_neither_written_nor_deleted(storage_class: str, policy: str) -> None:
+    world = shop()
+    world.storage.add_claim(SHOP, "original", "the only copy", storage=storage_class)
+    world.clock.advance(days=1)
+    volume = world.storage.free(SHOP, "original", policy=policy)
+    world.add_restore("r", wish(storageClassName=storage_class))
+    run(world)
+    assert world.reason(RESTORE, "r", "Stalled") == "VolumeNotNew"
+    assert volume in message(world)
+    untouched(world)
+    assert world.get(PERSISTENT_VOLUME, volume, "")["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
+    assert sorted(world.storage.data.values()) == ["the new data", "the only copy"]
+
+
+def test_a_restore_deleted_before_its_mover_ran_does_not_take_a_foreign_volume_along() -> None:
+    world = shop()
+    world.storage.add_claim(SHOP, "original", "the only copy")
+    world.clock.advance(days=1)
+    world.storage.free(SHOP, "original", policy="Delete")
+    world.add_restore("r", wish())
+    world.storage.run_job = None
+    reconcile(world.context(), SHOP, "r")
+    world.storage.settle()
+    world.cluster.delete(RESTORE, "r", SHOP)
+    sweep(world.context())
+    world.storage.settle()
+    assert list(world.cluster.list(PERSISTENT_VOLUME_CLAIM, SYSTEM)) == []
+    assert sorted(world.storage.data.values()) == ["the new data", "the only copy"]
+
+
+def test_a_storage_class_that_is_gone_stops_the_mover_until_it_is_back() -> None:
+    world = shop()
+    world.add_restore("r", wish(storageClassName="late"))
+    reconcile(world.context(), SHOP, "r")
+    world.storage.settle()
+    storage_class = world.get(STORAGE_CLASS, "late", "")
+    world.cluster.delete(STORAGE_CLASS, "late")
+    run(world)
+    assert world.reason(RESTORE, "r", "Stalled") == "StorageClassNotFound"
+    assert not list(world.cluster.list(SECRET, SYSTEM))
+    world.cluster.create(storage_class)
+    run(world)
+    assert_restored(world)

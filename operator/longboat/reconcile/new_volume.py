@@ -1,0 +1,29 @@
+"""Looks at the volume behind a claim of a mover before the mover is told anything."""
+
+from __future__ import annotations
+
+from longboat.kube.kinds import PERSISTENT_VOLUME
+from longboat.kube.port import Cluster, Object
+from longboat.plan.new_volume import keep, new_volume_problem
+from longboat.plan.problem import Problem
+
+
+def volume_of(cluster: Cluster, claim: Object) -> Object | None:
+    """Return the volume that a claim names, None if it names none or that is gone."""
+    name = claim["spec"].get("volumeName")
+    return cluster.get(PERSISTENT_VOLUME, name) if name else None
+
+
+def proven_new(cluster: Cluster, claim: Object, provisioner: str, driver: str | None = None) -> Problem | None:
+    """Return why a bound claim's volume must not be used; one that was there before is told to stay first."""
+    volume = volume_of(cluster, claim)
+    problem = new_volume_problem(volume, claim, provisioner, driver)
+    if problem and volume:
+        spare(cluster, volume, claim)
+    return problem
+
+
+def spare(cluster: Cluster, volume: Object, claim: Object) -> None:
+    """See that a volume that was not made for a claim does not go with it."""
+    if operations := keep(volume, claim):
+        cluster.patch(PERSISTENT_VOLUME, volume["metadata"]["name"], operations)
