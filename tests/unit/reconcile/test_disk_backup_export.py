@@ -11,11 +11,14 @@ from longboat.kube.kinds import (
     DISK_BACKUP,
     JOB,
     PERSISTENT_VOLUME,
+    PERSISTENT_VOLUME_CLAIM,
     POD,
+    STORAGE_CLASS,
     VOLUME_SNAPSHOT,
 )
 from longboat.mover.errors import NoDiskImageError, SourceReadError
 from longboat.plan.backup_snapshots import snapshot_name
+from longboat.plan.hand_over import claim_name
 from longboat.reconcile import disk_backup
 from tests.unit.reconcile.backup_world import DISKS, SHOP, SYSTEM, BackupWorld, disk, look, until
 
@@ -173,3 +176,40 @@ def test_the_volume_of_the_original_says_where_the_mover_can_run(world: BackupWo
     [job] = world.cluster.list(JOB)
     its = job["spec"]["template"]["spec"]["affinity"]["nodeAffinity"]
     assert its == {"requiredDuringSchedulingIgnoredDuringExecution": required}
+
+
+@pytest.mark.parametrize("policy", ["Retain", "Delete"])
+def test_a_volume_that_was_there_before_is_not_taken_for_a_copy_of_the_snapshot(
+    world: BackupWorld, policy: str
+) -> None:
+    world.add_policy("one", {"disk": {"virtualMachine": "db", "name": "data"}})
+    world.storage.add_claim(SHOP, "foreign", "somebody else's", size="4Mi")
+    world.clock.advance(days=1)
+    volume = world.storage.free(SHOP, "foreign", policy=policy)
+    world.add_backup(policy="one")
+    world.drive()
+    assert world.backup().status.phase == "Failed" and disk(world, "data").reason == "VolumeNotNew"
+    assert world.exports == [] and world.leftovers() == []
+    assert world.get(PERSISTENT_VOLUME, volume, "")["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
+    assert "somebody else's" in world.storage.data.values()
+
+
+def test_an_empty_volume_of_another_driver_is_not_taken_for_the_disk(world: BackupWorld) -> None:
+    world.add_policy("one", {"disk": {"virtualMachine": "db", "name": "data"}})
+    provisioner = {"op": "replace", "path": "/provisioner", "value": "other.example.com"}
+    world.cluster.patch(STORAGE_CLASS, "fast", [provisioner])
+    world.add_backup(policy="one")
+    world.drive()
+    assert world.backup().status.phase == "Failed" and disk(world, "data").reason == "ProvisionerMismatch"
+    assert world.exports == [] and world.leftovers() == []
+
+
+def test_a_claim_of_the_exports_name_that_is_somebody_elses_is_not_read(world: BackupWorld) -> None:
+    world.add_policy("one", {"disk": {"virtualMachine": "db", "name": "data"}})
+    world.add_backup(policy="one")
+    name = claim_name(world.backup(), "data")
+    world.storage.add_claim(SYSTEM, name, "somebody else's", size="4Mi")
+    world.drive()
+    assert disk(world, "data").reason == "NameTaken" and world.exports == []
+    assert world.storage.content(SYSTEM, name) == "somebody else's"
+    assert world.cluster.get(PERSISTENT_VOLUME_CLAIM, name, SYSTEM)
