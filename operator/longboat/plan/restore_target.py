@@ -75,7 +75,7 @@ def claim_ownership(restore: Restore, claim: Object) -> Problem | None:
     if meta["uid"] == restore.status.claim_uid:
         return None
     ours = (meta.get("annotations") or {}).get(RESTORE_UID) == restore.uid
-    if ours and _has_our_source(restore, claim) and restore.status.claim_uid is None:
+    if ours and _is_as_we_make_it(restore, claim) and restore.status.claim_uid is None:
         return None
     message = f"spec.claim.name: PersistentVolumeClaim {meta['name']!r} exists already and is left alone; create a "
     empty = waits_for_restore(claim) and "volumeName" not in claim["spec"]
@@ -139,6 +139,17 @@ def _claim_spec(restore: Restore, status: RestoreStatus) -> Object:
         "storageClassName": status.storage_class_name,
         "resources": {"requests": {"storage": quantity_of(status.size_bytes or 0)}},
     }
+
+
+def _is_as_we_make_it(restore: Restore, claim: Object) -> bool:
+    """Return whether a claim that says it is ours is: whoever makes a smaller one would get round their quota."""
+    status, spec = restore.status, claim["spec"]
+    asked = ((spec.get("resources") or {}).get("requests") or {}).get("storage", "0")
+    if status.size_bytes is None or bytes_of(asked) != status.size_bytes:
+        return False
+    wanted = _claim_spec(restore, status)
+    same = all(spec.get(field) == wanted[field] for field in ("accessModes", "volumeMode", "storageClassName"))
+    return same and _has_our_source(restore, claim)
 
 
 def _has_our_source(restore: Restore, claim: Object) -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from longboat.api import Restore
 from longboat.kube.kinds import (
     DISK_SNAPSHOT,
     PERSISTENT_VOLUME,
@@ -14,10 +15,12 @@ from longboat.kube.kinds import (
     STORAGE_CLASS,
 )
 from longboat.kube.port import RefusedError
+from longboat.plan.restore_target import users_claim
 from longboat.reconcile.restore import reconcile
 from tests.fakes.cluster import FakeCluster
 from tests.unit.reconcile.disk_world import SHOP, World
 from tests.unit.reconcile.restore_world import (
+    GIB,
     add_backup,
     assert_restored,
     disk,
@@ -142,6 +145,59 @@ def test_a_claim_that_forges_our_annotation_but_has_another_source_is_not_ours()
     run(world)
     assert world.reason(RESTORE, "r", "Stalled") == "ClaimExists"
     assert world.storage.content(SHOP, "db-restored") == "somebody's"
+
+
+@pytest.mark.parametrize("moment", ["before the plan", "after the plan"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"resources": {"requests": {"storage": "1Mi"}}},
+        {"storageClassName": "keeping"},
+        {"volumeMode": "Filesystem"},
+        {"accessModes": ["ReadWriteMany"]},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_smaller_claim_made_beforehand_does_not_get_round_a_quota(change: dict[str, Any], moment: str) -> None:
+    world = shop()
+    world.add_restore("r", wish())
+
+    def make(verb: str, obj: dict[str, Any]) -> None:
+        if obj["kind"] == "Restore" and obj.get("status", {}).get("startedAt"):
+            world.cluster.hooks.remove(make)
+            _create_claim(world, change)
+
+    if moment == "after the plan":
+        world.cluster.hooks.append(make)
+    else:
+        _create_claim(world, change)
+    run(world)
+    assert world.reason(RESTORE, "r", "Stalled") == "ClaimExists"
+    claim = world.storage.claim(SHOP, "db-restored")
+    assert "volumeName" not in claim["spec"] and leftovers(world) == []
+
+
+def _create_claim(world: World, change: dict[str, Any]) -> None:
+    """Make the claim that the Restore would make, but for a change."""
+    restore = Restore.model_validate(world.get(RESTORE, "r"))
+    plan = {"size_bytes": GIB, "storage_class_name": "fast", "volume_mode": "Block"}
+    made = users_claim(restore, restore.status.model_copy(update=plan))
+    made["spec"] |= change
+    world.cluster.create(made)
+
+
+def test_the_claim_that_an_operator_made_before_it_was_killed_is_its_own() -> None:
+    world = shop()
+    world.add_restore("r", wish())
+
+    def make(verb: str, obj: dict[str, Any]) -> None:
+        if obj["kind"] == "Restore" and obj.get("status", {}).get("startedAt"):
+            world.cluster.hooks.remove(make)
+            world.cluster.create(users_claim(Restore.model_validate(obj), Restore.model_validate(obj).status))
+
+    world.cluster.hooks.append(make)
+    run(world)
+    assert_restored(world)
 
 
 def test_a_provisioner_that_ignores_the_data_source_is_found_out_and_its_disk_not_attached() -> None:
