@@ -80,7 +80,8 @@ def _describe(
     # The rule is carried along, so that it is known when the policy is gone.
     retention = policy.spec.retention if policy and run.status.retention else run.status.retention
     changes = {
-        "expires_at": decision.expires_at,
+        # Of a failed run nothing can expire; kept_because says how long the object stays.
+        "expires_at": None if run.status.phase == "Failed" else decision.expires_at,
         "kept_because": decision.why(),
         "policy_gone_at": gone_since,
         "retention": retention,

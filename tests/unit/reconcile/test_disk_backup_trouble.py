@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -103,12 +104,13 @@ def test_a_store_that_stays_away_ends_the_run_and_frees_the_storage(world: Backu
 
 
 def test_a_failed_run_shows_neither_full_progress_nor_an_expiry(world: BackupWorld) -> None:
-    world.job_failures += [NoDiskImageError("no disk.img"), NoDiskImageError("no disk.img")]
-    world.add_backup()
+    world.add_policy("one", {"disk": {"virtualMachine": "db", "name": "data"}})
+    world.job_failures.append(NoDiskImageError("no disk.img"))
+    world.add_backup(policy="one")
     world.drive()
     status = world.backup().status
     assert (status.phase, status.progress, status.expires_at) == ("Failed", None, None)
-    retention.reconcile(world.context(), SHOP, "daily")
+    retention.reconcile(world.context(), SHOP, "one")
     status = world.backup().status
     assert status.expires_at is None and (status.kept_because or "").startswith("KeepFor until ")
 
@@ -196,6 +198,21 @@ def test_a_finished_backup_never_runs_again(world: BackupWorld) -> None:
     world.drive()
     writes = world.cluster.writes
     assert world.reconcile() is None and world.cluster.writes == writes
+
+
+@pytest.mark.parametrize("made_anew", [False, True])
+def test_a_run_whose_store_was_emptied_neither_makes_a_repository_nor_writes_into_another(
+    world: BackupWorld, made_anew: bool
+) -> None:
+    world.add_backup()
+    until(world, lambda status: status.phase == "Exporting")
+    folder = Path(world.repositories.folder)
+    shutil.rmtree(folder / "cluster")
+    if made_anew:
+        world.repository()
+    look(world, times=5)
+    assert world.condition("Stalled").reason == ("RepositoryReplaced" if made_anew else "RepositoryNotFound")
+    assert bool(list(folder.rglob("repository"))) == made_anew
 
 
 def test_the_mark_that_a_run_deleted_midway_left_does_not_hide_the_next_one_of_its_name(world: BackupWorld) -> None:
