@@ -229,6 +229,9 @@ _ONE_SOURCE = "exactly one of diskBackup and diskSnapshot is needed"
 _HTTPS = "endpoint must begin with https://: backups never travel unencrypted"
 _LOCAL = "endpoint must not be a link-local, loopback or metadata address"
 _PLAIN = "endpoint must hold no credentials and no query"
+_BUCKET = "bucket is immutable: its backups would be lost; make another BackupStore"
+_PREFIX = "prefix is immutable: its backups would be lost; make another BackupStore"
+_S3 = VALID["BackupStore"]["s3"]
 _AUTOMATIC = "an automatic snapshot has no expiresAfter: the next one replaces it"
 _BOTH_WAYS = {"virtualMachine": "db", "name": "data", "persistentVolumeClaim": "db-data"}
 
@@ -294,6 +297,10 @@ CHANGES: list[tuple[Case, Change, str | None]] = [
     (Case("DiskSnapshot", ()), ("origin", "Automatic"), "a DiskSnapshot is immutable: create another one"),
     (Case("Restore", ()), ("claim", {"name": "other"}), "a Restore is immutable: create another one"),
     (Case("BackupStore", ()), ("default", True), None),
+    (Case("BackupStore", ()), ("s3", _S3 | {"endpoint": "https://other.example.net"}), None),
+    (Case("BackupStore", ()), ("s3", _S3 | {"bucket": "other"}), _BUCKET),
+    (Case("BackupStore", ()), ("s3", _S3 | {"prefix": "prod"}), _PREFIX),
+    (Case("BackupStore", (("s3.prefix", "prod"),)), ("s3", _S3), _PREFIX),
 ]
 
 

@@ -57,6 +57,12 @@ class S3(Model):
             "!self.endpoint.contains('@') && !self.endpoint.contains('?')",
             "endpoint must hold no credentials and no query",
         ),
+        rule(
+            "self.bucket == oldSelf.bucket", "bucket is immutable: its backups would be lost; make another BackupStore"
+        ),
+        rule(
+            "self.prefix == oldSelf.prefix", "prefix is immutable: its backups would be lost; make another BackupStore"
+        ),
     )
     endpoint: str = Field(min_length=9, max_length=512, description="URL of the S3 service, https only.")
     region: str = Field("us-east-1", min_length=1, max_length=64, description="Region of the bucket.")

@@ -102,6 +102,7 @@ class RestoreStatus(Status):
     volume_snapshot: str | None = Field(None, description="The VolumeSnapshot that the claim is made from.")
     store: str | None = Field(None, description="The BackupStore read from.")
     repository: str | None = Field(None, description="Path of the namespace's repository in the store.")
+    repository_id: str | None = Field(None, description="Id of that repository.")
     manifest: str | None = Field(None, description="The disk's manifest in the repository.")
     attached_as: str | None = Field(None, description="Device name in the guest, as reported by KubeVirt.")
     serial: str | None = Field(None, description="Serial number of the attached disk.")

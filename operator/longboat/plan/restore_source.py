@@ -41,6 +41,7 @@ class Point:
     volume_bytes: int
     store: str | None = None
     repository: str | None = None
+    repository_id: str | None = None
     manifest: str | None = None
     volume_snapshot: str | None = None
     driver: str | None = None
@@ -129,6 +130,7 @@ def _backup_point(where: str, backup: DiskBackup, disk: DiskResult) -> Point | P
         volume_bytes=max(captured, volume_bytes(disk.logical_bytes, mode)),
         store=store.name,
         repository=store.repository,
+        repository_id=store.id,
         manifest=disk.manifest,
     )
 

@@ -67,7 +67,9 @@ def _status(run: Run, manifest: BackupManifest, store: BackupStore, access: Repo
         "disks": disks,
         "phase": phase_of(disks),
         "progress": "100%",
-        "store": PinnedStore(name=store.name, location=store.spec.location, repository=access.path),
+        "store": PinnedStore(
+            name=store.name, location=store.spec.location, repository=access.path, id=access.repository.id
+        ),
         "manifest": manifest.name,
         "adopted": True,
         "cleaned_up": True,

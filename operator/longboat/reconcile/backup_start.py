@@ -25,7 +25,7 @@ from longboat.plan.problem import Problem
 from longboat.plan.stores import admits
 from longboat.reconcile.backup_adoption import adopt_from
 from longboat.reconcile.backup_run import LATER, Run
-from longboat.reconcile.backup_store_access import open_at
+from longboat.reconcile.backup_store_access import find_at, open_at
 from longboat.reconcile.objects import load
 from longboat.reconcile.repositories import RepositoryAccess
 from longboat.reconcile.snapshot_support import Machine, machine, snapshot_class_of
@@ -78,9 +78,10 @@ def _adopt_from_any(run: Run, searched: tuple[str, ...]) -> Problem | None:
     for store in _open_stores(run):
         if store.name in searched:
             continue
-        access = open_at(run.ctx, store, run.backup.namespace)
+        access = find_at(run.ctx, store, run.backup.namespace)
         if isinstance(access, Problem):
-            unclear = unclear or access
+            if access.reason != "RepositoryNotFound":
+                unclear = unclear or access
         elif adopt_from(run, access, store):
             return None
     return unclear or _policy_not_found(run)
@@ -145,7 +146,9 @@ def _write(
         "phase": "Snapshotting",
         "policy": PinnedPolicy(name=policy.name, uid=policy.uid),
         "retention": policy.spec.retention,
-        "store": PinnedStore(name=store.name, location=store.spec.location, repository=access.path),
+        "store": PinnedStore(
+            name=store.name, location=store.spec.location, repository=access.path, id=access.repository.id
+        ),
         "target": target_of(user.vm, _first_claim(run, disks)),
         "virtual_machine": ask.virtual_machine or _machine_using(run, disks),
         "started_at": run.ctx.now(),

@@ -37,8 +37,29 @@ class RepositoryAccess:
 class Repositories(Protocol):
     """Opens repositories; raises StoreProblemError when the store, its credentials or its key do not allow it."""
 
+    def find(self, store: BackupStore, namespace_uid: str, repository_id: str | None = None) -> RepositoryAccess:
+        """Return the repository that a namespace has, for everything but the beginning of a run: none is ever made.
+
+        StoreProblemError RepositoryNotFound if there is none, RepositoryReplaced if it is not the one of that id.
+        """
+
     def open(self, store: BackupStore, namespace_uid: str) -> RepositoryAccess:
         """Return the repository of a namespace, made at first use.
 
         It is keyed by the namespace's UID: a namespace made anew under an old name does not get the old backups.
         """
+
+
+def required(access: RepositoryAccess, repository_id: str | None) -> RepositoryAccess:
+    """Return the repository if it has this id, or none is asked for; raises StoreProblemError RepositoryReplaced.
+
+    Another bucket, service or folder at the same address, or a store that was emptied, has another one.
+    """
+    if repository_id in (None, access.repository.id):
+        return access
+    raise StoreProblemError(
+        "RepositoryReplaced",
+        f"{access.path!r} holds repository {access.repository.id}, expected {repository_id}: the store was emptied, or"
+        " spec.s3 leads to another one than before; put the store back",
+        retryable=False,
+    )

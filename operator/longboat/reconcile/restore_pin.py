@@ -53,6 +53,7 @@ def _written(ctx: Context, restore: Restore, point: Point, storage_class: str, s
         data_bytes=point.data_bytes,
         store=point.store,
         repository=point.repository,
+        repository_id=point.repository_id,
         manifest=point.manifest,
         volume_snapshot=point.volume_snapshot,
         serial=serial_of(restore) if restore.spec.attach else None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -14,12 +15,15 @@ from longboat.api import BackupStore
 from longboat.kube.kinds import CONFIG_MAP, SECRET, Kind
 from longboat.kube.port import Cluster, Object, RefusedError
 from longboat.reconcile.context import Settings
-from longboat.reconcile.repositories import RepositoryAccess, StoreProblemError
+from longboat.reconcile.repositories import RepositoryAccess, StoreProblemError, required
 from longboat.repository import (
+    ObjectStore,
+    Repository,
     RepositoryError,
     StoreSettings,
     loopback_host,
     open_or_create_repository,
+    open_repository,
     open_store,
     parse_recovery_public,
     parse_store_key,
@@ -27,6 +31,8 @@ from longboat.repository import (
 
 ACCESS_KEY = "accessKeyID"
 SECRET_KEY = "secretAccessKey"
+Reach = Callable[[ObjectStore, str, bytes], Repository]
+"""Opens the repository at a path with the store's key."""
 _PEM = "-----BEGIN CERTIFICATE-----"
 
 
@@ -39,13 +45,23 @@ class StoreAccess:
 
     def open(self, store: BackupStore, namespace_uid: str) -> RepositoryAccess:
         """Return the repository of a namespace, made at first use; raises StoreProblemError."""
+        recovery = recovery_of(store)
+        return self._reach(
+            store, namespace_uid, lambda place, path, key: open_or_create_repository(place, path, key, recovery)
+        )
+
+    def find(self, store: BackupStore, namespace_uid: str, repository_id: str | None = None) -> RepositoryAccess:
+        """Return the repository that a namespace has; raises StoreProblemError, also if it has another id."""
+        return required(self._reach(store, namespace_uid, open_repository), repository_id)
+
+    def _reach(self, store: BackupStore, namespace_uid: str, reach: Reach) -> RepositoryAccess:
         if not self.settings.cluster_id or not namespace_uid:
             raise StoreProblemError("ClusterUnknown", "the UID of the namespace kube-system could not be read yet")
         settings = self.settings_of(store)
-        key, recovery = self.store_key(store), recovery_of(store)
+        key = self.store_key(store)
         path = f"{self.settings.cluster_id}/{namespace_uid}"
         try:
-            repository = open_or_create_repository(open_store(settings), path, key, recovery)
+            repository = reach(open_store(settings), path, key)
         except RepositoryError as error:
             raise problem_of(error) from error
         return RepositoryAccess(repository, settings, path, repository.master_key, repository.key_id)

@@ -27,6 +27,7 @@ from longboat.repository import (
     RepositoryError,
     SweepReport,
     advance_epoch,
+    holds_backup,
     read_tombstones,
     remove_tombstone,
     sweep_tombstones,
@@ -63,6 +64,7 @@ def bury(ctx: Context, backup: DiskBackup, by: str) -> None:
     """
     place = place_of(ctx, backup)
     access = own_repository(ctx, backup)
+    _require_data(access, backup)
     # Noted first: a tombstone that nobody knows of would never be swept.
     _update(ctx, place, lambda data: data)
     try:
@@ -155,10 +157,29 @@ def _store_time(ctx: Context, store: str) -> datetime:
     return ctx.now() + timedelta(seconds=skew or 0)
 
 
+def _require_data(access: RepositoryAccess, backup: DiskBackup) -> None:
+    """Refuse to mark what is not there: the store is not what it was, and the backup may be elsewhere."""
+    status = backup.status
+    if status.manifest is None and not any(disk.manifest for disk in status.disks or ()):
+        return
+    try:
+        found = holds_backup(access.repository, backup.name)
+    except RepositoryError as error:
+        raise problem_of(error) from error
+    if not found:
+        raise StoreProblemError(
+            "BackupNotFound",
+            f"the repository {access.path!r} holds nothing of backup {backup.name!r}: nothing is marked there; see"
+            f" whether spec.s3 of BackupStore {status.store.name if status.store else ''!r} leads where it did",
+            retryable=False,
+        )
+
+
 def own_repository(ctx: Context, backup: DiskBackup) -> RepositoryAccess:
     """Return the repository that a backup says it lies in; StoreProblemError if it is not its namespace's own."""
-    access = _open(ctx, place_of(ctx, backup))
-    if backup.status.store is None or access.path != backup.status.store.repository:
+    pinned = backup.status.store
+    access = _open(ctx, place_of(ctx, backup), pinned.id if pinned else None)
+    if pinned is None or access.path != pinned.repository:
         raise StoreProblemError(
             "ForeignRepository",
             f"status.store.repository is not the repository of this namespace ({access.path}): nothing is done there",
@@ -167,11 +188,11 @@ def own_repository(ctx: Context, backup: DiskBackup) -> RepositoryAccess:
     return access
 
 
-def _open(ctx: Context, place: Place) -> RepositoryAccess:
+def _open(ctx: Context, place: Place, repository_id: str | None = None) -> RepositoryAccess:
     store = load(ctx.cluster, BACKUP_STORE, BackupStore, "", place.store)
     if store is None:
         raise StoreProblemError("StoreNotFound", f"there is no BackupStore {place.store!r} any more; make it again")
-    return ctx.repositories.open(store, place.namespace_uid)
+    return ctx.repositories.find(store, place.namespace_uid, repository_id)
 
 
 def _recent(data: Data, now: datetime) -> list[datetime]:

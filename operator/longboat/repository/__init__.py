@@ -47,7 +47,15 @@ from .repository import (
     open_with_recovery,
 )
 from .settings import StoreSettings, loopback_host
-from .tombstones import SweepReport, Tombstone, read_tombstones, remove_tombstone, sweep_tombstones, write_tombstone
+from .tombstones import (
+    SweepReport,
+    Tombstone,
+    holds_backup,
+    read_tombstones,
+    remove_tombstone,
+    sweep_tombstones,
+    write_tombstone,
+)
 
 __all__ = [
     "DEFAULT_BLOCK_SIZE",
@@ -76,6 +84,7 @@ __all__ = [
     "find_disk_manifest",
     "generate_recovery_pair",
     "generate_store_key",
+    "holds_backup",
     "list_backups",
     "list_disk_manifests",
     "loopback_host",

@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from itertools import chain
 
 from pydantic import AwareDatetime
 
@@ -59,6 +60,13 @@ def write_tombstone(
         remove_tombstone(repository, backup_name)
         put_once(repository.store, name, data)
     return tombstone
+
+
+def holds_backup(repository: Repository, backup_name: str) -> bool:
+    """Return whether there is a manifest of a backup or of one of its disks; nothing is read."""
+    hashed = repository.keys.name_hash(backup_name)
+    manifests = chain(repository.store.list(f"{BACKUPS}{hashed}/"), _own_disks(repository, hashed))
+    return next(iter(manifests), None) is not None
 
 
 def read_tombstones(repository: Repository) -> list[Tombstone]:

@@ -31,8 +31,16 @@ from longboat.mover.results import failure_of, message_bytes
 from longboat.plan.conditions import find
 from longboat.reconcile import disk_backup
 from longboat.reconcile.context import Context
-from longboat.reconcile.repositories import RepositoryAccess, StoreProblemError
-from longboat.repository import Repository, StoreSettings, open_or_create_repository, open_store
+from longboat.reconcile.repositories import RepositoryAccess, StoreProblemError, required
+from longboat.reconcile.store_access import problem_of
+from longboat.repository import (
+    Repository,
+    RepositoryError,
+    StoreSettings,
+    open_or_create_repository,
+    open_repository,
+    open_store,
+)
 from tests.fakes.cluster import KillAt, Killed
 from tests.fakes.snapshots import SnapshotStorage
 from tests.unit.reconcile.disk_world import SHOP, SYSTEM, World
@@ -50,6 +58,16 @@ class FolderRepositories:
     def repository(self, namespace_uid: str) -> Repository:
         settings = StoreSettings(type="folder", path=self.folder)
         return open_or_create_repository(open_store(settings), f"cluster/{namespace_uid}", bytes(range(32)))
+
+    def find(self, store: BackupStore, namespace_uid: str, repository_id: str | None = None) -> RepositoryAccess:
+        if self.problem:
+            raise self.problem
+        place = open_store(StoreSettings(type="folder", path=self.folder))
+        try:
+            open_repository(place, f"cluster/{namespace_uid}", bytes(range(32)))
+        except RepositoryError as error:
+            raise problem_of(error) from error
+        return required(self.open(store, namespace_uid), repository_id)
 
     def open(self, store: BackupStore, namespace_uid: str) -> RepositoryAccess:
         if self.problem:

@@ -20,6 +20,9 @@ SHOP = "shop"
 class NoRepositories:
     """Snapshots have nothing to do with stores."""
 
+    def find(self, store: Any, namespace_uid: str, repository_id: str | None = None) -> Any:
+        raise AssertionError("nobody should look for a repository here")
+
     def open(self, store: Any, namespace_uid: str) -> Any:
         raise AssertionError("nobody should open a store here")
 

@@ -13,9 +13,16 @@ from longboat.kube.port import Object
 from longboat.reconcile import backup_policy
 from longboat.reconcile.context import Context, Settings
 from longboat.reconcile.objects import load
-from longboat.reconcile.repositories import RepositoryAccess, StoreProblemError
+from longboat.reconcile.repositories import RepositoryAccess, StoreProblemError, required
 from longboat.reconcile.store_access import problem_of
-from longboat.repository import Repository, RepositoryError, StoreSettings, open_or_create_repository, open_store
+from longboat.repository import (
+    Repository,
+    RepositoryError,
+    StoreSettings,
+    open_or_create_repository,
+    open_repository,
+    open_store,
+)
 from tests.fakes.cluster import FakeCluster, FakeVirtualMachines, KillAt
 
 SYSTEM = "longboat-system"
@@ -50,6 +57,16 @@ class FolderRepositories:
     def repository(self, namespace_uid: str) -> Repository:
         settings = StoreSettings(type="folder", path=self.folder)
         return open_or_create_repository(open_store(settings), f"cluster/{namespace_uid}", self.key)
+
+    def find(self, store: BackupStore, namespace_uid: str, repository_id: str | None = None) -> RepositoryAccess:
+        if self.problem:
+            raise self.problem
+        place = open_store(StoreSettings(type="folder", path=self.folder))
+        try:
+            open_repository(place, f"cluster/{namespace_uid}", self.key)
+        except RepositoryError as error:
+            raise problem_of(error) from error
+        return required(self.open(store, namespace_uid), repository_id)
 
     def open(self, store: BackupStore, namespace_uid: str) -> RepositoryAccess:
         if self.problem:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -413,6 +414,40 @@ def test_a_forged_repository_path_deletes_nothing_elsewhere(world: World) -> Non
     user_deletes(world, "b")
     assert list(world.cluster.list(CONFIG_MAP, SYSTEM)) == []
     assert read_tombstones(world.repositories.repository(uid_of(world, SYSTEM))) == []
+
+
+def empty_store(world: World) -> None:
+    folder = Path(world.repositories.folder)
+    for each in folder.iterdir():
+        shutil.rmtree(each) if each.is_dir() else each.unlink()
+
+
+def test_a_store_that_was_emptied_gets_no_repository_and_no_mark(world: World) -> None:
+    add_backup(world, "b")
+    empty_store(world)
+    with pytest.raises(StoreProblemError) as caught:
+        trash.bury(world.context(), world.backups()[0], by="test")
+    assert caught.value.reason == "RepositoryNotFound"
+    assert list(Path(world.repositories.folder).rglob("repository")) == []
+
+
+def test_another_repository_at_the_same_place_gets_no_mark(world: World) -> None:
+    add_backup(world, "b")
+    world.set_status("b", store={"name": "offsite", "repository": f"cluster/{uid_of(world)}", "id": "0" * 32})
+    with pytest.raises(StoreProblemError) as caught:
+        trash.bury(world.context(), world.backups()[0], by="test")
+    assert caught.value.reason == "RepositoryReplaced"
+    assert buried(world) == []
+
+
+def test_a_backup_of_which_the_repository_holds_nothing_gets_no_mark(world: World) -> None:
+    add_backup(world, "b")
+    empty_store(world)
+    assert buried(world) == []
+    with pytest.raises(StoreProblemError) as caught:
+        trash.bury(world.context(), world.backups()[0], by="test")
+    assert caught.value.reason == "BackupNotFound"
+    assert buried(world) == []
 
 
 def test_the_finalizer_is_there_only_while_there_is_data_to_keep(world: World) -> None:

@@ -166,7 +166,6 @@ def test_another_repository_at_the_same_place_is_not_restored_from() -> None:
     world.add_restore("r", wish())
     run(world)
     assert world.reason(RESTORE, "r", "Stalled") == "RepositoryReplaced"
-    untouched(world)
     world.repositories.id = "first"
     run(world)
     assert_restored(world)
