@@ -92,6 +92,7 @@ class SnapshotStorage(Storage):
         content["spec"] = {
             "driver": DRIVER,
             "deletionPolicy": self.class_policy,
+            "source": {"volumeHandle": self.volume_handle(meta["namespace"], source)},
             "sourceVolumeMode": "Block",
             "volumeSnapshotClassName": each["spec"]["volumeSnapshotClassName"],
             "volumeSnapshotRef": {"name": meta["name"], "namespace": meta["namespace"], "uid": meta["uid"]},

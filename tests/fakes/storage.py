@@ -98,9 +98,13 @@ class Storage:
         claim = self.claim(namespace, name)
         if (claim.get("status") or {}).get("phase") != "Bound":
             return None
-        volume = self.cluster.get(PERSISTENT_VOLUME, claim["spec"]["volumeName"])
+        return self.data.get(self.volume_handle(namespace, name))
+
+    def volume_handle(self, namespace: str, name: str) -> str:
+        """Return the storage system's id of the volume that a claim is bound to."""
+        volume = self.cluster.get(PERSISTENT_VOLUME, self.claim(namespace, name)["spec"]["volumeName"])
         assert volume is not None
-        return self.data.get(volume["spec"]["csi"]["volumeHandle"])
+        return str(volume["spec"]["csi"]["volumeHandle"])
 
     def _snapshots(self) -> None:
         for each in self.cluster.list(VOLUME_SNAPSHOT):

@@ -67,6 +67,31 @@ def is_own_snapshot(found: Object, backup: DiskBackup) -> bool:
     return owned and is_ours(found, backup) and meta["name"] in snapshot_names(backup)
 
 
+def claim_replaced(disk: DiskResult, claim: Object | None) -> Problem | None:
+    """Return ClaimReplaced unless the claim of a disk's name is the one that the disk was when the run began."""
+    meant, uid = disk.claim, claim["metadata"]["uid"] if claim else None
+    if meant is not None and meant.uid == uid:
+        return None
+    name = meant.name if meant else ""
+    return Problem(
+        "ClaimReplaced",
+        f"PersistentVolumeClaim {name!r} was deleted or made anew after the run began (metadata.uid is {uid}, expected "
+        f"{meant.uid if meant else None}): it is another disk now; run again",
+    )
+
+
+def volume_replaced(disk: DiskResult, content: Object) -> Problem | None:
+    """Return ClaimReplaced unless a VolumeSnapshotContent is of the disk's own volume."""
+    handle = (content["spec"].get("source") or {}).get("volumeHandle")
+    if handle is not None and handle == disk.volume_handle:
+        return None
+    return Problem(
+        "ClaimReplaced",
+        f"VolumeSnapshotContent {content['metadata']['name']!r}: spec.source.volumeHandle is {handle!r}, expected "
+        f"{disk.volume_handle!r}: the claim was made anew after the run began, and is another disk now; run again",
+    )
+
+
 def name_taken(kind: str, name: str) -> Problem:
     """Return the problem of a child's name that somebody else uses."""
     return Problem(

@@ -11,9 +11,9 @@ from datetime import datetime, timedelta
 
 from longboat.api import DiskBackup
 from longboat.api.disk_backup import Cut, DiskBackupStatus, DiskResult
-from longboat.kube.kinds import DISK_BACKUP, VIRTUAL_MACHINE_INSTANCE, VOLUME_SNAPSHOT
+from longboat.kube.kinds import DISK_BACKUP, PERSISTENT_VOLUME_CLAIM, VIRTUAL_MACHINE_INSTANCE, VOLUME_SNAPSHOT
 from longboat.kube.port import AlreadyExistsError, ConflictError, KubeError, NotFoundError, Object, RefusedError
-from longboat.plan.backup_snapshots import is_ours, name_taken, snapshot_name, volume_snapshot
+from longboat.plan.backup_snapshots import claim_replaced, is_ours, name_taken, snapshot_name, volume_snapshot
 from longboat.plan.cut import (
     MAX_ATTEMPTS,
     freeze_plan,
@@ -188,6 +188,8 @@ def _capture(run: Run, cut: Cut) -> list[DiskResult]:
 
 def _ask(run: Run, disk: DiskResult, attempt: int) -> DiskResult:
     name = snapshot_name(run.backup, disk.name, attempt)
+    if problem := claim_replaced(disk, _claim_of(run, disk)):
+        return _failed(disk, problem)
     try:
         run.ctx.cluster.create(volume_snapshot(run.backup, disk, attempt, owner_reference(run.backup)))
     except AlreadyExistsError:
@@ -197,6 +199,12 @@ def _ask(run: Run, disk: DiskResult, attempt: int) -> DiskResult:
     except RefusedError as error:
         return _failed(disk, Problem("SnapshotRefused", f"VolumeSnapshot {name!r} was refused: {error}"))
     return disk.model_copy(update={"volume_snapshot": name})
+
+
+def _claim_of(run: Run, disk: DiskResult) -> Object | None:
+    # A VolumeSnapshot names its claim, not the claim's UID: under the name there may be another disk by now.
+    name = disk.claim.name if disk.claim else ""
+    return run.ctx.cluster.get(PERSISTENT_VOLUME_CLAIM, name, run.backup.namespace)
 
 
 def _look(run: Run, disk: DiskResult) -> DiskResult:

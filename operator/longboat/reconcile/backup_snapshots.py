@@ -6,6 +6,7 @@ from datetime import timedelta
 
 from longboat.api.disk_backup import Cut, DiskResult
 from longboat.kube.kinds import VOLUME_SNAPSHOT
+from longboat.plan.backup_snapshots import volume_replaced
 from longboat.plan.cut import captured, verdict
 from longboat.plan.hand_over import record_of
 from longboat.plan.problem import Problem
@@ -38,6 +39,9 @@ def _follow(run: Run, disk: DiskResult, cut: Cut) -> None:
     content = bound_content(run.ctx.cluster, found)
     state = state_of(found, content)
     changes: dict[str, object] = {"cut_time": state.taken_at or disk.cut_time, "message": state.error}
+    if content is not None and (problem := volume_replaced(disk, content)):
+        run.fail(disk, problem)
+        return
     if content is not None and state.ready and state.handle:
         changes |= {"phase": "Snapshotted", "message": None, "hand_over": record_of(content, state.size)}
         run.update(disk, **changes)
