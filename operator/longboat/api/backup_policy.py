@@ -158,6 +158,7 @@ class BackupPolicyStatus(Status):
     last_backup: str | None = Field(None, description="The newest DiskBackup of this policy.")
     backups: int | None = Field(None, description="Number of DiskBackups kept.")
     stored_bytes: int | None = Field(None, description="Bytes that this policy's backups added to the store.")
+    stored: str | None = Field(None, description="storedBytes, for tables.")
     protected: str | None = Field(
         None, description="Yes, Late, Never, Suspended or No: is the target protected as asked for?"
     )
@@ -175,7 +176,7 @@ class BackupPolicy(Resource):
         column("Last Success", ".status.lastSuccessTime", "Age of the newest good backup.", "date"),
         column("Next", ".status.nextSlot", "The next scheduled backup."),
         column("Backups", ".status.backups", "Number of backups kept.", "integer"),
-        column("Stored", ".status.storedBytes", "Bytes added to the store.", "integer", priority=1),
+        column("Stored", ".status.stored", "What was added to the store.", priority=1),
         column("Suspended", ".spec.suspend", "No scheduled backups while true.", "boolean", priority=1),
         AGE,
     )

@@ -189,6 +189,9 @@ class DiskBackupStatus(Status):
     logical_bytes: int | None = Field(None, description="Size of all disks.")
     read_bytes: int | None = Field(None, description="Bytes read.")
     stored_bytes: int | None = Field(None, description="Bytes that this backup added to the store.")
+    size: str | None = Field(None, description="logicalBytes, for tables.")
+    read: str | None = Field(None, description="readBytes, for tables.")
+    stored: str | None = Field(None, description="storedBytes, for tables.")
     manifest: str | None = Field(None, description="The backup's manifest in the repository, written last.")
     cleaned_up: bool | None = Field(None, description="Nothing is left of what was made for the run.")
     adopted: bool | None = Field(None, description="The backup was found in the store, not run again.")
@@ -214,9 +217,9 @@ class DiskBackup(Resource):
         column("Progress", ".status.progress", "Progress over all disks."),
         column("Consistency", ".status.consistency", "Application or Crash."),
         column("Same Moment", ".status.sameMoment", "All disks captured at the same moment.", "boolean"),
-        column("Size", ".status.logicalBytes", "Size of all disks.", "integer", priority=1),
-        column("Read", ".status.readBytes", "Bytes read.", "integer", priority=1),
-        column("Stored", ".status.storedBytes", "Bytes added to the store.", "integer"),
+        column("Size", ".status.size", "Size of all disks.", priority=1),
+        column("Read", ".status.read", "What was read of them.", priority=1),
+        column("Stored", ".status.stored", "What was added to the store."),
         column("Store", ".status.store.name", "The store.", priority=1),
         column("Expires", ".status.expiresAt", "When the backup expires."),
         AGE,

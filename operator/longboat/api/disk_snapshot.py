@@ -56,6 +56,7 @@ class DiskSnapshotStatus(Status):
     snapshot_handle: str | None = Field(None, description="The storage system's id of the snapshot.")
     taken_at: Time | None = Field(None, description="Moment of the snapshot, by the CSI driver's clock.")
     size_bytes: int | None = Field(None, description="Bytes that a disk restored from it needs.")
+    size: str | None = Field(None, description="sizeBytes, for tables.")
     expires_at: Time | None = Field(None, description="When the snapshot is deleted.")
 
 
@@ -69,7 +70,7 @@ class DiskSnapshot(Resource):
         column("Origin", ".spec.origin", "AdHoc or Automatic."),
         column("Phase", ".status.phase", "How far the snapshot is."),
         column("Taken", ".status.takenAt", "Age of the data.", "date"),
-        column("Size", ".status.sizeBytes", "Bytes that a restored disk needs.", "integer"),
+        column("Size", ".status.size", "What a restored disk needs."),
         column("Expires", ".status.expiresAt", "When it is deleted."),
         AGE,
     )

@@ -11,6 +11,7 @@ from longboat.api.backup_policy import Retention
 from longboat.api.common import parse_duration
 from longboat.api.disk_backup import BackupPhase, DiskBackupStatus, DiskResult
 from longboat.plan.problem import Problem
+from longboat.plan.quantities import size_text
 from longboat.plan.retention import FINISHED
 
 ENDED = frozenset({"Completed", "Failed", "Unsupported"})
@@ -57,11 +58,11 @@ def expiry_rule(backup: DiskBackup, retention: Retention) -> dict[str, Any]:
 
 
 def expires_at(backup: DiskBackup, status: DiskBackupStatus) -> datetime | None:
-    """Return when the backup expires, unless something keeps it."""
+    """Return when the backup expires, in whole seconds, unless something keeps it."""
     if backup.spec.expires_at or status.retention is None:
-        return backup.spec.expires_at
+        return backup.spec.expires_at and backup.spec.expires_at.replace(microsecond=0)
     moment = (status.cut and status.cut.cut_at) or status.started_at or backup.metadata.creation_timestamp
-    return moment + parse_duration(status.retention.keep_for)
+    return moment.replace(microsecond=0) + parse_duration(status.retention.keep_for)
 
 
 def is_finished(status: DiskBackupStatus) -> bool:
@@ -103,14 +104,14 @@ def percent(done: int, total: int, *, ended: bool) -> str:
     return f"{min(99, 100 * done // total) if total else 0}%"
 
 
-def totals(disks: Sequence[DiskResult]) -> dict[str, int]:
-    """Return the sizes of the backup in bytes: of all its good disks together."""
+def totals(disks: Sequence[DiskResult]) -> dict[str, Any]:
+    """Return the sizes of the backup, of all its good disks together: in bytes, and as texts for tables."""
     good = [disk for disk in disks if disk.phase == "Completed"]
-    return {
-        "logical_bytes": sum(disk.logical_bytes or 0 for disk in good),
-        "read_bytes": sum(disk.read_bytes or 0 for disk in good),
-        "stored_bytes": sum(disk.stored_bytes or 0 for disk in good),
-    }
+    logical = sum(disk.logical_bytes or 0 for disk in good)
+    read = sum(disk.read_bytes or 0 for disk in good)
+    stored = sum(disk.stored_bytes or 0 for disk in good)
+    sizes = {"logical_bytes": logical, "read_bytes": read, "stored_bytes": stored}
+    return {**sizes, "size": size_text(logical), "read": size_text(read), "stored": size_text(stored)}
 
 
 def failures(disks: Sequence[DiskResult]) -> str:

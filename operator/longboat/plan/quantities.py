@@ -27,6 +27,23 @@ def bytes_of(quantity: str | int) -> int:
     return int(exact.to_integral_value(rounding="ROUND_CEILING"))
 
 
+def size_text(size: int | None) -> str | None:
+    """Return bytes as people read them in tables: about three digits, in the unit that fits; None for None.
+
+    >>> size_text(603979776), size_text(41492250), size_text(1000)
+    ('576Mi', '39.6Mi', '1000')
+    """
+    if size is None or size < 1024:
+        return None if size is None else str(size)
+    for unit in ("Ki", "Mi", "Gi", "Ti", "Pi", "Ei"):
+        count = size / int(_UNITS[unit])
+        text = f"{count:.1f}".removesuffix(".0") if count < 99.95 else f"{count:.0f}"
+        # What is rounded up to 1024 of a unit is one of the next.
+        if float(text) < 1024:
+            break
+    return f"{text}{unit}"
+
+
 def quantity_of(size: int) -> str:
     """Return bytes as a quantity, in the largest binary unit that is exact.
 

@@ -187,6 +187,7 @@ def _by_count(
 
 
 def _expiry(point: Point, retention: Retention | None) -> datetime | None:
+    """Return when the time is up: in whole seconds, as the status says it."""
     if point.expires_at is not None:
-        return point.expires_at
-    return None if retention is None else point.moment + parse_duration(retention.keep_for)
+        return point.expires_at.replace(microsecond=0)
+    return None if retention is None else point.moment.replace(microsecond=0) + parse_duration(retention.keep_for)

@@ -87,10 +87,11 @@ def state_of(found: Object, content: Object | None) -> SnapshotState:
 
 
 def expiry(snapshot: DiskSnapshot, taken_at: datetime | None) -> datetime | None:
-    """Return when a DiskSnapshot expires: counted from its moment, or from its creation while it has none."""
+    """Return when a DiskSnapshot expires, in whole seconds: from its moment, or its creation while it has none."""
     if snapshot.spec.expires_after is None:
         return None
-    return (taken_at or snapshot.metadata.creation_timestamp) + parse_duration(snapshot.spec.expires_after)
+    moment = taken_at or snapshot.metadata.creation_timestamp
+    return moment.replace(microsecond=0) + parse_duration(snapshot.spec.expires_after)
 
 
 def gave_up(snapshot: DiskSnapshot, problem: Problem, now: datetime) -> bool:

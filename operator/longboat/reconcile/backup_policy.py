@@ -25,6 +25,7 @@ from longboat.plan.policy import (
     target_text,
 )
 from longboat.plan.problem import Problem
+from longboat.plan.quantities import size_text
 from longboat.plan.schedule import (
     ScheduleError,
     latest_due_slot,
@@ -191,15 +192,18 @@ def _described(seen: Observed, status: BackupPolicyStatus, started: Started, gua
     known = {run.name: run for run in [*seen.runs, *started.created]}
     runs = runs_of(seen.policy.name, known.values())
     successes = [moment for target in seen.targets if (moment := newest_success(target, runs))]
+    success = min(successes, default=None)
+    stored = sum(run.status.stored_bytes or 0 for run in runs)
     changes = {
         "target": target_text(spec.target),
         "schedule": schedule_text(spec.schedule, spec.time_zone),
         "anchor": seen.anchor,
         "next_slot": _next_slot(seen),
-        "last_success_time": min(successes, default=None) or status.last_success_time,
+        "last_success_time": success.replace(microsecond=0) if success else status.last_success_time,
         "last_backup": runs[-1].name if runs else None,
         "backups": len(runs),
-        "stored_bytes": sum(run.status.stored_bytes or 0 for run in runs),
+        "stored_bytes": stored,
+        "stored": size_text(stored),
         "protected": guard.short,
         "conditions": _conditions(seen, status, started, guard),
     }

@@ -13,6 +13,7 @@ from longboat.plan import kstatus
 from longboat.plan.automatic import CLAIM_UID
 from longboat.plan.disks import claim_problem, resolve_disk
 from longboat.plan.problem import Problem
+from longboat.plan.quantities import size_text
 from longboat.plan.snapshots import (
     ERROR_PATIENCE,
     SnapshotState,
@@ -145,8 +146,9 @@ def _ready(ctx: Context, snapshot: DiskSnapshot, state: SnapshotState) -> DiskSn
     return snapshot.status.model_copy(
         update={
             "phase": "Ready",
-            "taken_at": state.taken_at,
+            "taken_at": state.taken_at and state.taken_at.replace(microsecond=0),
             "size_bytes": state.size,
+            "size": size_text(state.size),
             "snapshot_handle": state.handle,
             "expires_at": expiry(snapshot, state.taken_at),
             "conditions": conditions,

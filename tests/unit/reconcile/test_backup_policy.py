@@ -267,6 +267,20 @@ def test_a_machine_made_anew_under_an_old_name_is_not_called_protected(world: Wo
     assert world.policy().status.protected == "Never"
 
 
+def test_what_tables_show_of_a_policy_is_short(world: World) -> None:
+    world.add_policy()
+    world.clock.to("2026-01-08T03:30")
+    world.run()
+    cut = {"startedAt": "2026-01-08T03:30:01.5Z", "cutAt": "2026-01-08T03:30:02.962290Z"}
+    run, vm = world.backups()[0], world.cluster.get(VIRTUAL_MACHINE, "db", SHOP)
+    target = {"kind": "VirtualMachine", "name": "db", "uid": vm["metadata"]["uid"] if vm else ""}
+    world.set_status(run.name, phase="Completed", target=target, cut=cut, storedBytes=41_492_250, manifest=run.name)
+    world.run()
+    status = world.policy().status
+    assert (status.stored_bytes, status.stored) == (41_492_250, "39.6Mi")
+    assert status.last_success_time == datetime(2026, 1, 8, 3, 30, 2, tzinfo=UTC)
+
+
 def test_a_quiet_policy_writes_nothing(world: World) -> None:
     world.add_policy()
     world.run()

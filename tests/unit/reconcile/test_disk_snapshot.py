@@ -47,6 +47,18 @@ def test_a_disk_of_a_machine_is_snapshotted(world: World) -> None:
     assert reconcile(world.context(), SHOP, "before") is None
 
 
+def test_what_tables_show_of_a_snapshot_is_short(world: World) -> None:
+    world.add_snapshot("before", DATA, expiresAfter="1h")
+    run(world)
+    path = {"op": "add", "path": "/status/creationTime", "value": "2026-11-22T03:30:00.962290Z"}
+    name = world.get(DISK_SNAPSHOT, "before")["status"]["volumeSnapshot"]
+    world.cluster.patch(VOLUME_SNAPSHOT, name, [path], SHOP)
+    run(world, rounds=1)
+    status = world.get(DISK_SNAPSHOT, "before")["status"]
+    assert (status["takenAt"], status["expiresAt"]) == ("2026-11-22T03:30:00Z", "2026-11-22T04:30:00Z")
+    assert status["size"] == "2Gi"
+
+
 def test_a_claim_of_its_own_is_snapshotted(world: World) -> None:
     world.add_snapshot("before", {"persistentVolumeClaim": "db-data"})
     run(world)
