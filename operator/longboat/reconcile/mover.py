@@ -100,6 +100,14 @@ def observe(cluster: Cluster, namespace: str, job_name: str) -> MoverState:
     return MoverState("Running", job, progress=_progress(log.splitlines()))
 
 
+def running_pod(cluster: Cluster, namespace: str, owner_uid: str) -> str | None:
+    """Return the name of a pod, of whichever of the owner's Jobs, that may still touch its volume; None if none may."""
+    for pod in cluster.list(POD, namespace, {OWNER_UID: owner_uid}):
+        if (pod.get("status") or {}).get("phase") not in ("Succeeded", "Failed"):
+            return str(pod["metadata"]["name"])
+    return None
+
+
 def active(job: Object) -> bool:
     """Return whether a Job has not ended yet."""
     return not _ended(job, "Complete") and not _ended(job, "Failed")

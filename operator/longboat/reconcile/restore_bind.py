@@ -9,11 +9,13 @@ from longboat.plan.problem import Problem
 from longboat.plan.rebind import Step, next_step
 from longboat.plan.restore_source import Waiting
 from longboat.plan.restore_target import binds_late, is_staging, staging_name
+from longboat.reconcile import mover as movers
 from longboat.reconcile.context import Context
 from longboat.reconcile.restore_claim import find_claim
 from longboat.reconcile.restore_stage import Stage, updated
 
 _STEPS = 5
+_POD_REMEDY = "if its node is lost for good, delete the Node, or the pod when the node is surely off"
 
 
 def bind(ctx: Context, restore: Restore) -> Stage:
@@ -22,6 +24,9 @@ def bind(ctx: Context, restore: Restore) -> Stage:
         return _from_snapshot(ctx, restore)
     if restore.status.phase in ("Attaching", "Completed"):
         return Stage(restore)
+    if pod := movers.running_pod(ctx.cluster, ctx.settings.namespace, restore.uid):
+        # It would write into the volume under the machine that has got it by then.
+        return Stage(restore, Waiting("Binding", f"pod {pod!r} of an earlier mover has not ended: {_POD_REMEDY}"))
     for _ in range(_STEPS):
         step = _next(ctx, restore)
         if isinstance(step, Problem):
