@@ -120,7 +120,9 @@ class RestorePipeline:
                     for fetch in coalesce(group_frames(window)):
                         self._submit(pool, fetch)
                 self._zero_tail()
-            except BaseException:
+            except BaseException as error:
+                # Those that are under way see it before their next write.
+                self._failure = self._failure or error
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
         self._raise_failure()
@@ -161,6 +163,7 @@ class RestorePipeline:
         offset = block * self._block_size
         length = min(count * self._block_size, self._size - offset)
         if length > 0:
+            self._raise_failure()
             self._target.zero(offset, length)
             self._progress.add(done=length)
 
@@ -208,6 +211,7 @@ class RestorePipeline:
         except DamagedError as error:
             raise self._damaged(targets, error) from None
         for slot, block, count in block_runs(targets):
+            self._raise_failure()
             length = min(count * size, self._size - block * size)
             self._target.write(block * size, plain[slot * size : slot * size + length])
             self._count(length)
