@@ -183,7 +183,7 @@ def _failure(method: str, path: str, status: int, data: bytes) -> KubeError:
         return NotFoundError(text)
     if status in (401, 408, 429) or status >= 500:
         return UnavailableError(text)
-    return RefusedError(text)
+    return RefusedError(text, message[:1000])
 
 
 def _event(about: Object, kind: str, reason: str, message: str, component: str) -> Object:

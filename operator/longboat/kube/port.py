@@ -34,7 +34,14 @@ class ConflictError(KubeError):
 
 
 class RefusedError(KubeError):
-    """The API server will not have it as it is (invalid, forbidden, over quota): asking again does not help."""
+    """The API server will not have it as it is (invalid, forbidden, over quota): asking again does not help.
+
+    ``answer`` is what it said, without the call: that is for conditions, which users read.
+    """
+
+    def __init__(self, message: str, answer: str = "") -> None:
+        super().__init__(message)
+        self.answer = answer or message
 
 
 class UnavailableError(KubeError):

@@ -119,6 +119,16 @@ def failures(disks: Sequence[DiskResult]) -> str:
     return "; ".join(f"disk {disk.name!r}: {disk.message or disk.reason}" for disk in disks if disk.phase == "Failed")
 
 
+def waits(disks: Sequence[DiskResult]) -> str:
+    """Return in words what the disks that are under way wait for."""
+    told = [f"disk {disk.name!r}: {disk.message}" for disk in disks if disk.phase not in ENDED and disk.message]
+    return "; ".join(told[:_TOLD] + (["…"] if len(told) > _TOLD else []))
+
+
+_TOLD = 3
+"""Disks that a condition tells of; the others are in status.disks."""
+
+
 def _size(disk: DiskResult) -> int:
     return disk.logical_bytes or disk.claim_bytes or 1
 

@@ -113,7 +113,7 @@ def _start(run: Run, disk: DiskResult) -> None:
     try:
         job = movers.start(run.ctx.cluster, mover, movers.mover_settings(run.ctx.settings))
     except RefusedError as error:
-        _failed(run, disk, Failure(reason="JobRefused", message=f"the export Job was refused: {error}", retryable=True))
+        _failed(run, disk, Failure(reason="JobRefused", message=f"the export Job was refused: {error.answer}", retryable=True))
         return
     if job is None:
         run.wait(SOON)
@@ -177,7 +177,7 @@ def _ensure_claim(run: Run, disk: DiskResult) -> None:
     except AlreadyExistsError:
         run.fail(disk, name_taken("PersistentVolumeClaim", name))
     except RefusedError as error:
-        message = f"PersistentVolumeClaim {name!r} in {system!r} was refused: {error}"
+        message = f"PersistentVolumeClaim {name!r} in {system!r} was refused: {error.answer}"
         _failed(run, disk, Failure(reason="ClaimRefused", message=message, retryable=True))
 
 

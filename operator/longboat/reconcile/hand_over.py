@@ -8,7 +8,7 @@ from longboat.api.disk_backup import DiskResult
 from longboat.kube.kinds import VOLUME_SNAPSHOT, VOLUME_SNAPSHOT_CONTENT
 from longboat.kube.port import AlreadyExistsError, NotFoundError, Object, RefusedError
 from longboat.plan.backup_snapshots import is_ours, labels_of, name_taken
-from longboat.plan.hand_over import Seen, Step, copied_content, copied_snapshot, next_step
+from longboat.plan.hand_over import Seen, Step, copied_content, copied_snapshot, copy_name, next_step
 from longboat.plan.problem import Problem
 from longboat.reconcile.backup_cleanup import seen_of
 from longboat.reconcile.backup_run import SOON, Run
@@ -16,6 +16,8 @@ from longboat.reconcile.snapshot_contents import delete_this, set_policy
 
 PATIENCE = timedelta(hours=1)
 """How long the copy may take to be bound and ready."""
+TOLD = timedelta(minutes=1)
+"""A hand-over that has not come further after this says what it waits for."""
 _MOST_STEPS = 12
 
 
@@ -51,7 +53,11 @@ def _take(run: Run, disk: DiskResult, seen: Seen, step: Step) -> Problem | None:
         # It went between the look and the step: the next look says what that means.
         return None
     except RefusedError as error:
-        return Problem("HandOverRefused", f"the hand-over of VolumeSnapshot {disk.volume_snapshot!r}: {error}")
+        message = (
+            f"the hand-over of VolumeSnapshot {disk.volume_snapshot!r} to the operator's namespace was refused: "
+            f"{error.answer}; see the operator's rights and the cluster's admission policies"
+        )
+        return Problem("HandOverRefused", message)
 
 
 def _act(run: Run, disk: DiskResult, seen: Seen, step: Step) -> Problem | None:
@@ -93,14 +99,16 @@ def _wait(run: Run, disk: DiskResult, seen: Seen) -> None:
     error = (status.get("error") or {}).get("message")
     begun = (seen.copy_snapshot or {}).get("metadata", {}).get("creationTimestamp")
     since = _moment(begun) or ended
-    if since is None or run.ctx.now() - since < PATIENCE:
-        run.update(disk, message=error)
-        run.wait(SOON)
-        return
-    name = (seen.copy_snapshot or {"metadata": {"name": "of the copy"}})["metadata"]["name"]
+    waited = run.ctx.now() - since if since else timedelta()
     why = f"status.error: {error}" if error else "it is not bound and ready"
     where = f"in the namespace {run.ctx.settings.namespace!r}"
-    run.fail(disk, Problem("HandOverFailed", f"VolumeSnapshot {name!r} {where}: {why}; see the snapshot controller"))
+    message = f"VolumeSnapshot {copy_name(run.backup, disk.name)!r} {where}: {why}; see the snapshot controller"
+    if waited >= PATIENCE:
+        run.fail(disk, Problem("HandOverFailed", message))
+        return
+    if error or waited >= TOLD:
+        run.update(disk, message=f"waiting for the hand-over: {message}")
+    run.wait(SOON)
 
 
 def _lost(disk: DiskResult) -> Problem:

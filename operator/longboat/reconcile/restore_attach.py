@@ -48,7 +48,7 @@ def _take(ctx: Context, restore: Restore, its: Machine, step: Step) -> Problem |
         # The machine has changed, or is starting or stopping.
         return Waiting("AttachConflict", f"trying again: {error}")
     except RefusedError as error:
-        return _refused(restore, str(error))
+        return _refused(restore, error.answer)
     return None
 
 

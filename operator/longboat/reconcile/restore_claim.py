@@ -39,7 +39,7 @@ def _create(ctx: Context, restore: Restore) -> Stage:
         # The next look tells whose it is.
         return Stage(restore, Waiting("ClaimAppeared", "looking whose claim has just appeared"))
     except RefusedError as error:
-        message = f"spec.claim: PersistentVolumeClaim {restore.spec.claim.name!r} was refused: {error}"
+        message = f"spec.claim: PersistentVolumeClaim {restore.spec.claim.name!r} was refused: {error.answer}"
         return Stage(restore, Problem("ClaimRefused", message))
     return Stage(updated(ctx, restore, claim_uid=made["metadata"]["uid"]))
 

@@ -61,7 +61,7 @@ def _create_staging(ctx: Context, restore: Restore) -> Object | Problem:
         message = f"claim {staging_name(restore)!r} in the operator's namespace is not ours; delete it"
         return Problem("NameTaken", message)
     except RefusedError as error:
-        return Problem("StagingRefused", f"the claim in the operator's namespace was refused: {error}")
+        return Problem("StagingRefused", f"the claim in the operator's namespace was refused: {error.answer}")
 
 
 def _attempt(ctx: Context, restore: Restore, staging: Object) -> Stage:
@@ -102,7 +102,7 @@ def _start(ctx: Context, restore: Restore, staging: Object, state: MoverState) -
     try:
         made = state.job or movers.start(ctx.cluster, mover, movers.mover_settings(ctx.settings))
     except RefusedError as error:
-        return Problem("MoverRefused", f"the restore Job in the operator's namespace was refused: {error}")
+        return Problem("MoverRefused", f"the restore Job in the operator's namespace was refused: {error.answer}")
     if made is None:
         # A Job that is just being deleted keeps its name for a moment.
         return Problem("NameTaken", f"Job {mover.name!r} in the operator's namespace is not ours")

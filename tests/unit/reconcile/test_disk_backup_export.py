@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+from longboat.kube.client import _failure
 from longboat.kube.kinds import (
     CUSTOM_RESOURCE_DEFINITION,
     DISK_BACKUP,
@@ -16,10 +18,12 @@ from longboat.kube.kinds import (
     STORAGE_CLASS,
     VOLUME_SNAPSHOT,
 )
+from longboat.kube.port import Object
 from longboat.mover.errors import NoDiskImageError, SourceReadError
 from longboat.plan.backup_snapshots import snapshot_name
-from longboat.plan.hand_over import claim_name
+from longboat.plan.hand_over import claim_name, copy_name
 from longboat.reconcile import disk_backup
+from tests.fakes.cluster import FakeCluster
 from tests.unit.reconcile.backup_world import DISKS, SHOP, SYSTEM, BackupWorld, disk, look, until
 
 
@@ -213,3 +217,32 @@ def test_a_claim_of_the_exports_name_that_is_somebody_elses_is_not_read(world: B
     assert disk(world, "data").reason == "NameTaken" and world.exports == []
     assert world.storage.content(SYSTEM, name) == "somebody else's"
     assert world.cluster.get(PERSISTENT_VOLUME_CLAIM, name, SYSTEM)
+
+
+def test_what_the_api_server_refuses_is_told_in_its_words_without_the_call(world: BackupWorld) -> None:
+    world.add_policy("one", {"disk": {"virtualMachine": "db", "name": "data"}})
+    body = {"message": "exceeded quota: jobs", "reason": "Forbidden"}
+
+    class Quota(FakeCluster):
+        def create(self, obj: Object) -> Object:
+            if obj["kind"] == "Job":
+                raise _failure("POST", "/apis/batch/v1/namespaces/x/jobs", 403, json.dumps(body).encode())
+            return super().create(obj)
+
+    world.cluster.__class__ = Quota
+    world.add_backup(policy="one")
+    until(world, lambda status: bool(disk(world, "data").retry_at) if status.disks else False)
+    assert "exceeded quota: jobs" in disk(world, "data").message
+    assert "POST" not in disk(world, "data").message and "403" not in disk(world, "data").message
+
+
+def test_a_hand_over_that_takes_long_says_what_it_waits_for(world: BackupWorld) -> None:
+    world.add_policy("one", {"disk": {"virtualMachine": "db", "name": "data"}})
+    world.storage.static_ready = False
+    world.add_backup(policy="one")
+    until(world, lambda status: bool(disk(world, "data").hand_over) if status.disks else False)
+    world.clock.advance(minutes=2)
+    look(world)
+    copy = copy_name(world.backup(), "data")
+    assert copy in disk(world, "data").message and "not bound and ready" in disk(world, "data").message
+    assert copy in world.condition().message
