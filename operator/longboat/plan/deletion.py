@@ -11,6 +11,8 @@ CONFIRM = "longboat.dev/confirm-deletion"
 
 SETTLE = timedelta(seconds=3)
 """A deletion waits this long, so that many at once are seen as such and not one by one."""
+ABANDON_WAIT = timedelta(minutes=10)
+"""A run whose remains cannot be removed holds a deletion up for this long at most; they are swept by their labels."""
 STORE_WAIT = timedelta(minutes=10)
 """A store that cannot be reached holds a deletion up for this long at most."""
 

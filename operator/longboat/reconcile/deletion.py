@@ -10,7 +10,7 @@ from longboat.api import DiskBackup
 from longboat.kube.kinds import CUSTOM_RESOURCE_DEFINITION, DISK_BACKUP, NAMESPACE
 from longboat.kube.port import NotFoundError, Object
 from longboat.plan.conditions import find, with_condition
-from longboat.plan.deletion import CONFIRM, SETTLE, STORE_WAIT, Act, Facts, Verdict, decide, gave_up
+from longboat.plan.deletion import ABANDON_WAIT, CONFIRM, SETTLE, STORE_WAIT, Act, Facts, Verdict, decide, gave_up
 from longboat.plan.names import FINALIZER
 from longboat.plan.retention import FINISHED, has_data
 from longboat.reconcile import trash
@@ -42,7 +42,7 @@ def delete(ctx: Context, backup: DiskBackup, abandon: Abandon) -> timedelta | No
     if FINALIZER not in backup.metadata.finalizers:
         return None
     tidy = backup.status.phase in FINISHED and backup.status.cleaned_up
-    if not tidy and not abandon(ctx, backup):
+    if not tidy and not abandon(ctx, backup) and _age(ctx, backup) < ABANDON_WAIT:
         return SETTLE
     verdict = decide(_facts(ctx, backup))
     if verdict.act is Act.WAIT:
@@ -56,18 +56,21 @@ def delete(ctx: Context, backup: DiskBackup, abandon: Abandon) -> timedelta | No
 
 
 def _facts(ctx: Context, backup: DiskBackup) -> Facts:
-    deleted = backup.metadata.deletion_timestamp or ctx.now()
     return Facts(
         has_data=backup.status.store is not None and (has_data(backup) or backup.status.phase not in FINISHED),
         tombstoned=backup.status.tombstoned_at is not None,
         namespace_going=_is_going(ctx.cluster.get(NAMESPACE, backup.namespace)),
         kind_going=_is_going(ctx.cluster.get(CUSTOM_RESOURCE_DEFINITION, f"{DISK_BACKUP.plural}.longboat.dev")),
         answer=backup.metadata.annotations.get(CONFIRM),
-        # A time stamp of the API server is cut to whole seconds.
-        age=ctx.now() - deleted,
+        age=_age(ctx, backup),
         deletions=_pending(ctx, backup.namespace) + trash.recent_deletions(ctx, backup.namespace),
         limit=ctx.settings.deletion_limit,
     )
+
+
+def _age(ctx: Context, backup: DiskBackup) -> timedelta:
+    """Return how long ago somebody asked for the deletion; a time stamp of the API server is cut to whole seconds."""
+    return ctx.now() - (backup.metadata.deletion_timestamp or ctx.now())
 
 
 def _pending(ctx: Context, namespace: str) -> int:
@@ -101,8 +104,7 @@ def _bury(ctx: Context, backup: DiskBackup) -> timedelta | None:
         if CONFIRM not in backup.metadata.annotations:
             trash.note_deletion(ctx, backup)
     except StoreProblemError as problem:
-        deleted = backup.metadata.deletion_timestamp or ctx.now()
-        if ctx.now() - deleted < STORE_WAIT:
+        if _age(ctx, backup) < STORE_WAIT:
             log.info("%s/%s: deletion waits for the store: %s", backup.namespace, backup.name, problem.message)
             return RETRY
         _release(ctx, backup, gave_up(f"{problem.reason}: {problem.message}"))
