@@ -57,12 +57,6 @@ class S3(Model):
             "!self.endpoint.contains('@') && !self.endpoint.contains('?')",
             "endpoint must hold no credentials and no query",
         ),
-        rule(
-            "self.bucket == oldSelf.bucket", "bucket is immutable: its backups would be lost; make another BackupStore"
-        ),
-        rule(
-            "self.prefix == oldSelf.prefix", "prefix is immutable: its backups would be lost; make another BackupStore"
-        ),
     )
     endpoint: str = Field(min_length=9, max_length=512, description="URL of the S3 service, https only.")
     region: str = Field("us-east-1", min_length=1, max_length=64, description="Region of the bucket.")
@@ -115,6 +109,16 @@ class Encryption(Model):
 class BackupStoreSpec(Model):
     """What the administrator asks for."""
 
+    model_config = rules(
+        rule(
+            "self.s3.bucket == oldSelf.s3.bucket",
+            "bucket is immutable: its backups would be lost; make another BackupStore",
+        ),
+        rule(
+            "self.s3.prefix == oldSelf.s3.prefix",
+            "prefix is immutable: its backups would be lost; make another BackupStore",
+        ),
+    )
     default: bool = Field(
         False, description="Used by policies that name no store. At most one store may be the default."
     )

@@ -24,12 +24,15 @@ from longboat.reconcile.objects import load
 from longboat.reconcile.repositories import RepositoryAccess, StoreProblemError
 from longboat.reconcile.store_access import problem_of
 from longboat.repository import (
+    MAX_SKEW,
     RepositoryError,
     SweepReport,
     advance_epoch,
+    epoch_time,
     holds_backup,
     read_tombstones,
     remove_tombstone,
+    stale_markers,
     sweep_tombstones,
     write_tombstone,
 )
@@ -111,22 +114,21 @@ def places(ctx: Context) -> list[Place]:
 
 
 def sweep(ctx: Context, place: Place, token: Callable[[], str] = lambda: secrets.token_hex(16)) -> SweepReport:
-    """Remove what was deleted longer ago than the trash period. Raises StoreProblemError."""
+    """Remove what was deleted longer ago than the trash period, by the store's clock. Raises StoreProblemError."""
     access = _open(ctx, place)
-    now = _store_time(ctx, place.store)
+    period = ctx.settings.trash_period
     try:
-        old = {
-            s.backup_name for s in read_tombstones(access.repository) if s.deleted + ctx.settings.trash_period <= now
-        }
-        back = _applied_again(ctx, place, old)
-        if back:
-            log.warning("%s: DiskBackups %s exist again: their data stays", place.namespace, sorted(back))
-        if not old - back:
+        stones = read_tombstones(access.repository)
+        if not any(stone.deleted + period <= ctx.now() for stone in stones) and not stale_markers(access.repository):
             return SweepReport()
         _fence(ctx, place, access, token())
-        report = sweep_tombstones(access.repository, now, ctx.settings.trash_period, keep=back)
+        now = _store_time(ctx, access)
+        back = _applied_again(ctx, place, (stone.backup_name for stone in stones))
+        report = sweep_tombstones(access.repository, now, period, keep=back)
     except RepositoryError as error:
         raise problem_of(error) from error
+    if back:
+        log.warning("%s: DiskBackups %s exist again: their data stays", place.namespace, sorted(back))
     log.info("%s: removed %s from store %s", place.namespace, ", ".join(report.removed_backups), place.store)
     return report
 
@@ -151,10 +153,19 @@ def _applied_again(ctx: Context, place: Place, names: Iterable[str]) -> set[str]
     return {name for name, each in found if each is not None and "deletionTimestamp" not in each["metadata"]}
 
 
-def _store_time(ctx: Context, store: str) -> datetime:
-    found = load(ctx.cluster, BACKUP_STORE, BackupStore, "", store)
-    skew = found.status.clock_skew_seconds if found else None
-    return ctx.now() + timedelta(seconds=skew or 0)
+def _store_time(ctx: Context, access: RepositoryAccess) -> datetime:
+    """Return the store's time, as it has just stamped the epoch with; refuse if one of the two clocks must be wrong.
+
+    A node's clock that jumped ahead would otherwise empty the trash at once.
+    """
+    now = epoch_time(access.repository)
+    if abs(now - ctx.now()) > MAX_SKEW:
+        raise StoreProblemError(
+            "ClockSkew",
+            f"the store's clock says {format_time(now)}, the operator's {format_time(ctx.now())}: nothing is removed"
+            " from the trash; set the clock that is wrong",
+        )
+    return now
 
 
 def _require_data(access: RepositoryAccess, backup: DiskBackup) -> None:

@@ -23,8 +23,8 @@ from .backups import (
     update_backup_expiry,
     write_backup_manifest,
 )
-from .check import StoreCheck, StoreProblem, check_store
-from .epoch import Epoch, advance_epoch, read_epoch
+from .check import MAX_SKEW, StoreCheck, StoreProblem, check_store
+from .epoch import Epoch, advance_epoch, epoch_time, read_epoch
 from .errors import RepositoryError, StoreError
 from .key_text import (
     RecoveryPair,
@@ -53,12 +53,14 @@ from .tombstones import (
     holds_backup,
     read_tombstones,
     remove_tombstone,
+    stale_markers,
     sweep_tombstones,
     write_tombstone,
 )
 
 __all__ = [
     "DEFAULT_BLOCK_SIZE",
+    "MAX_SKEW",
     "BackupManifest",
     "DiskIdentity",
     "DiskManifest",
@@ -80,6 +82,7 @@ __all__ = [
     "add_store_key",
     "advance_epoch",
     "check_store",
+    "epoch_time",
     "find_backup",
     "find_disk_manifest",
     "generate_recovery_pair",
@@ -101,6 +104,7 @@ __all__ = [
     "read_tombstones",
     "reference_to",
     "remove_tombstone",
+    "stale_markers",
     "sweep_tombstones",
     "update_backup_expiry",
     "write_backup_manifest",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from datetime import datetime
 
 from pydantic import ValidationError
 
@@ -36,6 +37,11 @@ class _Current:
 def read_epoch(repository: Repository) -> Epoch | None:
     """Return the current epoch, or None if nothing was ever expired here."""
     return _current(repository).epoch
+
+
+def epoch_time(repository: Repository) -> datetime:
+    """Return when the epoch was written, by the store's own clock: right after advance_epoch that is its time."""
+    return repository.store.head(EPOCH_NAME).modified
 
 
 def advance_epoch(repository: Repository, known: Collection[str], token: str) -> Epoch:

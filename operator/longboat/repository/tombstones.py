@@ -99,6 +99,8 @@ def sweep_tombstones(
     while a backup that remains refers to it. Everything that can't be read raises before anything is removed. Safe to
     repeat after a crash at any point.
     """
+    # An interrupted sweep may have left the announcement alone; it would forbid the undo of a later deletion.
+    _delete(repository, stale_markers(repository))
     aged = (stone for stone in _aged(repository) if stone[0].backup_name not in keep)
     expired = [stone for stone in aged if stone[1] + trash_period <= now]
     report = SweepReport()
@@ -110,6 +112,12 @@ def sweep_tombstones(
     for name in sorted(names):
         _remove(repository, name, [b for b in backups if b.name == name], live, report)
     return report
+
+
+def stale_markers(repository: Repository) -> list[str]:
+    """Return the announcements of removals (object names) whose tombstone is not there any more."""
+    announced = {info.name.removeprefix(REMOVING) for info in repository.store.list(REMOVING)}
+    return [f"{REMOVING}{hashed}" for hashed in sorted(announced - tombstoned_hashes(repository))]
 
 
 def _remove(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -21,8 +22,9 @@ from longboat.repository import (
     StoreSettings,
     open_or_create_repository,
     open_repository,
-    open_store,
 )
+from longboat.repository.folder_store import FolderStore
+from longboat.repository.object_store import Data
 from tests.fakes.cluster import FakeCluster, FakeVirtualMachines, KillAt
 
 SYSTEM = "longboat-system"
@@ -46,6 +48,26 @@ class Clock:
         self.time += timedelta(**parts)
 
 
+class ClockedStore(FolderStore):
+    """A folder whose files are dated by a world's clock, if there is one."""
+
+    def __init__(self, settings: StoreSettings, clock: Clock | None) -> None:
+        super().__init__(settings)
+        self.clock = clock
+
+    def put_new(self, name: str, data: Data) -> str:
+        return self._dated(name, super().put_new(name, data))
+
+    def put_if_match(self, name: str, data: Data, etag: str) -> str:
+        return self._dated(name, super().put_if_match(name, data, etag))
+
+    def _dated(self, name: str, etag: str) -> str:
+        if self.clock is None:
+            return etag
+        os.utime(self._path(name), (self.clock.time.timestamp(),) * 2)
+        return self.head(name).etag
+
+
 @dataclass
 class FolderRepositories:
     """Opens real repositories in a folder; ``problem`` is raised instead when it is set."""
@@ -53,17 +75,19 @@ class FolderRepositories:
     folder: str
     problem: StoreProblemError | None = None
     key: bytes = KEY
+    clock: Clock | None = None
+
+    def store(self) -> FolderStore:
+        return ClockedStore(StoreSettings(type="folder", path=self.folder), self.clock)
 
     def repository(self, namespace_uid: str) -> Repository:
-        settings = StoreSettings(type="folder", path=self.folder)
-        return open_or_create_repository(open_store(settings), f"cluster/{namespace_uid}", self.key)
+        return open_or_create_repository(self.store(), f"cluster/{namespace_uid}", self.key)
 
     def find(self, store: BackupStore, namespace_uid: str, repository_id: str | None = None) -> RepositoryAccess:
         if self.problem:
             raise self.problem
-        place = open_store(StoreSettings(type="folder", path=self.folder))
         try:
-            open_repository(place, f"cluster/{namespace_uid}", self.key)
+            open_repository(self.store(), f"cluster/{namespace_uid}", self.key)
         except RepositoryError as error:
             raise problem_of(error) from error
         return required(self.open(store, namespace_uid), repository_id)

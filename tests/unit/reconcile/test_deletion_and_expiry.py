@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from longboat.plan.names import FINALIZER
 from longboat.reconcile import deletion, retention, trash
 from longboat.reconcile.context import Context
 from longboat.reconcile.repositories import StoreProblemError
-from longboat.repository import list_backups, read_tombstones, write_backup_manifest, write_tombstone
+from longboat.repository import list_backups, read_tombstones, remove_tombstone, write_backup_manifest, write_tombstone
 from tests.fakes.cluster import KillAt, Killed
 from tests.unit.reconcile.policy_world import SHOP, SYSTEM, Clock, FolderRepositories, World
 
@@ -25,8 +25,8 @@ UNREACHABLE = StoreProblemError("StoreUnreachable", "no answer")
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:
-    # The folder's own time stamps count in the trash, so that the world begins now.
-    world = World(Clock(datetime.now(UTC).replace(microsecond=0)), FolderRepositories(str(tmp_path)))
+    clock = Clock()
+    world = World(clock, FolderRepositories(str(tmp_path), clock=clock))
     world.add_store()
     world.add_policy(retention={"keepFor": "7d"})
     return world
@@ -295,6 +295,28 @@ def test_a_mark_of_an_earlier_deletion_does_not_shorten_the_trash_period(world: 
     assert stone.deleted == world.clock.time
 
 
+def test_a_clock_that_jumped_ahead_does_not_empty_the_trash(world: World) -> None:
+    add_backup(world, "b")
+    user_deletes(world, "b")
+    world.repositories.clock = Clock(world.clock.time)
+    world.clock.by(days=8)
+    with pytest.raises(StoreProblemError) as caught:
+        trash.sweep(world.context(), trash.places(world.context())[0])
+    assert caught.value.reason == "ClockSkew"
+    assert buried(world) == ["b"]
+
+
+def test_what_an_interrupted_removal_left_does_not_forbid_the_undo_of_a_later_deletion(world: World) -> None:
+    add_backup(world, "b")
+    user_deletes(world, "b")
+    hashed = repository(world).keys.name_hash("b")
+    repository(world).store.put_new(f"removing/{hashed}", b"")
+    repository(world).store.delete(f"tombstones/{hashed}")
+    trash.sweep(world.context(), trash.places(world.context())[0])
+    write_tombstone(repository(world), "b", world.clock.time, "a user")
+    assert remove_tombstone(repository(world), "b")
+
+
 def test_a_second_operator_on_the_same_repository_sweeps_nothing(world: World) -> None:
     add_backup(world, "a")
     add_backup(world, "b")
@@ -406,6 +428,15 @@ def test_a_run_is_stopped_before_it_is_deleted(world: World) -> None:
     [backup] = world.backups()
     assert deletion.delete(world.context(), backup, lambda ctx, each: False) is not None
     assert len(world.backups()) == 1
+
+
+def test_a_run_that_cannot_be_cleared_away_does_not_hold_its_deletion_up_for_ever(world: World) -> None:
+    add_backup(world, "b", phase="Exporting")
+    world.cluster.delete(DISK_BACKUP, "b", SHOP)
+    world.clock.by(minutes=11)
+    deletion.delete(world.context(), world.backups()[0], lambda ctx, each: False)
+    assert world.backups() == []
+    assert buried(world) == ["b"]
 
 
 def test_a_forged_repository_path_deletes_nothing_elsewhere(world: World) -> None:
