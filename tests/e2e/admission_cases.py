@@ -72,6 +72,23 @@ DURATION = (
     ["1m", "24h", "99999d", "52w"],
 )
 TIME_OF_DAY = ([("24:00", "pattern"), ("3:30", "pattern"), ("03:30:00", "maxLength")], ["00:00", "23:59"])
+TIME = (
+    [
+        ("2026-11-24T10:00:00+99:99", "pattern"),
+        ("2026-11-24T10:00:00+14:60", "pattern"),
+        ("0000-01-01T00:00:00Z", "pattern"),
+        ("0001-01-01T00:00:00+14:00", "pattern"),
+        ("1999-12-31T23:59:59Z", "pattern"),
+        ("2200-01-01T00:00:00Z", "pattern"),
+        ("9999-12-31T23:59:59-14:00", "pattern"),
+        ("2026-11-24T24:00:00Z", "pattern"),
+        ("2026-11-24T10:00:60Z", "pattern"),
+        ("2026-11-24t10:00:00z", "pattern"),
+        ("2026-11-24", "pattern"),
+        ("2026-02-30T10:00:00Z", "date-time"),
+    ],
+    ["2000-01-01T00:00:00Z", "2026-11-24T10:00:00.123456789+14:00", "2199-12-31T23:59:59-14:00"],
+)
 KEY = ([("a key", "pattern"), ("a" * 254, "maxLength")], ["ca.crt", "KEY_1"])
 LABELS = ([({}, "minProperties"), (ABSENT, "required")], [{"backups": "yes"}])
 
@@ -98,6 +115,8 @@ _DAYS = [("sunday", "enum"), ("7", "enum")]
 
 TYPED: Mapping[tuple[str, str], Typed] = {
     ("BackupPolicy", "target.disk.virtualMachine"): ((), OBJECT_NAME),
+    ("DiskBackup", "slot"): ((), TIME),
+    ("DiskBackup", "expiresAt"): ((), TIME),
     ("BackupPolicy", "target.disk.name"): ((), LABEL),
     ("BackupPolicy", "target.disk.persistentVolumeClaim"): (_CLAIM, OBJECT_NAME),
     ("BackupPolicy", "target.virtualMachine.name"): (_WHOLE_VM, OBJECT_NAME),

@@ -160,9 +160,7 @@ def _kept(server: ApiServer, kind: str) -> str:
 
 def _forge(users: Users, plural: str, name: str, status: dict[str, Any]) -> None:
     patch = json.dumps({"status": status})
-    users.run(
-        ADMINISTRATOR, *("patch", plural, name, "-n", PLACE, "--type=merge", "-p", patch, "--subresource=status")
-    )
+    users.run(ADMINISTRATOR, *("patch", plural, name, "-n", PLACE, "--type=merge", "-p", patch, "--subresource=status"))
 
 
 # Each breaks just one policy: of two that refuse, either may answer.

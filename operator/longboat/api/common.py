@@ -6,7 +6,7 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
 from pydantic.alias_generators import to_camel
 
 GROUP = "longboat.dev"
@@ -16,6 +16,10 @@ API_VERSION = f"{GROUP}/{VERSION}"
 _UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
 DURATION_PATTERN = r"^[1-9][0-9]{0,4}[mhdw]$"
 NAME_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+TIME_PATTERN = (
+    r"^2[01][0-9]{2}-[01][0-9]-[0-3][0-9]T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,9})?"
+    r"(Z|[+-](0[0-9]|1[0-4]):[0-5][0-9])$"
+)
 SUBDOMAIN_PATTERN = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
 
 Duration = Annotated[str, Field(pattern=DURATION_PATTERN, max_length=6)]
@@ -34,6 +38,9 @@ def format_time(moment: datetime) -> str:
 
 Time = Annotated[datetime, PlainSerializer(format_time, when_used="json")]
 """An aware datetime that is written as RFC 3339 in UTC."""
+AskedTime = Annotated[Time, WithJsonSchema({"type": "string", "format": "date-time", "pattern": TIME_PATTERN})]
+"""A Time that users write, from the year 2000 to 2199: the API server's date-time takes offsets and years that are none
+for us, and calculations with those at the ends of the calendar would fail."""
 
 
 def parse_duration(text: str) -> timedelta:

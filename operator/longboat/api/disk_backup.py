@@ -9,6 +9,7 @@ from pydantic import Field
 from longboat.api.backup_policy import Retention
 from longboat.api.common import (
     AGE,
+    AskedTime,
     Model,
     NamedRef,
     ObjectName,
@@ -45,11 +46,11 @@ class DiskBackupSpec(Model):
     virtual_machine: ObjectName | None = Field(
         None, description="Which of its virtual machines, if the policy selects by label; otherwise absent."
     )
-    slot: Time | None = Field(
+    slot: AskedTime | None = Field(
         None, description="The slot of the schedule that this run is for; absent for an ad-hoc run."
     )
     hold: bool = Field(False, description="Keep the backup, beyond its expiry too, until this is false again.")
-    expires_at: Time | None = Field(
+    expires_at: AskedTime | None = Field(
         None, description="Expire at this moment instead of the one that the policy's retention gives."
     )
 
@@ -199,6 +200,7 @@ class DiskBackupStatus(Status):
         None, description="When the backup expires, unless keepLast, keepNewest or hold keep it."
     )
     kept_because: str | None = Field(None, description="Why the backup is kept.")
+    recorded_rule: str | None = Field(None, description="Hash of the expiry rule that the manifest carries.")
     policy_gone_at: Time | None = Field(None, description="When it was first seen that the policy is gone.")
     tombstoned_at: Time | None = Field(
         None, description="When the data was marked for removal; until the trash period is over it can be brought back."

@@ -21,6 +21,7 @@ from longboat.kube.kinds import (
     STORAGE_PROFILE,
     VIRTUAL_MACHINE,
     VIRTUAL_MACHINE_INSTANCE,
+    VOLUME_SNAPSHOT,
     VOLUME_SNAPSHOT_CLASS,
 )
 from longboat.kube.port import AlreadyExistsError, ConflictError, NotFoundError, Object, RefusedError
@@ -29,9 +30,11 @@ from longboat.plan.disks import claims_in_use
 from longboat.plan.names import OPT_OUT
 from longboat.plan.problem import Problem
 from longboat.plan.snapshot_class import choose_snapshot_class
+from longboat.plan.snapshots import is_there, volume_snapshot_name
 from longboat.reconcile import disk_snapshot
 from longboat.reconcile.context import Context
-from longboat.reconcile.objects import load
+from longboat.reconcile.objects import load, readable
+from longboat.reconcile.snapshot_use import SnapshotUsers
 
 log = logging.getLogger(__name__)
 
@@ -77,8 +80,9 @@ def tick(ctx: Context, memory: Memory = _MEMORY) -> None:
         begun = ctx.now()
         memory.queue.extend(scan(ctx))
         memory.next_scan = ctx.now() + max(SCAN_EVERY, SCAN_SHARE * (ctx.now() - begun))
+    users = SnapshotUsers(ctx.cluster)
     for _ in range(min(WRITES_PER_TICK, len(memory.queue))):
-        _act(ctx, memory.queue.popleft())
+        _act(ctx, memory.queue.popleft(), users)
 
 
 def scan(ctx: Context) -> list[Action]:
@@ -97,8 +101,7 @@ def scan(ctx: Context) -> list[Action]:
 def _snapshots(ctx: Context) -> tuple[dict[str, list[Taken]], list[Expiry]]:
     taken: dict[str, list[Taken]] = defaultdict(list)
     expired = []
-    for found in ctx.cluster.list(DISK_SNAPSHOT):
-        each = DiskSnapshot.model_validate(found)
+    for each in readable(DiskSnapshot, ctx.cluster.list(DISK_SNAPSHOT)):
         if each.metadata.deletion_timestamp:
             continue
         if each.status.expires_at and each.status.expires_at <= ctx.now():
@@ -181,12 +184,12 @@ class _Storage:
         return self._known[key]
 
 
-def _act(ctx: Context, action: Action) -> None:
+def _act(ctx: Context, action: Action, users: SnapshotUsers) -> None:
     try:
         if isinstance(action, Creation):
             ctx.cluster.create(action.snapshot)
         elif isinstance(action, Removal):
-            _remove(ctx, action)
+            _remove(ctx, action, users)
         else:
             disk_snapshot.reconcile(ctx, action.namespace, action.name)
     except AlreadyExistsError:
@@ -197,7 +200,7 @@ def _act(ctx: Context, action: Action) -> None:
         log.warning("automatic snapshots: %s", error)
 
 
-def _remove(ctx: Context, removal: Removal) -> None:
+def _remove(ctx: Context, removal: Removal, users: SnapshotUsers) -> None:
     """Delete a snapshot after a second look: what was true when the scan was made need not be true now."""
     old, successor = removal.snapshot, removal.successor
     found = load(ctx.cluster, DISK_SNAPSHOT, DiskSnapshot, old.namespace, old.name)
@@ -205,11 +208,14 @@ def _remove(ctx: Context, removal: Removal) -> None:
         return
     if (found.status.phase or "Pending") != old.phase:
         return
-    if successor and not _still_ready(ctx, successor):
+    if (successor and not _still_ready(ctx, successor)) or users.of(found):
         return
     ctx.cluster.delete(DISK_SNAPSHOT, old.name, old.namespace, uid=old.uid)
 
 
 def _still_ready(ctx: Context, each: Taken) -> bool:
     found = load(ctx.cluster, DISK_SNAPSHOT, DiskSnapshot, each.namespace, each.name)
-    return found is not None and found.uid == each.uid and found.status.phase == "Ready"
+    if found is None or found.uid != each.uid or found.status.phase != "Ready":
+        return False
+    # The status tells of what was; the data lies behind this.
+    return is_there(ctx.cluster.get(VOLUME_SNAPSHOT, volume_snapshot_name(found), found.namespace), found)

@@ -28,7 +28,7 @@ from longboat.plan.problem import Problem
 from longboat.reconcile.backup_cleanup import discard_originals
 from longboat.reconcile.backup_run import SOON, Run, replaced
 from longboat.reconcile.context import Context
-from longboat.reconcile.objects import owner_reference
+from longboat.reconcile.objects import owner_reference, salvage
 
 POLL = 0.5
 MAX_WINDOW = timedelta(seconds=20)
@@ -107,8 +107,9 @@ def _held_up(run: Run) -> bool:
 def _others(run: Run) -> Iterator[tuple[str, DiskBackupStatus]]:
     for found in run.ctx.cluster.list(DISK_BACKUP, run.backup.namespace):
         if found["metadata"]["uid"] != run.backup.uid and (found.get("status") or {}).get("cut"):
-            backup = DiskBackup.model_validate(found)
-            if is_open(backup.status.cut, run.ctx.now()):
+            # Also one that can be read in part only may hold the guest frozen.
+            backup = salvage(DiskBackup, found).resource
+            if backup is not None and is_open(backup.status.cut, run.ctx.now()):
                 yield backup.name, backup.status
 
 
@@ -197,7 +198,7 @@ def _ask(run: Run, disk: DiskResult, attempt: int) -> DiskResult:
         if found is None or not is_ours(found, run.backup):
             return _failed(disk, name_taken("VolumeSnapshot", name))
     except RefusedError as error:
-        return _failed(disk, Problem("SnapshotRefused", f"VolumeSnapshot {name!r} was refused: {error}"))
+        return _failed(disk, Problem("SnapshotRefused", f"VolumeSnapshot {name!r} was refused: {error.answer}"))
     return disk.model_copy(update={"volume_snapshot": name})
 
 

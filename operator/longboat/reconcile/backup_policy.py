@@ -35,7 +35,7 @@ from longboat.plan.schedule import (
     validate,
 )
 from longboat.reconcile.context import Context
-from longboat.reconcile.objects import load, reference
+from longboat.reconcile.objects import load, readable, reference, salvage
 from longboat.reconcile.outcome import save
 from longboat.reconcile.policy_targets import targets_of
 from longboat.reconcile.store_choice import store_for
@@ -99,7 +99,7 @@ def policy_runs(cluster: Cluster, namespace: str, policy: str) -> list[DiskBacku
     """Return the DiskBackups of a policy, the oldest first."""
     # Filtered before they are parsed: a namespace holds those of all its policies.
     found = (each for each in cluster.list(DISK_BACKUP, namespace) if each["spec"]["policyRef"]["name"] == policy)
-    return runs_of(policy, (DiskBackup.model_validate(each) for each in found))
+    return runs_of(policy, readable(DiskBackup, found))
 
 
 def _schedule_problem(policy: BackupPolicy) -> Problem | None:
@@ -160,12 +160,13 @@ def _start(ctx: Context, seen: Observed, target: Target, slot: datetime, started
 
 
 def _note(ctx: Context, seen: Observed, target: Target, slot: datetime, found: Object, started: Started) -> None:
-    backup = DiskBackup.model_validate(found)
-    if is_run_of(backup, seen.policy, target, slot):
+    backup = salvage(DiskBackup, found).resource
+    if backup is not None and is_run_of(backup, seen.policy, target, slot):
         started.created.append(backup)
         return
-    started.taken.append(backup.name)
-    message = f"DiskBackup {backup.name!r} exists and is not this policy's run of {slot:%Y-%m-%dT%H:%MZ}; delete it"
+    name = found["metadata"]["name"]
+    started.taken.append(name)
+    message = f"DiskBackup {name!r} exists and is not this policy's run of {slot:%Y-%m-%dT%H:%MZ}; delete it"
     ctx.cluster.event(reference(seen.policy), "Warning", "NameTaken", message)
 
 

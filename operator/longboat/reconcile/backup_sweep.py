@@ -21,6 +21,7 @@ from longboat.plan.retention import FINISHED
 from longboat.reconcile.backup_end import tidy
 from longboat.reconcile.backup_run import Run
 from longboat.reconcile.context import Context
+from longboat.reconcile.objects import readable
 from longboat.reconcile.snapshot_contents import delete_this, destroy
 
 _LABELS = {MANAGED_BY: MANAGER, OWNER_KIND: "DiskBackup"}
@@ -63,7 +64,8 @@ def _tidy(ctx: Context, found: Object) -> None:
         and not status.get("cleanedUp")
         and not found["metadata"].get("deletionTimestamp")
     ):
-        tidy(Run(ctx, DiskBackup.model_validate(found)))
+        for backup in readable(DiskBackup, [found]):
+            tidy(Run(ctx, backup))
 
 
 def _kind_is_there(ctx: Context) -> bool:

@@ -15,7 +15,7 @@ from longboat.plan.names import FINALIZER
 from longboat.plan.retention import FINISHED, has_data
 from longboat.reconcile import trash
 from longboat.reconcile.context import Context
-from longboat.reconcile.objects import reference, save_status
+from longboat.reconcile.objects import readable, reference, save_status
 from longboat.reconcile.repositories import StoreProblemError
 
 log = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ def _age(ctx: Context, backup: DiskBackup) -> timedelta:
 def _pending(ctx: Context, namespace: str) -> int:
     """Return how many DiskBackups with data wait for the same decision."""
     going = (each for each in ctx.cluster.list(DISK_BACKUP, namespace) if _is_going(each))
-    waiting = (DiskBackup.model_validate(each) for each in going)
+    waiting = readable(DiskBackup, going)
     return sum(
         each.status.tombstoned_at is None and CONFIRM not in each.metadata.annotations and has_data(each)
         for each in waiting
@@ -131,4 +131,7 @@ def _patch(ctx: Context, backup: DiskBackup, finalizers: list[str]) -> DiskBacku
     """Replace the finalizers of the very object that was read; raises ConflictError if it has changed."""
     version = {"op": "test", "path": "/metadata/resourceVersion", "value": backup.metadata.resource_version}
     change = {"op": "add", "path": "/metadata/finalizers", "value": finalizers}
-    return DiskBackup.model_validate(ctx.cluster.patch(DISK_BACKUP, backup.name, [version, change], backup.namespace))
+    patched = ctx.cluster.patch(DISK_BACKUP, backup.name, [version, change], backup.namespace)
+    # Nothing but the metadata has changed; the rest may be what could be salvaged of an unreadable object.
+    rest = {"spec": backup.spec.wire(), "status": backup.status.wire()}
+    return DiskBackup.model_validate(patched | rest)

@@ -6,6 +6,8 @@ import logging
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 
+from pydantic import ValidationError
+
 from longboat.api import DiskBackup
 from longboat.kube.kinds import DISK_BACKUP
 from longboat.reconcile import (
@@ -23,6 +25,7 @@ from longboat.reconcile.objects import load
 from longboat.reconcile.queue import Key, Work
 from longboat.reconcile.repositories import StoreProblemError
 from longboat.reconcile.routing import RETENTION, TRASH
+from longboat.reconcile.unreadable import attend
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +47,14 @@ def work(ctx: Context) -> Work:
 
 
 def _work(ctx: Context, reconcilers: Mapping[str, Reconcile], key: Key) -> timedelta | None:
-    return reconcilers[key.kind](ctx, key.namespace, key.name)
+    try:
+        return reconcilers[key.kind](ctx, key.namespace, key.name)
+    except ValidationError:
+        unreadable, again = attend(ctx, key.kind, key.namespace, key.name)
+        if not unreadable:
+            # It is another object that can't be read: whether that is mended has to be looked at again.
+            raise
+        return again
 
 
 def reconcile_disk_backup(ctx: Context, namespace: str, name: str) -> timedelta | None:

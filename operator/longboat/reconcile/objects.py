@@ -2,19 +2,89 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+import copy
+import logging
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
+from pydantic import ValidationError
+
+from longboat.api import KINDS
 from longboat.api.common import Resource, Status
 from longboat.kube.kinds import Kind
 from longboat.kube.port import Cluster, Object
 
+log = logging.getLogger(__name__)
+
 R = TypeVar("R", bound=Resource)
+_MOST_PROBLEMS = 50
+
+
+@dataclass(frozen=True)
+class Salvaged(Generic[R]):
+    """What can be read of an object; ``problems`` name the fields that can't, none if the object is whole."""
+
+    resource: R | None
+    problems: tuple[str, ...]
+    status_is_whole: bool
 
 
 def load(cluster: Cluster, kind: Kind, model: type[R], namespace: str, name: str) -> R | None:
-    """Return an object of ours as it is now, or None if it does not exist."""
+    """Return an object of ours as it is now, or None if it does not exist; ValidationError if it can't be read."""
     found = cluster.get(kind, name, namespace)
     return None if found is None else model.model_validate(found)
+
+
+def readable(model: type[R], found: Iterable[Object]) -> Iterator[R]:
+    """Yield the objects of a list that can be read; one that can't is reported and holds up none of the others."""
+    for each in found:
+        try:
+            yield model.model_validate(each)
+        except ValidationError as error:
+            meta = each["metadata"]
+            place = f"{meta.get('namespace', '')}/{meta['name']}"
+            log.warning("%s %s is left out: %s", model.__name__, place, "; ".join(_said(error)))
+
+
+def model_of(kind: str) -> type[Resource]:
+    """Return the model of one of our kinds."""
+    return next(each for each in KINDS if each.model_fields["kind"].default == kind)
+
+
+def salvage(model: type[R], obj: Object) -> Salvaged[R]:
+    """Return what can be read of an object, without the fields that can't be; ``resource`` is None if none is left."""
+    rest, problems, whole = copy.deepcopy(obj), list[str](), True
+    for _ in range(_MOST_PROBLEMS):
+        try:
+            return Salvaged(model.model_validate(rest), tuple(problems), whole)
+        except ValidationError as error:
+            first = error.errors()[0]
+            # What is missing is not there to be left out: what lacks it is.
+            path = first["loc"][:-1] if first["type"] == "missing" else first["loc"]
+            whole = whole and path[:1] != ("status",)
+            problems += [each for each in _said(error) if each not in problems]
+            if len(path) < 2 or not _left_out(rest, path):
+                break
+    return Salvaged(None, tuple(problems), whole)
+
+
+def _left_out(obj: Any, path: tuple[int | str, ...]) -> bool:
+    *above, last = path
+    for step in above:
+        obj = obj[step]
+    if isinstance(last, str) and last not in obj:
+        return False
+    del obj[last]
+    return True
+
+
+def _said(error: ValidationError) -> list[str]:
+    """Return what is wrong, each with its field; of what was given no more than a line's worth."""
+    return [
+        f"{'.'.join(map(str, each['loc']))}: {str(each['input'])[:60]!r} can't be read: {each['msg']}"
+        for each in error.errors(include_url=False)[:5]
+    ]
 
 
 def wire(resource: Resource) -> Object:
@@ -55,4 +125,6 @@ def save_status(cluster: Cluster, resource: R, status: Status) -> R:
         return resource
     body = reference(resource) | {"spec": before.spec.wire(), "status": status.wire()}
     body["metadata"]["resourceVersion"] = resource.metadata.resource_version
-    return type(resource).model_validate(cluster.update_status(body))
+    # Only the status is written, on the version that was read: the spec is as it was, also where it was only salvaged.
+    written = cluster.update_status(body)
+    return type(resource).model_validate(written | {"spec": body["spec"]})

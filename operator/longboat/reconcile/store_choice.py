@@ -9,11 +9,12 @@ from longboat.kube.kinds import BACKUP_STORE, NAMESPACE
 from longboat.kube.port import Cluster
 from longboat.plan.problem import Problem
 from longboat.plan.stores import admits, choose_store, not_allowed
+from longboat.reconcile.objects import readable
 
 
 def stores_of(cluster: Cluster) -> list[BackupStore]:
     """Return all stores; there are few."""
-    return [BackupStore.model_validate(found) for found in cluster.list(BACKUP_STORE)]
+    return list(readable(BackupStore, cluster.list(BACKUP_STORE)))
 
 
 def store_for(cluster: Cluster, namespace: str, name: str | None) -> BackupStore | Problem:

@@ -1,4 +1,4 @@
-"""A DiskBackup's status, or a VolumeSnapshot, that a tenant forged: the operator touches no snapshot of anybody else."""
+"""A DiskBackup's status, or a VolumeSnapshot, forged by a tenant: the operator touches no snapshot of anybody else."""
 
 from __future__ import annotations
 
