@@ -65,6 +65,8 @@ def test_everything_can_be_set() -> None:
         ("LONGBOAT_MOVER_RESOURCES", "cpu=1"),
         ("LONGBOAT_MOVER_RESOURCES", '{"cpu": "1"}'),
         ("LONGBOAT_RESYNC_SECONDS", "0"),
+        # A cut is looked after for five minutes: a guest must have thawed itself before.
+        ("LONGBOAT_UNFREEZE_TIMEOUT_SECONDS", "241"),
     ],
 )
 def test_a_wrong_value_is_named(name: str, value: str) -> None:
