@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from longboat.api import BackupPolicy, DiskBackup
+from longboat.api.backup_policy import Retention
 from longboat.kube.kinds import BACKUP_POLICY, DISK_BACKUP, RESTORE
+from longboat.plan.backup import expiry_rule
+from longboat.plan.names import digest
 from longboat.plan.retention import FINISHED, Decision, decide, has_data, point_of, rule_of
 from longboat.reconcile import trash
 from longboat.reconcile.backup_policy import policy_runs
 from longboat.reconcile.context import Context
 from longboat.reconcile.objects import load, reference, save_status
 from longboat.reconcile.repositories import StoreProblemError
+from longboat.reconcile.store_access import problem_of
+from longboat.repository import RepositoryError, update_backup_expiry
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +85,7 @@ def _describe(
         return
     # The rule is carried along, so that it is known when the policy is gone.
     retention = policy.spec.retention if policy and run.status.retention else run.status.retention
+    recorded = _record(ctx, run, retention)
     changes = {
         # Of a failed run nothing can expire; kept_because says how long the object stays.
         "expires_at": None if run.status.phase == "Failed" else decision.expires_at,
@@ -86,8 +93,27 @@ def _describe(
         "policy_gone_at": gone_since,
         "retention": retention,
         "tombstoned_at": None,
+        "recorded_rule": recorded,
     }
     save_status(ctx.cluster, run, run.status.model_copy(update=changes))
+
+
+def _record(ctx: Context, run: DiskBackup, retention: Retention | None) -> str | None:
+    """Have the manifest carry the rule as it is now, so that it is known without the cluster; return its hash.
+
+    Raises StoreProblemError. A backup without a manifest carries none.
+    """
+    if run.status.manifest is None or run.status.store is None:
+        return None
+    rule = expiry_rule(run, retention) if retention else None
+    rule_hash = digest(json.dumps(rule, sort_keys=True))
+    if rule_hash != run.status.recorded_rule:
+        access = trash.own_repository(ctx, run)
+        try:
+            update_backup_expiry(access.repository, run.name, rule)
+        except RepositoryError as error:
+            raise problem_of(error) from error
+    return rule_hash
 
 
 def _next_look(ctx: Context, decisions: Sequence[Decision]) -> timedelta | None:

@@ -16,7 +16,14 @@ from longboat.plan.names import FINALIZER
 from longboat.reconcile import deletion, retention, trash
 from longboat.reconcile.context import Context
 from longboat.reconcile.repositories import StoreProblemError
-from longboat.repository import list_backups, read_tombstones, remove_tombstone, write_backup_manifest, write_tombstone
+from longboat.repository import (
+    find_backup,
+    list_backups,
+    read_tombstones,
+    remove_tombstone,
+    write_backup_manifest,
+    write_tombstone,
+)
 from tests.fakes.cluster import KillAt, Killed
 from tests.unit.reconcile.policy_world import SHOP, SYSTEM, Clock, FolderRepositories, World
 
@@ -186,6 +193,24 @@ def test_a_backup_that_is_held_while_it_is_marked_is_not_deleted(world: World, m
     expire(world)
     assert len(world.backups()) == 2
     assert buried(world) == []
+
+
+def test_a_hold_an_expiry_and_an_edit_of_the_policy_reach_the_manifest(world: World) -> None:
+    add_backup(world, "b")
+    expire(world)
+    world.cluster.patch(DISK_BACKUP, "b", [{"op": "add", "path": "/spec/hold", "value": True}], SHOP)
+    stamp = "2030-01-01T00:00:00Z"
+    world.cluster.patch(DISK_BACKUP, "b", [{"op": "add", "path": "/spec/expiresAt", "value": stamp}], SHOP)
+    world.edit(retention={"keepFor": "9d"})
+    expire(world)
+    manifest = find_backup(repository(world), "b")
+    assert manifest is not None
+    assert isinstance(manifest.expiry, dict)
+    assert (manifest.expiry["hold"], manifest.expiry["expiresAt"]) == (True, stamp)
+    assert isinstance(manifest.expiry["retention"], dict)
+    assert manifest.expiry["retention"]["keepFor"] == "9d"
+    world.repositories.problem = UNREACHABLE
+    assert expire(world) != retention.STORE_RETRY, "the store is asked only when the rule has changed"
 
 
 def test_a_dead_store_does_not_stop_the_expiry_of_what_lies_in_others(world: World) -> None:
