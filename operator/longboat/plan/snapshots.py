@@ -71,6 +71,13 @@ def foreign(found: Object, snapshot: DiskSnapshot) -> Problem | None:
     )
 
 
+def is_there(found: Object | None, snapshot: DiskSnapshot) -> bool:
+    """Return whether a DiskSnapshot's VolumeSnapshot (None if there is none) is its own, ready and here to stay."""
+    if found is None or foreign(found, snapshot) or "deletionTimestamp" in found["metadata"]:
+        return False
+    return bool((found.get("status") or {}).get("readyToUse"))
+
+
 def state_of(found: Object, content: Object | None) -> SnapshotState:
     """Return what a VolumeSnapshot and its VolumeSnapshotContent (None if not seen) say."""
     status = found.get("status") or {}
@@ -84,6 +91,20 @@ def state_of(found: Object, content: Object | None) -> SnapshotState:
         handle=((content or {}).get("status") or {}).get("snapshotHandle") if bound else None,
         error=str(error) if error else None,
     )
+
+
+def restores_from(restore: Object, snapshot: str) -> bool:
+    """Return whether a Restore that is not done names this DiskSnapshot of its namespace."""
+    source = restore["spec"].get("source", {}).get("diskSnapshot") or {}
+    done = (restore.get("status") or {}).get("phase") in ("Completed", "Failed")
+    return source.get("name") == snapshot and not done and "deletionTimestamp" not in restore["metadata"]
+
+
+def waits_for_snapshot(claim: Object, name: str) -> bool:
+    """Return whether a claim's volume is still to be made from this VolumeSnapshot of its namespace."""
+    sources = [claim["spec"].get(field) or {} for field in ("dataSource", "dataSourceRef")]
+    named = any((each.get("kind"), each.get("name")) == ("VolumeSnapshot", name) for each in sources)
+    return named and (claim.get("status") or {}).get("phase") in (None, "Pending")
 
 
 def expiry(snapshot: DiskSnapshot, taken_at: datetime | None) -> datetime | None:

@@ -28,6 +28,7 @@ from longboat.reconcile.context import Context
 from longboat.reconcile.objects import load, owner_reference
 from longboat.reconcile.outcome import save
 from longboat.reconcile.snapshot_support import machine, snapshot_class_of
+from longboat.reconcile.snapshot_use import SnapshotUsers
 
 SOON = timedelta(seconds=5)
 LATER = timedelta(seconds=30)
@@ -41,6 +42,8 @@ def reconcile(ctx: Context, namespace: str, name: str) -> timedelta | None:
         return None
     due = expiry(snapshot, snapshot.status.taken_at)
     if due and due <= ctx.now():
+        if SnapshotUsers(ctx.cluster).of(snapshot):
+            return LATER
         # What is deleted is the very object that was just read: another one of this name stays.
         ctx.cluster.delete(DISK_SNAPSHOT, name, namespace, uid=snapshot.uid)
         return None
@@ -75,7 +78,9 @@ def _take(ctx: Context, snapshot: DiskSnapshot) -> timedelta | None:
         # The next look tells whether it is ours.
         return SOON
     except RefusedError as error:
-        return _wait_or_fail(ctx, snapshot, Problem("SnapshotRefused", f"the VolumeSnapshot was refused: {error}"))
+        return _wait_or_fail(
+            ctx, snapshot, Problem("SnapshotRefused", f"the VolumeSnapshot was refused: {error.answer}")
+        )
     return SOON
 
 

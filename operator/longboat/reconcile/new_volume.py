@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from longboat.kube.kinds import PERSISTENT_VOLUME
+from longboat.kube.kinds import PERSISTENT_VOLUME, STORAGE_CLASS
 from longboat.kube.port import Cluster, Object
 from longboat.plan.new_volume import keep, new_volume_problem
 from longboat.plan.problem import Problem
@@ -21,6 +21,19 @@ def proven_new(cluster: Cluster, claim: Object, provisioner: str, driver: str | 
     if problem and volume:
         spare(cluster, volume, claim)
     return problem
+
+
+def proven_new_of_class(cluster: Cluster, claim: Object) -> Problem | None:
+    """Return why a bound claim's volume must not be used, if it is not a new one of the claim's StorageClass."""
+    name = claim["spec"].get("storageClassName") or ""
+    storage_class = cluster.get(STORAGE_CLASS, name)
+    if storage_class is None:
+        return Problem(
+            "StorageClassNotFound",
+            f"there is no StorageClass {name!r} any more, so that it can't be told whether the volume was made by its "
+            "provisioner; create it again as it was, or create another Restore",
+        )
+    return proven_new(cluster, claim, storage_class["provisioner"])
 
 
 def spare(cluster: Cluster, volume: Object, claim: Object) -> None:

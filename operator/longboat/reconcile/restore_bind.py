@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from longboat.api import Restore
-from longboat.kube.kinds import PERSISTENT_VOLUME, PERSISTENT_VOLUME_CLAIM, STORAGE_CLASS
+from longboat.kube.kinds import PERSISTENT_VOLUME, PERSISTENT_VOLUME_CLAIM, STORAGE_CLASS, VOLUME_SNAPSHOT
 from longboat.kube.port import Object
+from longboat.plan.new_volume import is_bound
 from longboat.plan.problem import Problem
 from longboat.plan.rebind import Step, next_step
 from longboat.plan.restore_source import Waiting
 from longboat.plan.restore_target import binds_late, is_staging, staging_name
 from longboat.reconcile import mover as movers
 from longboat.reconcile.context import Context
+from longboat.reconcile.new_volume import proven_new_of_class
 from longboat.reconcile.restore_claim import find_claim
 from longboat.reconcile.restore_stage import Stage, updated
 
@@ -67,9 +69,28 @@ def _from_snapshot(ctx: Context, restore: Restore) -> Stage:
     if restore.status.phase in ("Attaching", "Completed"):
         return Stage(restore)
     claim = find_claim(ctx, restore) or {"spec": {}}
-    if (claim.get("status") or {}).get("phase") == "Bound":
+    if is_bound(claim):
+        if problem := proven_new_of_class(ctx.cluster, claim):
+            return Stage(restore, problem)
         return Stage(updated(ctx, restore, phase="Attaching", volume=claim["spec"].get("volumeName")))
     if binds_late(ctx.cluster.get(STORAGE_CLASS, restore.status.storage_class_name or "")):
         # Its first consumer is the machine: waiting for it before it is attached would be waiting for ever.
+        if problem := _snapshot_lost(ctx, restore):
+            return Stage(restore, problem)
         return Stage(updated(ctx, restore, phase="Attaching"))
+    if problem := _snapshot_lost(ctx, restore):
+        return Stage(restore, problem)
     return Stage(restore, Waiting("Binding", "waiting for the CSI driver to make the volume from the snapshot"))
+
+
+def _snapshot_lost(ctx: Context, restore: Restore) -> Problem | None:
+    name = restore.status.volume_snapshot or ""
+    found = ctx.cluster.get(VOLUME_SNAPSHOT, name, restore.namespace)
+    if found is not None and "deletionTimestamp" not in found["metadata"]:
+        return None
+    return Problem(
+        "SnapshotLost",
+        f"VolumeSnapshot {name!r} was deleted before the volume was made from it: PersistentVolumeClaim "
+        f"{restore.spec.claim.name!r} stays empty; delete it, and restore from another snapshot",
+        final=True,
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from longboat.api import BackupStore, Restore
 from longboat.kube.kinds import (
     BACKUP_STORE,
@@ -13,7 +15,7 @@ from longboat.kube.kinds import (
 )
 from longboat.kube.port import AlreadyExistsError, Object, RefusedError
 from longboat.plan.disks import vm_disks
-from longboat.plan.mover import Mover
+from longboat.plan.mover import Mover, hung, standing_since
 from longboat.plan.new_volume import is_bound
 from longboat.plan.problem import Problem
 from longboat.plan.restore_job import (
@@ -31,7 +33,7 @@ from longboat.plan.restore_target import binds_late, staging_claim, staging_name
 from longboat.reconcile import mover as movers
 from longboat.reconcile.context import Context
 from longboat.reconcile.mover import MoverState
-from longboat.reconcile.new_volume import proven_new
+from longboat.reconcile.new_volume import proven_new_of_class
 from longboat.reconcile.objects import load
 from longboat.reconcile.repositories import StoreProblemError
 from longboat.reconcile.restore_bind import staging_of
@@ -72,7 +74,7 @@ def _attempt(ctx: Context, restore: Restore, staging: Object) -> Stage:
     if number == 0 or restore.status.retry_at:
         # The number is written before the Job is made: whoever was killed in between makes the same one.
         _stop(ctx, restore)
-        restore = updated(ctx, restore, attempts=number + 1, retry_at=None)
+        restore = updated(ctx, restore, attempts=number + 1, retry_at=None, progressed_at=None)
     return _follow(ctx, restore, staging)
 
 
@@ -91,16 +93,22 @@ def _follow(ctx: Context, restore: Restore, staging: Object) -> Stage:
     return Stage(restore, problem or Waiting("Restoring", state.message or "the mover is being started"))
 
 
-def _start(ctx: Context, restore: Restore, staging: Object, state: MoverState) -> Problem | None:
+def _start(ctx: Context, restore: Restore, staging: Object, state: MoverState) -> Problem | Waiting | None:
     """Make the Job, and its Secret once the volume is known to be a new one, or what of them is missing."""
     secret = secret_name(restore, restore.status.attempts or 1, staging["metadata"]["uid"])
     if state.job and ctx.cluster.get(SECRET, secret, ctx.settings.namespace):
         return None
+    settings = movers.mover_settings(ctx.settings)
+    name = job_name(restore, restore.status.attempts or 1)
+    if state.job is None and (full := movers.crowded(ctx.cluster, "restore", name, settings)):
+        return Waiting("MoversBusy", full)
     mover = _mover(ctx, restore, staging)
     if isinstance(mover, Problem):
         return mover
     try:
-        made = state.job or movers.start(ctx.cluster, mover, movers.mover_settings(ctx.settings))
+        made = state.job or movers.start(ctx.cluster, mover, settings)
+    except movers.NoRoomError as error:
+        return Waiting("MoversBusy", str(error))
     except RefusedError as error:
         return Problem("MoverRefused", f"the restore Job in the operator's namespace was refused: {error.answer}")
     if made is None:
@@ -108,22 +116,10 @@ def _start(ctx: Context, restore: Restore, staging: Object, state: MoverState) -
         return Problem("NameTaken", f"Job {mover.name!r} in the operator's namespace is not ours")
     if not is_bound(staging):
         return None
-    if problem := _not_new(ctx, restore, staging):
+    if problem := proven_new_of_class(ctx.cluster, staging):
         return problem
     movers.equip(ctx.cluster, mover, made)
     return None
-
-
-def _not_new(ctx: Context, restore: Restore, staging: Object) -> Problem | None:
-    name = restore.status.storage_class_name or ""
-    storage_class = ctx.cluster.get(STORAGE_CLASS, name)
-    if storage_class is None:
-        return Problem(
-            "StorageClassNotFound",
-            f"there is no StorageClass {name!r} any more, so that it can't be told whether the volume was made by its "
-            "provisioner; create it again as it was, or create another Restore",
-        )
-    return proven_new(ctx.cluster, staging, storage_class["provisioner"])
 
 
 def _mover(ctx: Context, restore: Restore, staging: Object) -> Mover | Problem:
@@ -167,9 +163,15 @@ def _volume(ctx: Context, restore: Restore, claim: str) -> Object | None:
 
 
 def _running(ctx: Context, restore: Restore, state: MoverState) -> Stage:
+    done, now = state.progress.done if state.progress else None, ctx.now()
+    since = standing_since(done, restore.status.bytes_done, restore.status.progressed_at, now)
+    if failure := hung(since, now):
+        return _failed(ctx, restore, replace(state, failure=failure))
+    changes: dict[str, object] = {"progressed_at": since}
     if state.progress and state.progress.total:
         percent = f"{100 * state.progress.done // state.progress.total}%"
-        restore = updated(ctx, restore, bytes_done=state.progress.done, progress=percent)
+        changes |= {"bytes_done": done, "progress": percent}
+    restore = updated(ctx, restore, **changes)
     return Stage(restore, Waiting("Restoring", "the backup is being written into the new volume"))
 
 

@@ -76,23 +76,23 @@ def policy_of(backup: Object, kind: str = "BackupPolicy") -> Key:
 
 
 class Owners:
-    """Remembers the UIDs of unfinished objects, since what is made for them names its owner by UID."""
+    """Remembers the UIDs of unfinished objects and snapshots: what is made for them names its owner by UID."""
 
     def __init__(self) -> None:
         self._keys: dict[str, Key] = {}
         self._lock = threading.Lock()
 
     def note(self, obj: Object, *, gone: bool = False) -> None:
-        """Remember an object of ours while it has something left to do."""
+        """Remember an object of ours while it has something left to do, or can lose what it stands for."""
         uid = obj["metadata"].get("uid", "")
         with self._lock:
-            if gone or not is_open(obj):
+            if gone or not (is_open(obj) or _may_be_lost(obj)):
                 self._keys.pop(uid, None)
             else:
                 self._keys[uid] = key_of(obj)
 
     def owner_of(self, child: Object) -> Key | None:
-        """Return whom something that carries our labels was made for, if that is not finished."""
+        """Return whom something that carries our labels was made for, if that is not finished or may be lost."""
         uid = (child["metadata"].get("labels") or {}).get(OWNER_UID, "")
         with self._lock:
             return self._keys.get(uid)
@@ -131,6 +131,11 @@ def horizon(now: datetime, period: timedelta) -> datetime:
 def is_edited(obj: Object) -> bool:
     """Return whether the status does not speak of the newest spec."""
     return bool(_status(obj).get("observedGeneration") != obj["metadata"].get("generation"))
+
+
+def _may_be_lost(obj: Object) -> bool:
+    # Whoever may delete a VolumeSnapshot can take a finished DiskSnapshot's data away.
+    return bool(obj["kind"] == "DiskSnapshot" and _status(obj).get("phase") == "Ready")
 
 
 def _status(obj: Object) -> Object:
