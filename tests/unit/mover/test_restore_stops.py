@@ -11,6 +11,7 @@ from longboat.mover.errors import TargetWriteError
 from longboat.mover.progress import Progress
 from longboat.mover.restore_pipeline import RestorePipeline
 from longboat.repository import open_with_master_key, read_disk_manifest
+from longboat.repository.layout import PACKS
 from longboat.repository.map_reader import MapReader
 from longboat.repository.object_store import Data
 from tests.fakes.object_store import MemoryStore
@@ -26,7 +27,7 @@ class SlowPacks(MemoryStore):
         self.objects, self.answer = store.objects, answer
 
     def get_range(self, name: str, offset: int, length: int) -> Data:
-        if "data" in name:
+        if PACKS in name:
             self.answer.wait(10)
         return super().get_range(name, offset, length)
 
