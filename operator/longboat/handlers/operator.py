@@ -82,7 +82,7 @@ async def changed(*, event: kopf.RawEvent, memo: Any, param: Any = None, **_: An
 
 async def child_changed(*, event: kopf.RawEvent, memo: Any, **_: Any) -> None:
     """Hand on an event about something made for an object of ours."""
-    _runtime(memo).child_changed(cast(dict[str, Any], event["object"]))
+    _runtime(memo).child_changed(cast(dict[str, Any], event["object"]), event["type"])
 
 
 for _kind in KINDS:

@@ -41,9 +41,9 @@ class Runtime:
             # Policies may have waited for it.
             self.tick.request_full()
 
-    def child_changed(self, obj: Object) -> None:
+    def child_changed(self, obj: Object, change: str | None = None) -> None:
         """Take note of an event about something that was made for an object of ours."""
-        if key := self.owners.owner_of(obj):
+        if key := self.owners.owner_of(obj, change):
             self.queue.add(key)
 
     def too_old(self) -> str | None:

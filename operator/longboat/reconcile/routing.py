@@ -80,22 +80,28 @@ class Owners:
 
     def __init__(self) -> None:
         self._keys: dict[str, Key] = {}
+        self._ready: set[str] = set()
         self._lock = threading.Lock()
 
     def note(self, obj: Object, *, gone: bool = False) -> None:
         """Remember an object of ours while it has something left to do, or can lose what it stands for."""
         uid = obj["metadata"].get("uid", "")
         with self._lock:
+            self._ready.discard(uid)
             if gone or not (is_open(obj) or _may_be_lost(obj)):
                 self._keys.pop(uid, None)
             else:
                 self._keys[uid] = key_of(obj)
+                if not is_open(obj):
+                    self._ready.add(uid)
 
-    def owner_of(self, child: Object) -> Key | None:
+    def owner_of(self, child: Object, change: str | None = None) -> Key | None:
         """Return whom something that carries our labels was made for, if that is not finished or may be lost."""
         uid = (child["metadata"].get("labels") or {}).get(OWNER_UID, "")
+        # At the start every VolumeSnapshot is told of: one that is well is nothing to a DiskSnapshot that is Ready.
+        well = change != "DELETED" and "deletionTimestamp" not in child["metadata"] and _status(child).get("readyToUse")
         with self._lock:
-            return self._keys.get(uid)
+            return None if well and uid in self._ready else self._keys.get(uid)
 
 
 def wakes(obj: Object, change: str | None) -> Iterator[tuple[Key, float]]:

@@ -128,13 +128,16 @@ def test_the_loss_of_a_ready_snapshots_data_wakes_its_owner() -> None:
     owners = Owners()
     owners.note(world.get(DISK_SNAPSHOT, "before"))
     (volume_snapshot,) = world.cluster.list(VOLUME_SNAPSHOT, SHOP)
-    key = owners.owner_of(volume_snapshot)
+    assert owners.owner_of(volume_snapshot, "MODIFIED") is None
+    leaving = volume_snapshot | {"metadata": volume_snapshot["metadata"] | {"deletionTimestamp": "now"}}
+    assert owners.owner_of(leaving, "MODIFIED")
+    key = owners.owner_of(volume_snapshot, "DELETED")
     assert key is not None and key.name == "before"
     world.cluster.delete(VOLUME_SNAPSHOT, volume_snapshot["metadata"]["name"], SHOP)
     disk_snapshot.reconcile(world.context(), key.namespace, key.name)
     assert world.reason(DISK_SNAPSHOT, "before", "Stalled") == "SnapshotLost"
     owners.note(world.get(DISK_SNAPSHOT, "before"))
-    assert owners.owner_of(volume_snapshot) is None
+    assert owners.owner_of(volume_snapshot, "DELETED") is None
 
 
 def test_a_restore_that_waits_is_looked_at_again() -> None:
