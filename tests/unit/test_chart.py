@@ -162,6 +162,7 @@ def test_movers_run_the_operators_own_image() -> None:
 
 def test_large_user_ids_are_passed_as_whole_numbers() -> None:
     assert _environment("--set", "movers.user=1000660000")["LONGBOAT_MOVER_USER"] == "1000660000"
+    assert _environment("--set", "movers.atOnce=3")["LONGBOAT_MOVERS_AT_ONCE"] == "3"
 
 
 def test_there_is_one_operator_at_a_time() -> None:
@@ -198,6 +199,7 @@ def test_statuses_are_written_by_the_very_account_that_the_operator_runs_as() ->
         ("logLevel=info", "/logLevel"),
         ("image.digest=latest", "/image/digest"),
         ("movers.user=0", "/movers/user"),
+        ("movers.atOnce=0", "/movers/atOnce"),
         ("imagePullSecrets[0]=registry", "/imagePullSecrets/0"),
     ],
 )

@@ -110,6 +110,7 @@ class DiskResult(Model):
     attempts: int | None = Field(None, description="Export Jobs that were started for the disk.")
     job: str | None = Field(None, description="UID of the export Job that is under way.")
     started_at: Time | None = Field(None, description="When the export Job that is under way was started.")
+    progressed_at: Time | None = Field(None, description="When the export Job was last seen to come further.")
     retry_at: Time | None = Field(None, description="When the next export Job may start, after one that failed.")
 
 

@@ -29,7 +29,7 @@ class DiskBackupSource(Model):
     """A disk in a backup."""
 
     name: ObjectName = Field(description="Name of the DiskBackup, in the same namespace.")
-    disk: Name | None = Field(
+    disk: ObjectName | None = Field(
         None, description="Name of the disk in the backup; may be absent if the backup has just one."
     )
 
@@ -107,6 +107,7 @@ class RestoreStatus(Status):
     attached_as: str | None = Field(None, description="Device name in the guest, as reported by KubeVirt.")
     serial: str | None = Field(None, description="Serial number of the attached disk.")
     attempts: int | None = Field(None, description="Restore Jobs that were started.")
+    progressed_at: Time | None = Field(None, description="When the restore Job was last seen to come further.")
     retry_at: Time | None = Field(None, description="When the next Job is started after one that failed.")
     filled_at: Time | None = Field(None, description="When all data was written into the PersistentVolume.")
 

@@ -11,7 +11,7 @@ from longboat.mover import ExportResult
 from longboat.plan.backup_snapshots import labels_of
 from longboat.plan.hand_over import key_of
 from longboat.plan.mover import ATTEMPT
-from longboat.plan.names import DISK_KEY, child_name, digest, joined
+from longboat.plan.names import DISK, DISK_KEY, child_name, digest, joined
 
 Object = dict[str, Any]
 
@@ -38,7 +38,12 @@ def secret_name(backup: DiskBackup, disk: DiskResult) -> str:
 
 def labels(backup: DiskBackup, disk: DiskResult) -> dict[str, str]:
     """Return the labels of a disk's export Job: they tell whose and which attempt it is."""
-    return {**labels_of(backup), DISK_KEY: key_of(disk), ATTEMPT: str(disk.attempts), "longboat.dev/disk": disk.name}
+    return {**labels_of(backup), DISK_KEY: key_of(disk), ATTEMPT: str(disk.attempts), DISK: disk_label(disk)}
+
+
+def disk_label(disk: DiskResult) -> str:
+    """Return what a label says of a disk's name: that of a claim may be longer than the value of a label."""
+    return digest(disk.name, length=10)
 
 
 def retry_delay(attempt: int) -> timedelta:
@@ -70,5 +75,6 @@ def completed(disk: DiskResult, result: ExportResult) -> DiskResult:
             "retry_at": None,
             "job": None,
             "started_at": None,
+            "progressed_at": None,
         }
     )

@@ -8,12 +8,21 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Any, Literal
+
+from longboat.mover import Failure
 
 Object = dict[str, Any]
 
+Role = Literal["export", "restore"]
+
+HUNG_AFTER = timedelta(minutes=30)
+"""A mover that is midway and has come no further for this long is given up."""
+QUIET_WORK = timedelta(hours=2)
+"""The same before its first byte and after its last one: what it does there (maps, checks) counts no bytes."""
 DEVICE_PATH = "/dev/longboat-disk"
 VOLUME_PATH = "/volume"
 ROLE = "longboat.dev/role"
@@ -39,6 +48,8 @@ class MoverSettings:
     resources: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     pull_secrets: tuple[str, ...] = ()
     service_account: str = "default"
+    at_once: int = 10
+    """Exports that may be under way at once, and restores as well."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +60,7 @@ class Mover:
     collected with its Job must not tell the next one what to do.
     """
 
-    role: Literal["export", "restore"]
+    role: Role
     name: str
     secret_name: str
     labels: Mapping[str, str]
@@ -63,6 +74,37 @@ class Mover:
     def read_only(self) -> bool:
         """Whether the mover only reads its volume."""
         return self.role == "export"
+
+
+def standing_since(done: int | None, before: int | None, since: datetime | None, now: datetime) -> datetime:
+    """Return since when a mover has come no further.
+
+    ``done`` are its bytes as seen now (None: it has told nothing), ``before`` those seen before, and ``since`` what
+    this function returned then; None for a mover that is seen running for the first time.
+    """
+    moved = done is not None and done != before
+    return now.replace(microsecond=0) if since is None or moved else since
+
+
+def hung(done: int | None, total: int | None, since: datetime, now: datetime) -> Failure | None:
+    """Return the failure of a mover that has come no further for too long; a new one may be luckier."""
+    midway = done is not None and total is not None and done < total
+    if now - since < (HUNG_AFTER if midway else QUIET_WORK):
+        return None
+    minutes = int((now - since).total_seconds() // 60)
+    message = (
+        f"the mover has come no further for {minutes} min: its volume, its node or the store does not answer; "
+        "see the pod's node and the CSI driver"
+    )
+    return Failure(reason="MoverHung", message=message, retryable=True)
+
+
+def no_room(role: Role, jobs: Iterable[Object], most: int) -> str:
+    """Return what a mover waits for if as many of its role as may be are under way, in words; else nothing."""
+    count = len(list(jobs))
+    return (
+        "" if count < most else f"waiting for room: {count} {role}s are under way, at most {most} are (movers.atOnce)"
+    )
 
 
 def mount_path(volume_mode: str) -> str:

@@ -18,6 +18,8 @@ OWNER_NAMESPACE = "longboat.dev/owner-namespace"
 OWNER_NAME = "longboat.dev/owner-name"
 OWNER_UID = "longboat.dev/owner-uid"
 DISK_KEY = "longboat.dev/disk-key"
+DISK = "longboat.dev/disk"
+"""Label: a hash of the disk's name in its backup."""
 POLICY_UID = "longboat.dev/policy-uid"
 ORIGIN = "longboat.dev/origin"
 FINALIZER = "longboat.dev/keep-data"
@@ -43,7 +45,7 @@ def backup_name(policy: str, target_uid: str, slot: datetime) -> str:
     'db-data-daily-20261122t0330'
     """
     stamp = slot.astimezone(UTC).strftime("%Y%m%dt%H%M")
-    return joined(policy, stamp, digest("BackupPolicy", policy, target_uid, length=5))
+    return joined(policy, stamp, digest("BackupPolicy", policy, target_uid, length=10))
 
 
 def child_name(owner_name: str, owner_uid: str, *parts: str) -> str:

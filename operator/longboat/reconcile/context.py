@@ -33,6 +33,8 @@ class Settings:
     """User and group of the movers: the owner of disk.img files of KubeVirt."""
     mover_resources: dict[str, dict[str, str]] = field(default_factory=dict)
     mover_pull_secrets: tuple[str, ...] = ()
+    movers_at_once: int = 10
+    """Exports that may be under way at once, and restores as well: a restore never waits for backups."""
     mover_service_account: str = "default"
     """Service account of the movers; it needs no rights, and its token is not mounted."""
     resync_period: timedelta = timedelta(seconds=10)

@@ -10,7 +10,7 @@ from datetime import timedelta
 from pydantic import ValidationError
 
 from longboat.api.disk_backup import DiskResult
-from longboat.kube.kinds import JOB, PERSISTENT_VOLUME, PERSISTENT_VOLUME_CLAIM
+from longboat.kube.kinds import JOB, PERSISTENT_VOLUME, PERSISTENT_VOLUME_CLAIM, SECRET
 from longboat.kube.port import AlreadyExistsError, Object, RefusedError
 from longboat.mover import ExportJob, ExportResult, Failure
 from longboat.plan.backup import expiry_rule, percent
@@ -20,14 +20,15 @@ from longboat.plan.export import (
     PENDING_PATIENCE,
     PENDING_TOLD,
     completed,
+    disk_label,
     job_name,
     labels,
     retry_delay,
     secret_name,
 )
 from longboat.plan.hand_over import claim_name, export_claim, key_of
-from longboat.plan.mover import ATTEMPT, Mover, mount_path
-from longboat.plan.names import OWNER_NAMESPACE
+from longboat.plan.mover import ATTEMPT, Mover, hung, mount_path, standing_since
+from longboat.plan.names import DISK, OWNER_NAMESPACE
 from longboat.plan.new_volume import is_bound
 from longboat.plan.problem import Problem
 from longboat.reconcile import mover as movers
@@ -86,7 +87,7 @@ def _follow(run: Run, disk: DiskResult) -> None:
 
 def _current(job: Object, disk: DiskResult) -> bool:
     its = job["metadata"]["labels"]
-    return bool(its.get(ATTEMPT) == str(disk.attempts) and its.get("longboat.dev/disk") == disk.name)
+    return bool(its.get(ATTEMPT) == str(disk.attempts) and its.get(DISK) == disk_label(disk))
 
 
 def _act_on(run: Run, disk: DiskResult, state: movers.MoverState) -> None:
@@ -107,20 +108,41 @@ def _act_on(run: Run, disk: DiskResult, state: movers.MoverState) -> None:
 
 
 def _start(run: Run, disk: DiskResult) -> None:
+    settings = movers.mover_settings(run.ctx.settings)
+    if full := movers.crowded(run.ctx.cluster, "export", job_name(disk), settings):
+        _wait_for_room(run, disk, full)
+        return
     mover = _mover(run, disk)
     if mover is None:
         return
     try:
-        job = movers.start(run.ctx.cluster, mover, movers.mover_settings(run.ctx.settings))
+        job = movers.start(run.ctx.cluster, mover, settings)
+    except movers.NoRoomError as error:
+        _wait_for_room(run, disk, str(error))
+        return
     except RefusedError as error:
-        _failed(run, disk, Failure(reason="JobRefused", message=f"the export Job was refused: {error.answer}", retryable=True))
+        _failed(
+            run,
+            disk,
+            Failure(reason="JobRefused", message=f"the export Job was refused: {error.answer}", retryable=True),
+        )
         return
     if job is None:
         run.wait(SOON)
         return
-    disk = run.update(disk, job=job["metadata"]["uid"], message=None)
+    disk = _note_job(run, disk, job)
     _ensure_claim(run, disk)
     run.wait(SOON)
+
+
+def _note_job(run: Run, disk: DiskResult, job: Object) -> DiskResult:
+    # What it waited for before, room for one, is not counted against the Job.
+    return run.update(disk, job=job["metadata"]["uid"], message=None, started_at=run.ctx.now())
+
+
+def _wait_for_room(run: Run, disk: DiskResult, full: str) -> None:
+    run.update(disk, message=full)
+    run.wait(LATER)
 
 
 def _mover(run: Run, disk: DiskResult) -> Mover | None:
@@ -183,7 +205,7 @@ def _ensure_claim(run: Run, disk: DiskResult) -> None:
 
 def _pending(run: Run, disk: DiskResult, state: movers.MoverState) -> None:
     if state.job is not None and disk.job is None:
-        disk = run.update(disk, job=state.job["metadata"]["uid"])
+        disk = _note_job(run, disk, state.job)
     _ensure_claim(run, disk)
     disk = next(each for each in run.disks if each.name == disk.name)
     if state.job is not None and disk.phase == "Exporting" and disk.retry_at is None:
@@ -195,8 +217,12 @@ def _pending(run: Run, disk: DiskResult, state: movers.MoverState) -> None:
 
 def _equip(run: Run, disk: DiskResult, job: Object) -> None:
     """Tell the mover what to do once the volume that it reads is known to be made from the snapshot."""
+    system = run.ctx.settings.namespace
+    if run.ctx.cluster.get(SECRET, secret_name(run.backup, disk), system) is not None:
+        # It has been told; the repository is opened once for each mover, not with each look.
+        return
     name, driver = claim_name(run.backup, disk.name), disk.hand_over.driver if disk.hand_over else ""
-    claim = run.ctx.cluster.get(PERSISTENT_VOLUME_CLAIM, name, run.ctx.settings.namespace)
+    claim = run.ctx.cluster.get(PERSISTENT_VOLUME_CLAIM, name, system)
     if claim is None or not is_bound(claim) or not is_ours(claim, run.backup):
         return
     if problem := proven_new(run.ctx.cluster, claim, driver, driver):
@@ -231,12 +257,18 @@ def _claim_says(run: Run, disk: DiskResult) -> str:
 
 
 def _progress(run: Run, disk: DiskResult, state: movers.MoverState) -> None:
-    changes: dict[str, object] = {"message": None}
+    done, total = (state.progress.done, state.progress.total) if state.progress else (None, None)
+    since = standing_since(done, disk.bytes_done, disk.progressed_at, run.ctx.now())
+    if failure := hung(done, total, since, run.ctx.now()):
+        _failed(run, disk, failure)
+        return
+    changes: dict[str, object] = {"message": None, "progressed_at": since}
     if state.job is not None:
         changes["job"] = state.job["metadata"]["uid"]
     if state.progress is not None:
-        done, total = state.progress.done, state.progress.total
-        changes |= {"bytes_done": done, "logical_bytes": total, "progress": percent(done, total, ended=False)}
+        its = state.progress
+        share = percent(its.done, its.total, ended=False)
+        changes |= {"bytes_done": its.done, "logical_bytes": its.total, "progress": share}
     run.update(disk, **changes)
     run.wait(PROGRESS_PERIOD)
 
@@ -261,7 +293,9 @@ def _failed(run: Run, disk: DiskResult, failure: Failure) -> None:
     delay = retry_delay(attempt)
     message = f"attempt {attempt} of {ATTEMPTS} failed, trying again: {failure.message}"
     run.event("Warning", failure.reason, f"disk {disk.name!r}: {message}")
-    changed = run.update(disk, reason=failure.reason, message=message, retry_at=run.ctx.now() + delay, job=None)
+    changed = run.update(
+        disk, reason=failure.reason, message=message, retry_at=run.ctx.now() + delay, job=None, progressed_at=None
+    )
     _retry(run, changed, run.ctx.cluster.get(JOB, job_name(disk), run.ctx.settings.namespace))
 
 
@@ -282,7 +316,7 @@ def _tidy(run: Run, disk: DiskResult) -> None:
     if disk.claim is None:
         return
     job = run.ctx.cluster.get(JOB, job_name(disk), run.ctx.settings.namespace)
-    if job is not None and is_ours(job, run.backup) and job["metadata"]["labels"].get("longboat.dev/disk") == disk.name:
+    if job is not None and is_ours(job, run.backup) and job["metadata"]["labels"].get(DISK) == disk_label(disk):
         movers.stop(run.ctx.cluster, job)
     with contextlib.suppress(RefusedError):
         clean_disk(run.ctx, run.backup, disk)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,11 +12,24 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from longboat.kube.kinds import JOB, POD, SECRET
-from longboat.kube.port import AlreadyExistsError, Cluster, ConflictError, Object
+from longboat.kube.port import AlreadyExistsError, Cluster, ConflictError, Object, UnavailableError
 from longboat.mover import Failure
-from longboat.plan.mover import CONTROLLER_UID, JOB_NAME, Mover, MoverSettings, mover_job, mover_secret
+from longboat.plan.mover import (
+    CONTROLLER_UID,
+    JOB_NAME,
+    ROLE,
+    Mover,
+    MoverSettings,
+    Role,
+    mover_job,
+    mover_secret,
+    no_room,
+)
 from longboat.plan.names import OWNER_UID
 from longboat.reconcile.context import Settings
+
+_ROOM = threading.Lock()
+"""Between counting the movers and making another one: the workers are threads of one process."""
 
 MoverPhase = Literal["Absent", "Pending", "Running", "Succeeded", "Failed"]
 
@@ -43,6 +57,10 @@ class MoverState:
     message: str = ""
 
 
+class NoRoomError(Exception):
+    """As many movers as may be are under way; the message says so."""
+
+
 def mover_settings(settings: Settings) -> MoverSettings:
     """Return how movers run, out of the operator's settings."""
     return MoverSettings(
@@ -53,20 +71,31 @@ def mover_settings(settings: Settings) -> MoverSettings:
         resources=settings.mover_resources,
         pull_secrets=settings.mover_pull_secrets,
         service_account=settings.mover_service_account,
+        at_once=settings.movers_at_once,
     )
 
 
 def start(cluster: Cluster, mover: Mover, settings: MoverSettings) -> Object | None:
-    """Make sure that a mover's Job exists; return it, None if its name is not free (yet).
+    """Make sure that a mover's Job exists; return it, None if its name is not free (yet). Raises NoRoomError.
 
     Its pod is scheduled, and its volume made, but it does not run before it is equipped.
     """
     try:
-        return cluster.create(mover_job(mover, settings))
+        with _ROOM:
+            if full := crowded(cluster, mover.role, mover.name, settings):
+                raise NoRoomError(full)
+            return cluster.create(mover_job(mover, settings))
     except AlreadyExistsError:
         found = cluster.get(JOB, mover.name, settings.namespace)
         free = found is None or "deletionTimestamp" in found["metadata"]
         return None if free or found is None or not _same_run(found, mover) else found
+
+
+def crowded(cluster: Cluster, role: Role, name: str, settings: MoverSettings) -> str:
+    """Return in words why the Job of this name has to wait for others of its role, nothing if it need not."""
+    jobs = cluster.list(JOB, settings.namespace, {ROLE: role})
+    others = (each for each in jobs if active(each) and each["metadata"]["name"] != name)
+    return no_room(role, others, settings.at_once)
 
 
 def equip(cluster: Cluster, mover: Mover, job: Object) -> None:
@@ -96,7 +125,10 @@ def observe(cluster: Cluster, namespace: str, job_name: str) -> MoverState:
     pod = next((each for each in pods if (each.get("status") or {}).get("phase") == "Running"), None)
     if pod is None:
         return MoverState("Pending", job, message=_waits_for(pods))
-    log = cluster.logs(pod["metadata"]["name"], namespace)
+    log = ""
+    with contextlib.suppress(UnavailableError):
+        # A node that is lost gives no log away; a mover that is not seen to come further is given up in time.
+        log = cluster.logs(pod["metadata"]["name"], namespace)
     return MoverState("Running", job, progress=_progress(log.splitlines()))
 
 

@@ -163,14 +163,15 @@ def _volume(ctx: Context, restore: Restore, claim: str) -> Object | None:
 
 
 def _running(ctx: Context, restore: Restore, state: MoverState) -> Stage:
-    done, now = state.progress.done if state.progress else None, ctx.now()
-    since = standing_since(done, restore.status.bytes_done, restore.status.progressed_at, now)
-    if failure := hung(since, now):
+    done, total = (state.progress.done, state.progress.total) if state.progress else (None, None)
+    since = standing_since(done, restore.status.bytes_done, restore.status.progressed_at, ctx.now())
+    if failure := hung(done, total, since, ctx.now()):
         return _failed(ctx, restore, replace(state, failure=failure))
     changes: dict[str, object] = {"progressed_at": since}
-    if state.progress and state.progress.total:
-        percent = f"{100 * state.progress.done // state.progress.total}%"
-        changes |= {"bytes_done": done, "progress": percent}
+    if done is not None:
+        changes |= {"bytes_done": done}
+    if done is not None and total:
+        changes |= {"progress": f"{100 * done // total}%"}
     restore = updated(ctx, restore, **changes)
     return Stage(restore, Waiting("Restoring", "the backup is being written into the new volume"))
 

@@ -30,6 +30,7 @@ def test_everything_can_be_set() -> None:
             "LONGBOAT_AUTOMATIC_SNAPSHOTS": "false",
             "LONGBOAT_AUTOMATIC_SNAPSHOT_EVERY": "12h",
             "LONGBOAT_MOVER_USER": "1000",
+            "LONGBOAT_MOVERS_AT_ONCE": "3",
             "LONGBOAT_MOVER_RESOURCES": '{"requests": {"cpu": 1}}',
             "LONGBOAT_MOVER_PULL_SECRETS": "a, b",
             "LONGBOAT_RESYNC_SECONDS": "5",
@@ -45,6 +46,7 @@ def test_everything_can_be_set() -> None:
     assert not settings.automatic_snapshots
     assert settings.automatic_snapshot_every == timedelta(hours=12)
     assert settings.mover_user == 1000
+    assert settings.movers_at_once == 3
     assert settings.mover_resources == {"requests": {"cpu": "1"}}
     assert settings.mover_pull_secrets == ("a", "b")
     assert settings.resync_period == timedelta(seconds=5)
@@ -62,6 +64,7 @@ def test_everything_can_be_set() -> None:
         ("LONGBOAT_AUTOMATIC_SNAPSHOTS", "yes"),
         ("LONGBOAT_MOVER_USER", "-1"),
         ("LONGBOAT_MOVER_USER", "0"),
+        ("LONGBOAT_MOVERS_AT_ONCE", "0"),
         ("LONGBOAT_MOVER_RESOURCES", "cpu=1"),
         ("LONGBOAT_MOVER_RESOURCES", '{"cpu": "1"}'),
         ("LONGBOAT_RESYNC_SECONDS", "0"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from longboat.kube.kinds import (
     PERSISTENT_VOLUME,
     PERSISTENT_VOLUME_CLAIM,
     POD,
+    SECRET,
     STORAGE_CLASS,
     VOLUME_SNAPSHOT,
 )
@@ -125,6 +127,81 @@ def test_progress_is_told_while_a_mover_runs(world: BackupWorld) -> None:
     assert (disk(world, "data").progress, disk(world, "data").bytes_done) == ("25%", 1 << 20)
     assert world.backup().status.progress == "25%"
     world.cluster.delete(POD, "p", SYSTEM)
+
+
+def running_mover(world: BackupWorld, log: str) -> None:
+    """Let the only Job have a pod that runs, with this log."""
+    [job] = world.cluster.list(JOB)
+    labels = {"batch.kubernetes.io/job-name": job["metadata"]["name"]}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": SYSTEM, "labels": labels}}
+    world.cluster.create(pod | {"status": {"phase": "Running"}})
+    world.cluster.pod_logs[SYSTEM, "p"] = log
+
+
+@pytest.mark.parametrize(("done", "minutes"), [(1 << 20, 30), (4 << 20, 120), (None, 120)])
+def test_a_mover_that_comes_no_further_is_given_up_and_tried_again(
+    world: BackupWorld, done: int | None, minutes: int
+) -> None:
+    world.add_policy("one", {"disk": {"virtualMachine": "db", "name": "data"}})
+    world.storage.run_job = None
+    world.add_backup(policy="one")
+    until(world, lambda status: bool(disk(world, "data").job) if status.disks else False)
+    line = f'{{"progress": {{"bytesDone": {done}, "bytesTotal": {4 << 20}}}}}'
+    running_mover(world, line if done is not None else "")
+    look(world)
+    world.clock.advance(minutes=minutes - 1)
+    look(world)
+    assert disk(world, "data").attempts == 1 and disk(world, "data").retry_at is None
+    world.clock.advance(minutes=1)
+    look(world)
+    assert disk(world, "data").reason == "MoverHung" and list(world.cluster.list(JOB)) == []
+    world.cluster.delete(POD, "p", SYSTEM)
+    world.storage.run_job = world._export
+    world.drive()
+    assert world.backup().status.phase == "Completed" and disk(world, "data").attempts == 2
+
+
+def test_a_slow_mover_is_left_to_work(world: BackupWorld) -> None:
+    world.add_policy("one", {"disk": {"virtualMachine": "db", "name": "data"}})
+    world.storage.run_job = None
+    world.add_backup(policy="one")
+    until(world, lambda status: bool(disk(world, "data").job) if status.disks else False)
+    running_mover(world, "")
+    for done in range(20):
+        world.cluster.pod_logs[SYSTEM, "p"] = f'{{"progress": {{"bytesDone": {done}, "bytesTotal": 4194304}}}}'
+        look(world)
+        world.clock.advance(minutes=20)
+    assert disk(world, "data").attempts == 1 and disk(world, "data").reason is None
+
+
+def test_no_more_movers_than_allowed_are_under_way_and_the_others_say_so(world: BackupWorld) -> None:
+    world.settings = replace(world.settings, movers_at_once=1)
+    world.storage.run_job = None
+    world.add_backup()
+    until(world, lambda status: status.phase == "Exporting" and any(each.job for each in status.disks or ()))
+    look(world, times=3)
+    assert len(list(world.cluster.list(JOB))) == 1
+    waiting = [each for each in world.backup().status.disks or () if not each.job]
+    assert waiting and all("movers.atOnce" in each.message for each in waiting)
+    assert "waiting for room" in world.condition().message
+    # Waiting for room is not waiting for a pod: it costs no attempt, however long it takes.
+    world.clock.advance(hours=2)
+    world.storage.run_job = world._export
+    world.drive()
+    assert world.backup().status.phase == "Completed" and world.leftovers() == []
+    assert {disk(world, each.name).attempts for each in waiting} == {1}
+
+
+def test_the_repository_is_not_opened_again_for_a_mover_that_has_been_told(world: BackupWorld) -> None:
+    world.add_policy("one", {"disk": {"virtualMachine": "db", "name": "data"}})
+    world.storage.run_job = None
+    world.add_backup(policy="one")
+    until(world, lambda status: bool(list(world.cluster.list(SECRET))))
+    opened: list[str] = []
+    inner = world.repositories.open
+    world.repositories.open = lambda store, uid, *more: opened.append(uid) or inner(store, uid, *more)
+    look(world, times=5)
+    assert opened == [] and disk(world, "data").phase == "Exporting"
 
 
 # What belongs to others
@@ -246,3 +323,16 @@ def test_a_hand_over_that_takes_long_says_what_it_waits_for(world: BackupWorld) 
     copy = copy_name(world.backup(), "data")
     assert copy in disk(world, "data").message and "not bound and ready" in disk(world, "data").message
     assert copy in world.condition().message
+
+
+def test_a_backup_deleted_before_its_mover_ran_does_not_take_a_foreign_volume_along(world: BackupWorld) -> None:
+    world.add_policy("one", {"disk": {"virtualMachine": "db", "name": "data"}})
+    world.storage.add_claim(SHOP, "foreign", "somebody else's", size="4Mi")
+    world.clock.advance(days=1)
+    world.storage.free(SHOP, "foreign", policy="Delete")
+    world.add_backup(policy="one")
+    until(world, lambda _: any(world.cluster.list(PERSISTENT_VOLUME_CLAIM, SYSTEM)))
+    while not disk_backup.abandon(world.context(), world.backup()):
+        world.storage.settle()
+    assert list(world.cluster.list(PERSISTENT_VOLUME_CLAIM, SYSTEM)) == []
+    assert "somebody else's" in world.storage.data.values()

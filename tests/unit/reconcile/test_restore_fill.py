@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -138,6 +139,50 @@ def test_progress_is_seen_while_the_mover_runs() -> None:
     run(world, rounds=1)
     assert (status(world)["progress"], status(world)["bytesDone"]) == ("50%", 1 << 29)
     assert world.cluster.get(POD, "p", SYSTEM)
+
+
+def test_a_mover_that_comes_no_further_is_given_up_and_tried_again() -> None:
+    world = shop()
+    world.storage.run_job, mover = None, world.storage.run_job
+    world.add_restore("r", wish())
+    run(world, rounds=2)
+    (job,) = world.cluster.list(JOB, SYSTEM)
+    labels = {"batch.kubernetes.io/job-name": job["metadata"]["name"]}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": SYSTEM, "labels": labels}}
+    world.cluster.create(pod | {"status": {"phase": "Running"}})
+    world.cluster.pod_logs[SYSTEM, "p"] = '{"progress": {"bytesDone": 1, "bytesTotal": 2}}'
+    run(world, rounds=1)
+    world.clock.advance(minutes=29)
+    run(world, rounds=1)
+    assert world.reason(RESTORE, "r") == "Restoring"
+    world.clock.advance(minutes=1)
+    run(world, rounds=1)
+    assert world.reason(RESTORE, "r") == "Retrying" and "MoverHung" in message(world)
+    world.cluster.delete(POD, "p", SYSTEM)
+    world.storage.run_job = mover
+    world.clock.advance(minutes=1)
+    run(world)
+    assert_restored(world)
+
+
+def test_a_restore_waits_for_other_restores_and_says_so_but_not_for_backups() -> None:
+    world = shop()
+    world.settings = replace(world.settings, movers_at_once=1)
+    head = {"apiVersion": "batch/v1", "kind": "Job"}
+    for role in ("export", "restore"):
+        meta = {"name": role, "namespace": SYSTEM, "labels": {"longboat.dev/role": role}}
+        world.cluster.create(head | {"metadata": meta, "spec": {"template": {"spec": {"volumes": []}}}})
+    world.storage.run_job, mover = None, world.storage.run_job
+    world.add_restore("r", wish())
+    run(world, rounds=3)
+    assert world.reason(RESTORE, "r") == "MoversBusy" and "movers.atOnce" in message(world)
+    world.cluster.delete(JOB, "restore", SYSTEM)
+    run(world, rounds=2)
+    assert world.reason(RESTORE, "r") == "Restoring"
+    world.cluster.delete(JOB, "export", SYSTEM)
+    world.storage.run_job = mover
+    run(world)
+    assert_restored(world)
 
 
 def test_a_wrong_key_at_the_store_is_named_and_recovered_from_without_a_restart() -> None:
