@@ -11,6 +11,7 @@ from longboat.plan.hand_over import Seen, claim_name, copy_content_name, copy_na
 from longboat.plan.names import OWNER_UID
 from longboat.reconcile.context import Context
 from longboat.reconcile.mover import stop
+from longboat.reconcile.new_volume import spare
 from longboat.reconcile.snapshot_contents import delete_this, destroy
 
 
@@ -18,6 +19,8 @@ def clean_disk(ctx: Context, backup: DiskBackup, disk: DiskResult) -> bool:
     """Remove what was made for a disk; return whether nothing is left. Call it again until then."""
     cluster, system = ctx.cluster, ctx.settings.namespace
     claim = _ours(cluster.get(PERSISTENT_VOLUME_CLAIM, claim_name(backup, disk.name), system), backup)
+    if claim is not None:
+        spare(cluster, claim)
     delete_this(cluster, PERSISTENT_VOLUME_CLAIM, claim)
     # Some storage can't delete a snapshot under a volume that is made from it.
     return claim is None and destroy(cluster, seen_of(cluster, system, backup, disk), labels_of(backup))

@@ -21,6 +21,7 @@ from longboat.plan.retention import FINISHED
 from longboat.reconcile.backup_end import tidy
 from longboat.reconcile.backup_run import Run
 from longboat.reconcile.context import Context
+from longboat.reconcile.new_volume import spare
 from longboat.reconcile.objects import readable
 from longboat.reconcile.snapshot_contents import delete_this, destroy
 
@@ -45,6 +46,8 @@ def sweep(ctx: Context) -> None:
         owners.add(backup["metadata"]["uid"])
         _tidy(ctx, backup)
     orphans = {kind: [each for each in every if _orphan(ctx, each, owners)] for kind, every in found.items()}
+    for claim in orphans[PERSISTENT_VOLUME_CLAIM]:
+        spare(ctx.cluster, claim)
     for kind in (JOB, PERSISTENT_VOLUME_CLAIM):
         for each in orphans[kind]:
             delete_this(ctx.cluster, kind, each)

@@ -18,8 +18,8 @@ def proven_new(cluster: Cluster, claim: Object, provisioner: str, driver: str | 
     """Return why a bound claim's volume must not be used; one that was there before is told to stay first."""
     volume = volume_of(cluster, claim)
     problem = new_volume_problem(volume, claim, provisioner, driver)
-    if problem and volume:
-        spare(cluster, volume, claim)
+    if problem:
+        spare(cluster, claim)
     return problem
 
 
@@ -36,7 +36,8 @@ def proven_new_of_class(cluster: Cluster, claim: Object) -> Problem | None:
     return proven_new(cluster, claim, storage_class["provisioner"])
 
 
-def spare(cluster: Cluster, volume: Object, claim: Object) -> None:
-    """See that a volume that was not made for a claim does not go with it."""
-    if operations := keep(volume, claim):
+def spare(cluster: Cluster, claim: Object) -> None:
+    """See that a volume that was not made for a claim does not go with it: before the claim is deleted."""
+    volume = volume_of(cluster, claim)
+    if volume and (operations := keep(volume, claim)):
         cluster.patch(PERSISTENT_VOLUME, volume["metadata"]["name"], operations)

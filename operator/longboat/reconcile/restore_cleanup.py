@@ -108,7 +108,7 @@ def _discard_volume(ctx: Context, staging: Object) -> None:
     volume = ctx.cluster.get(PERSISTENT_VOLUME, name) if name else None
     if volume and not made_for(volume, staging):
         # It was there before: it is nobody's to delete, whatever its reclaim policy says.
-        spare(ctx.cluster, volume, staging)
+        spare(ctx.cluster, staging)
     elif volume and (operations := discard(volume, staging)):
         ctx.cluster.patch(PERSISTENT_VOLUME, volume["metadata"]["name"], operations)
 

@@ -323,16 +323,3 @@ def test_a_hand_over_that_takes_long_says_what_it_waits_for(world: BackupWorld) 
     copy = copy_name(world.backup(), "data")
     assert copy in disk(world, "data").message and "not bound and ready" in disk(world, "data").message
     assert copy in world.condition().message
-
-
-def test_a_backup_deleted_before_its_mover_ran_does_not_take_a_foreign_volume_along(world: BackupWorld) -> None:
-    world.add_policy("one", {"disk": {"virtualMachine": "db", "name": "data"}})
-    world.storage.add_claim(SHOP, "foreign", "somebody else's", size="4Mi")
-    world.clock.advance(days=1)
-    world.storage.free(SHOP, "foreign", policy="Delete")
-    world.add_backup(policy="one")
-    until(world, lambda _: any(world.cluster.list(PERSISTENT_VOLUME_CLAIM, SYSTEM)))
-    while not disk_backup.abandon(world.context(), world.backup()):
-        world.storage.settle()
-    assert list(world.cluster.list(PERSISTENT_VOLUME_CLAIM, SYSTEM)) == []
-    assert "somebody else's" in world.storage.data.values()
