@@ -158,7 +158,7 @@ TYPED: Mapping[tuple[str, str], Typed] = {
     ("DiskSnapshot", "expiresAfter"): ((), DURATION),
     ("Restore", "source.diskSnapshot.name"): ((), OBJECT_NAME),
     ("Restore", "source.diskBackup.name"): (_FROM_BACKUP, OBJECT_NAME),
-    ("Restore", "source.diskBackup.disk"): (_FROM_BACKUP, LABEL),
+    ("Restore", "source.diskBackup.disk"): (_FROM_BACKUP, OBJECT_NAME),
     ("Restore", "claim.name"): ((), OBJECT_NAME),
     ("Restore", "claim.storageClassName"): ((), OBJECT_NAME),
     ("Restore", "claim.size"): (

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -22,6 +23,8 @@ from longboat.kube.port import (
 )
 
 Key = tuple[Kind, str, str]
+
+_LABEL = re.compile(r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$")
 
 
 class FakeCluster:
@@ -57,6 +60,7 @@ class FakeCluster:
         if "name" not in meta:
             meta["name"] = meta["generateName"] + f"{next(self._numbers):05x}"
         key = self._key(kind, meta)
+        _require_labels(meta)
         if key in self.objects:
             raise AlreadyExistsError(f"{kind.plural} {meta['name']!r} already exists")
         stamp = self.now().astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -72,6 +76,7 @@ class FakeCluster:
         after = copy.deepcopy(before)
         for operation in operations:
             _apply(after, copy.deepcopy(operation))
+        _require_labels(after["metadata"])
         if after.get("spec") != before.get("spec"):
             after["metadata"]["generation"] = after["metadata"].get("generation", 1) + 1
         return self._write("patch", key, after)
@@ -137,6 +142,12 @@ class FakeCluster:
             references = obj["metadata"].get("ownerReferences") or []
             if references and all(each["uid"] == uid for each in references):
                 self.delete(kind, name, namespace)
+
+
+def _require_labels(meta: Object) -> None:
+    for name, value in (meta.get("labels") or {}).items():
+        if len(value) > 63 or not _LABEL.match(value):
+            raise RefusedError(f"metadata.labels: Invalid value: {name}={value!r}: must be no more than 63 characters")
 
 
 def _selected(obj: Object, labels: Mapping[str, str] | None) -> bool:

@@ -290,3 +290,15 @@ def test_a_name_that_another_policy_used_is_refused(world: BackupWorld) -> None:
     world.drive()
     assert world.backup().status.phase == "Failed" and world.condition().reason == "NameTaken"
     assert find_backup(world.repository(), "run") is not None
+
+
+# Long names
+
+
+@pytest.mark.parametrize("claim", ["a" * 253, f"{'data.' * 20}v2", f"{'a' * 15}.{'b' * 60}"], ids=len)
+def test_a_claim_with_any_name_that_kubernetes_takes_can_be_backed_up(world: BackupWorld, claim: str) -> None:
+    world.storage.add_claim(SHOP, claim, "content", size="4Mi")
+    world.add_policy("long", {"disk": {"persistentVolumeClaim": claim}})
+    world.add_backup(policy="long")
+    world.drive()
+    assert disk(world, claim).phase == "Completed" and world.leftovers() == []
