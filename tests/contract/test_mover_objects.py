@@ -15,7 +15,7 @@ from longboat.kube.kinds import DISK_BACKUP, JOB, PERSISTENT_VOLUME_CLAIM, SECRE
 from longboat.plan.hand_over import export_claim
 from longboat.plan.mover import Mover, MoverSettings
 from longboat.reconcile.context import Settings
-from longboat.reconcile.mover import mover_settings, start, stop
+from longboat.reconcile.mover import equip, mover_settings, start, stop
 from longboat.reconcile.objects import load, save_status
 from tests.contract.test_cluster_port import _prepare
 
@@ -48,6 +48,10 @@ def test_a_mover_is_admitted_as_restricted(server: ApiServer, role: Any, mode: A
     mover = Mover(role, "m", "s", labels, JOB_FILE, "claim", mode, {"nodeSelectorTerms": terms})
     job = start(server, mover, settings)
     assert job is not None and start(server, mover, settings) is not None
+    # A mover waits for its Secret until its volume is proven to be a new one.
+    assert server.get(SECRET, "s", system) is None
+    equip(server, mover, job)
+    equip(server, mover, job)
     secret = server.get(SECRET, "s", system)
     assert secret is not None and secret["metadata"]["ownerReferences"][0]["uid"] == job["metadata"]["uid"]
     # No controller makes the pod here: what it would make is created by hand, to be looked at by admission.
