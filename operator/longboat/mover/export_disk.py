@@ -144,6 +144,7 @@ class _Attempt:
             page_blocks=self._page_blocks,
             parent=self.parent_name() or None,
             full_reason=self._choice.full_reason,
+            snapshot_handle=self._job.snapshot_handle,
             statistics=self._statistics(builder),
             map_packs=map_packs,
             pages=pages,

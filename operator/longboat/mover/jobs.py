@@ -14,6 +14,7 @@ from pydantic.alias_generators import to_camel
 
 from longboat.repository import DEFAULT_BLOCK_SIZE, DiskIdentity, StoreSettings
 
+from .changes import SnapshotMetadata
 from .errors import JobError
 
 MAX_JOB_BYTES = 1 << 20
@@ -63,6 +64,10 @@ class ExportJob(_Job):
     parent_policy: Literal["Newest", "None"] = "Newest"
     expiry: JsonValue = None
     block_size: int = DEFAULT_BLOCK_SIZE
+    # CSI handle of the snapshot that is read: kept in the manifest, as later exports may ask what changed since.
+    snapshot_handle: str = ""
+    # Who knows what of the snapshot is allocated or has changed; without it the whole device is read.
+    changes: SnapshotMetadata | None = None
 
 
 class FileOwner(BaseModel):

@@ -78,6 +78,7 @@ class DiskManifest(_Versioned):
     page_blocks: Annotated[int, Field(ge=1, le=MAX_PAGE_BLOCKS)]
     parent: Text | None = None
     full_reason: Text | None = None
+    snapshot_handle: Text = ""
     statistics: DiskStatistics = DiskStatistics()
     map_packs: list[Id]
     pages: list[PageRef | None]
