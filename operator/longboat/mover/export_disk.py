@@ -8,6 +8,8 @@ from pathlib import Path
 
 from longboat.repository import Repository, StoredDisk, find_disk_manifest, open_store, open_with_master_key
 from longboat.repository.backups import write_disk_manifest
+from longboat.repository.damage import Damage, read_damage
+from longboat.repository.errors import DamagedError, UnsupportedFormatError
 from longboat.repository.layout import DEFAULT_PAGE_BLOCKS, FORMAT_VERSION, MAX_BLOCK_SIZE, MIN_BLOCK_SIZE, Kind
 from longboat.repository.leases import Lease
 from longboat.repository.manifests import DiskManifest, DiskStatistics
@@ -15,7 +17,7 @@ from longboat.repository.map_builder import MapBuilder, ParentUnreadableError
 from longboat.repository.map_reader import MapReader
 from longboat.repository.object_store import ObjectStore
 from longboat.repository.packs import PackSink, PackWriter
-from longboat.repository.parents import MAX_CANDIDATES, REQUESTED, ParentChoice, choose_parent
+from longboat.repository.parents import DAMAGE_UNREADABLE, MAX_CANDIDATES, REQUESTED, ParentChoice, choose_parent
 
 from .errors import JobError
 from .export_pipeline import READS_AHEAD, ExportPipeline
@@ -89,6 +91,7 @@ class _Attempt:
         self._maps = PackSink(repository.store, capacity=MAP_PACK_TARGET, uploads=1, buffers=2)
         self._progress = Progress(source.size, emit, stored=self._stored)
         self._choice = ParentChoice(None, None)
+        self._damage = Damage()
 
     def parent_name(self) -> str:
         return self._choice.parent.name if self._choice.parent else ""
@@ -111,6 +114,11 @@ class _Attempt:
     def _choose(self) -> ParentChoice:
         if self._job.parent_policy == "None":
             return ParentChoice(None, REQUESTED)
+        try:
+            self._damage = read_damage(self._repository)
+        except (DamagedError, UnsupportedFormatError) as error:
+            # What must not be referred to is not known, so nothing is.
+            return ParentChoice(None, DAMAGE_UNREADABLE, str(error))
         block_size = self._job.block_size
         return choose_parent(self._repository, self._job.disk, block_size, self._page_blocks, self._unreadable)
 
@@ -119,7 +127,7 @@ class _Attempt:
         parent = MapReader(self._repository, self._choice.parent.manifest) if self._choice.parent else None
         data = PackWriter(keys, Kind.DATA_PACK, self._data, random)
         maps = PackWriter(keys, Kind.MAP_PACK, self._maps, random)
-        with MapBuilder(self._source.size, job.block_size, self._page_blocks, parent, maps) as builder:
+        with MapBuilder(self._source.size, job.block_size, self._page_blocks, parent, maps, self._damage) as builder:
             pipeline = ExportPipeline(
                 self._source, keys, job.block_size, self._page_blocks, builder, data, self._progress
             )

@@ -23,8 +23,9 @@ class ExportResult(_Result):
     """An export that ended well. All sizes are bytes.
 
     `logical_bytes` is the disk's size, `read_bytes` what was read of it, `stored_bytes` what this export added to the
-    store. `full_reason` (NoParent, Requested, BlockSizeChanged, VolumeChanged, ParentUnreadable, ParentTombstoned) is
-    given with mode Full only, `note` in words. `reused` says that an earlier attempt had finished this manifest.
+    store. `full_reason` (NoParent, Requested, BlockSizeChanged, VolumeChanged, ParentUnreadable, ParentTombstoned,
+    DamageUnreadable) is given with mode Full only, `note` in words. `reused` says that an earlier attempt had finished
+    this manifest.
     """
 
     ok: Literal[True] = True

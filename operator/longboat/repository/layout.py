@@ -33,6 +33,7 @@ BACKUPS = "backups/"
 TOMBSTONES = "tombstones/"
 REMOVING = "removing/"
 LEASES = "leases/"
+DAMAGE = "damage/"
 
 _TIME = "%Y%m%dT%H%M%SZ"
 _DISK_NAME = re.compile(r"^disks/([0-9a-f]{32})/([0-9]{8}T[0-9]{6}Z)-([0-9a-f]{32})$")
@@ -48,6 +49,7 @@ class Kind(IntEnum):
     BACKUP_MANIFEST = 4
     TOMBSTONE = 5
     LEASE = 6
+    DAMAGE = 7
 
 
 def pack_name(kind: Kind, object_id: bytes) -> str:

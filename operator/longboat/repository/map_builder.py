@@ -12,8 +12,9 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from .codec import compress
+from .damage import Damage
 from .errors import DamagedError, RepositoryError
-from .layout import ID_BYTES
+from .layout import ID_BYTES, Kind
 from .manifests import DiskManifest, PageRef
 from .map_reader import MapReader
 from .packs import PackWriter
@@ -33,10 +34,19 @@ class PageBuild:
     """One page in the making; its methods may be called from many threads."""
 
     def __init__(
-        self, number: int, blocks: int, segments: int, parent: Page | None, done: Callable[[PageBuild], None]
+        self,
+        number: int,
+        blocks: int,
+        segments: int,
+        parent: Page | None,
+        done: Callable[[PageBuild], None],
+        distrusted: frozenset[int] = frozenset(),
     ) -> None:
-        """Expect `segments` calls of segment_done(); `done` is called once, when the page is complete."""
-        self.number, self.blocks, self.parent = number, blocks, parent
+        """Expect `segments` calls of segment_done(); `done` is called once, when the page is complete.
+
+        `distrusted` blocks (numbers within the page) are damaged in the parent: they are stored anew, changed or not.
+        """
+        self.number, self.blocks, self.parent, self.distrusted = number, blocks, parent, distrusted
         self.ids = bytearray(blocks * ID_BYTES)
         self.places: list[tuple[FrameRef, int] | None] = [None] * blocks
         self.kept = self.new = 0
@@ -54,6 +64,7 @@ class PageBuild:
         if parent is not None:
             known = parent.blocks
             kept = [i for i, block_id in found if i < known and parent.frame_of[i] and parent.block_id(i) == block_id]
+            kept = [i for i in kept if i not in self.distrusted] if self.distrusted else kept
             same = set(kept)
             fresh = [entry for entry in found if entry[0] not in same] if kept else found
         with self._lock:
@@ -91,9 +102,19 @@ class MapBuilder:
     """Collects the pages of a new map; map pages that changed go into map packs through `writer`."""
 
     def __init__(
-        self, size: int, block_size: int, page_blocks: int, parent: MapReader | None, writer: PackWriter
+        self,
+        size: int,
+        block_size: int,
+        page_blocks: int,
+        parent: MapReader | None,
+        writer: PackWriter,
+        damage: Damage | None = None,
     ) -> None:
-        """Make the map of a disk of `size` bytes; the parent has the same block and page size."""
+        """Make the map of a disk of `size` bytes; the parent has the same block and page size.
+
+        Nothing in `damage` is referred to, be it a page of the parent's map or a frame of its data.
+        """
+        self._damage = damage or Damage()
         self._blocks = -(-size // block_size)
         self._page_blocks, self._parent, self._writer = page_blocks, parent, writer
         self._lock = threading.Lock()
@@ -117,13 +138,20 @@ class MapBuilder:
 
         ParentUnreadableError if the parent's page can't be read.
         """
-        build = PageBuild(number, self._size_of(number), segments, self._parent_page(number), self._complete)
+        parent = self._parent_page(number)
+        distrusted = self._damage.blocks_of(parent) if parent else frozenset[int]()
+        build = PageBuild(number, self._size_of(number), segments, parent, self._complete, distrusted)
         with self._lock:
             self._open += 1
         if segments:
             return build
         self._complete(build)
         return None
+
+    def parent_is_lost(self, number: int) -> bool:
+        """Tell whether the parent's page is known to be damaged: what it held is not known, so all has to be read."""
+        ref = self._parent_ref(number)
+        return ref is not None and self._damage.covers(Kind.MAP_PACK, bytes.fromhex(ref[0]), ref[1])
 
     def result(self) -> tuple[list[str], list[PageRef | None]]:
         """Return the ids of the map packs, and the pages; only once every page is complete."""
@@ -151,7 +179,7 @@ class MapBuilder:
 
     def _parent_ref(self, number: int) -> tuple[str, int, int] | None:
         manifest: DiskManifest | None = self._parent.manifest if self._parent else None
-        ref = manifest.pages[number] if manifest else None
+        ref = manifest.pages[number] if manifest and number < len(manifest.pages) else None
         return (manifest.map_packs[ref[0]], ref[1], ref[2]) if manifest and ref else None
 
     def _numbered(self, ref: tuple[str, int, int] | None) -> PageRef | None:
@@ -164,7 +192,7 @@ class MapBuilder:
         if self._parent is None:
             return None
         for ahead in range(number, min(number + _READ_AHEAD, self._parent.pages)):
-            if ahead not in self._ahead:
+            if ahead not in self._ahead and not self.parent_is_lost(ahead):
                 self._ahead[ahead] = self._fetcher.submit(self._parent.page, ahead)
         future = self._ahead.pop(number, None)
         try:

@@ -17,6 +17,7 @@ BLOCK_SIZE_CHANGED = "BlockSizeChanged"
 VOLUME_CHANGED = "VolumeChanged"
 PARENT_UNREADABLE = "ParentUnreadable"
 PARENT_TOMBSTONED = "ParentTombstoned"
+DAMAGE_UNREADABLE = "DamageUnreadable"
 MAX_CANDIDATES = 8
 
 
