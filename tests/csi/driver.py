@@ -95,6 +95,10 @@ class Driver:
     def node(self) -> Any:
         return csi_pb2_grpc.NodeStub(self._channel)
 
+    @property
+    def metadata(self) -> Any:
+        return csi_pb2_grpc.SnapshotMetadataStub(self._channel)
+
     def create_volume(self, name: str = "", size: int = 64 * MIB, snapshot: str = "", **more: Any) -> str:
         """Creates a volume and answers its id."""
         request = csi.CreateVolumeRequest(name=name or f"pvc-{uuid.uuid4()}", volume_capabilities=[block()], **more)

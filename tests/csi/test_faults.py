@@ -93,7 +93,12 @@ def test_a_delayed_snapshot_holds_up_neither_its_volume_nor_is_it_cut_twice(driv
 
 @pytest.mark.parametrize(
     ("wrong", "field"),
-    [({"code": "NO_SUCH"}, "code"), ({"phase": "during"}, "phase"), ({"match": {"pvc": "a"}}, "match")],
+    [
+        ({"code": "NO_SUCH"}, "code"),
+        ({"phase": "during"}, "phase"),
+        ({"match": {"pvc": "a"}}, "match"),
+        ({"lie": "much"}, "lie"),
+    ],
 )
 def test_a_fault_with_a_typing_error_is_refused_where_it_is_written(tmp_path: Path, wrong: dict, field: str) -> None:
     with pytest.raises(ValueError, match=field):

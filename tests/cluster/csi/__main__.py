@@ -59,12 +59,14 @@ def csi_server(pool: Pool, faults: Injector, node_id: str) -> grpc.Server:
     from tests.cluster.csi.controller import Controller
     from tests.cluster.csi.identity import Identity, Interceptor
     from tests.cluster.csi.node import Node
+    from tests.cluster.csi.snapshot_metadata import SnapshotMetadata
 
     # Calls that a fault holds up keep their thread.
     server = grpc.server(ThreadPoolExecutor(64), interceptors=[Interceptor()])
     locks = Locks()
     csi_pb2_grpc.add_IdentityServicer_to_server(Identity(), server)
     csi_pb2_grpc.add_ControllerServicer_to_server(Controller(pool, faults, locks), server)
+    csi_pb2_grpc.add_SnapshotMetadataServicer_to_server(SnapshotMetadata(pool, faults), server)
     csi_pb2_grpc.add_NodeServicer_to_server(Node(pool, faults, locks, node_id), server)
     return server
 

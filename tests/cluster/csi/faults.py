@@ -6,7 +6,7 @@ The driver reads the folder at every call; README.md documents the fields. `Faul
 import json
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -15,13 +15,20 @@ import grpc
 
 from tests.cluster.csi.errors import CsiError
 
-PHASES = ("before", "after")
+PHASES = ("before", "after", "midway")
+LIES = ("", "omit", "nothing", "outside", "backwards")
 MATCHES = ("name", "volume", "claim", "object")
+
+Midway = Callable[[Iterable[tuple[int, int]], int], Iterator[tuple[int, int]]]
+"""What becomes of the ranges of a stream of block metadata, of a volume of so many bytes, on their way."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What shall go wrong. `times` counts the calls it hits; 0 means every call."""
+    """What shall go wrong. `times` counts the calls it hits; 0 means every call.
+
+    A stream of block metadata fails `midway`, after so many `ranges`, or has a `lie` told in it.
+    """
 
     operation: str
     phase: str = "before"
@@ -31,12 +38,16 @@ class Fault:
     ready: bool = True
     times: int = 0
     match: dict[str, str] = field(default_factory=dict)
+    ranges: int = 0
+    lie: str = ""
 
     def __post_init__(self) -> None:
         if self.phase not in PHASES:
             raise ValueError(f"fault.phase: expected one of {PHASES}, got {self.phase!r}")
         if self.code and self.code not in grpc.StatusCode.__members__:
             raise ValueError(f"fault.code: expected a gRPC status like RESOURCE_EXHAUSTED, got {self.code!r}")
+        if self.lie not in LIES:
+            raise ValueError(f"fault.lie: expected one of {LIES}, got {self.lie!r}")
         if not set(self.match) <= set(MATCHES):
             raise ValueError(f"fault.match: expected keys out of {MATCHES}, got {sorted(self.match)}")
 
@@ -75,9 +86,11 @@ class Faults:
         ready: bool = True,
         times: int = 0,
         match: Mapping[str, str] | None = None,
+        ranges: int = 0,
+        lie: str = "",
     ) -> None:
         """Puts a fault in place, at once, replacing one of the same name; raises ValueError for one that cannot be."""
-        fault = Fault(operation, phase, delay, code, message, ready, times, dict(match or {}))
+        fault = Fault(operation, phase, delay, code, message, ready, times, dict(match or {}), ranges, lie)
         self._used.mkdir(parents=True, exist_ok=True)
         (self._used / name).unlink(missing_ok=True)
         draft = self._folder / f".{name}.tmp"
@@ -131,6 +144,21 @@ class Injector:
         """When the work is done and the answer is not yet sent; only in the call that did the work."""
         self._meet(operation, "after", subject)
 
+    def midway(
+        self, operation: str, subject: Mapping[str, str], ranges: Iterable[tuple[int, int]], size: int
+    ) -> Iterator[tuple[int, int]]:
+        """The ranges of a stream as faults make them; may raise CsiError in their midst."""
+        for name, fault in self._faults.all().items():
+            if fault.fits(operation, "midway", subject) and self._take(name, fault):
+                ranges = self._disturbed(name, fault, told(fault.lie, ranges, size))
+        return iter(ranges)
+
+    def _disturbed(self, name: str, fault: Fault, ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+        for number, each in enumerate(ranges):
+            if number == fault.ranges:
+                self._strike(name, fault)
+            yield each
+
     def ready(self, **subject: str) -> bool:
         """Whether a snapshot is to be called ready to use, as long as a fault does not say otherwise."""
         faults = self._faults.all().values()
@@ -153,3 +181,20 @@ class Injector:
             self._sleep(fault.delay)
         if fault.code:
             raise CsiError(grpc.StatusCode[fault.code], fault.message or f"fault {name!r} put in by a test")
+
+
+def told(lie: str, ranges: Iterable[tuple[int, int]], size: int) -> Iterator[tuple[int, int]]:
+    """What a lying tracker makes of the ranges of a volume of `size` bytes."""
+    match lie:
+        case "omit":
+            # The second, the fourth, …: what is left looks as if it were all.
+            yield from (each for number, each in enumerate(ranges) if number % 2 == 0)
+        case "nothing":
+            return
+        case "outside":
+            yield from ranges
+            yield size, size + 4096
+        case "backwards":
+            yield from reversed(list(ranges))
+        case _:
+            yield from ranges

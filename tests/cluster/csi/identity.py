@@ -4,7 +4,9 @@
 import errno
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import csi_pb2 as csi
@@ -25,6 +27,7 @@ class Identity(csi_pb2_grpc.IdentityServicer):  # type: ignore[misc]
         service, expansion = csi.PluginCapability.Service, csi.PluginCapability.VolumeExpansion
         capabilities = [
             csi.PluginCapability(service=service(type=service.CONTROLLER_SERVICE)),
+            csi.PluginCapability(service=service(type=service.SNAPSHOT_METADATA_SERVICE)),
             csi.PluginCapability(volume_expansion=expansion(type=expansion.ONLINE)),
         ]
         return csi.GetPluginCapabilitiesResponse(capabilities=capabilities)
@@ -49,20 +52,38 @@ class Interceptor(grpc.ServerInterceptor):  # type: ignore[misc]
 
     def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
         handler = continuation(details)
-        if handler is None or handler.unary_unary is None:
-            return handler
         method = details.method.rsplit("/", 1)[-1]
-
-        def call(request: Any, context: grpc.ServicerContext) -> Any:
-            return _call(method, handler.unary_unary, request, context)
-
-        return grpc.unary_unary_rpc_method_handler(call, handler.request_deserializer, handler.response_serializer)
+        if handler and handler.unary_unary:
+            answer = partial(_call, method, handler.unary_unary)
+            return grpc.unary_unary_rpc_method_handler(
+                answer, handler.request_deserializer, handler.response_serializer
+            )
+        if handler and handler.unary_stream:
+            answer = partial(_stream, method, handler.unary_stream)
+            return grpc.unary_stream_rpc_method_handler(
+                answer, handler.request_deserializer, handler.response_serializer
+            )
+        return handler
 
 
 def _call(method: str, serve: Callable[[Any, Any], Any], request: Any, context: grpc.ServicerContext) -> Any:
+    with _watched(method, request, context):
+        return serve(request, context)
+
+
+def _stream(
+    method: str, serve: Callable[[Any, Any], Iterator[Any]], request: Any, context: grpc.ServicerContext
+) -> Iterator[Any]:
+    with _watched(method, request, context):
+        yield from serve(request, context)
+
+
+@contextmanager
+def _watched(method: str, request: Any, context: grpc.ServicerContext) -> Iterator[None]:
+    """Logs how a call ends, and ends a failed one with its status."""
     start = time.monotonic()
     try:
-        response = serve(request, context)
+        yield
     except Exception as error:
         code, message = _status(error)
         log.warning("%s %s: %s %s (%.3f s)", method, _object(request), code.name, message, time.monotonic() - start)
@@ -70,11 +91,11 @@ def _call(method: str, serve: Callable[[Any, Any], Any], request: Any, context: 
         raise
     level = logging.DEBUG if method.startswith(("Probe", "List", "Get", "NodeGet")) else logging.INFO
     log.log(level, "%s %s: OK (%.3f s)", method, _object(request), time.monotonic() - start)
-    return response
 
 
 def _object(request: Any) -> str:
-    return getattr(request, "name", "") or getattr(request, "volume_id", "") or getattr(request, "snapshot_id", "")
+    names = ("name", "volume_id", "snapshot_id", "target_snapshot_id")
+    return next((value for value in (getattr(request, name, "") for name in names) if value), "")
 
 
 def _status(error: Exception) -> tuple[grpc.StatusCode, str]:
