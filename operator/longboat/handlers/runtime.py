@@ -22,6 +22,9 @@ from longboat.reconcile.tick import Tick
 
 log = logging.getLogger(__name__)
 
+HUNG = 1800.0
+"""Seconds after which a worker is not expected back: every call has a time-out far below."""
+
 
 @dataclass(frozen=True)
 class Runtime:
@@ -47,7 +50,9 @@ class Runtime:
             self.queue.add(key)
 
     def too_old(self) -> str | None:
-        """Return what is wrong if the tick has stopped."""
+        """Return what is wrong if the tick has stopped, or no worker comes back."""
+        if self.queue.is_stuck(HUNG):
+            return f"every worker has been at the same object for more than {HUNG:.0f} s"
         limit = max(60.0, 3 * self.ctx.settings.resync_period.total_seconds())
         age = self.tick.age()
         return f"the last tick ended {age:.0f} s ago, expected at most {limit:.0f} s" if age > limit else None

@@ -55,7 +55,7 @@ class WorkQueue:
         self._later: list[tuple[float, int, Key]] = []
         self._ready: list[tuple[int, int, Key]] = []
         self._numbers = itertools.count()
-        self._running: set[Key] = set()
+        self._running: dict[Key, float] = {}
         self._failures: dict[Key, int] = {}
         self._threads: list[threading.Thread] = []
         self._stopped = False
@@ -92,7 +92,17 @@ class WorkQueue:
     def __len__(self) -> int:
         """Return how many keys wait or are worked on."""
         with self._changed:
-            return len(self._entries.keys() | self._running)
+            return len(self._entries.keys() | self._running.keys())
+
+    def hung(self, patience: float) -> list[Key]:
+        """Return what has been worked on for longer than this many seconds."""
+        with self._changed:
+            begun = self._clock() - patience
+            return [key for key, since in self._running.items() if since < begun]
+
+    def is_stuck(self, patience: float) -> bool:
+        """Return whether every worker has been at the same thing for longer than this many seconds."""
+        return len(self.hung(patience)) >= self._workers
 
     def run_one(self) -> bool:
         """Work on the next key that is due, in this thread; return whether there was one."""
@@ -123,11 +133,21 @@ class WorkQueue:
                 heapq.heappush(self._ready, (entry.priority, number, key))
         while self._ready:
             _, _, key = heapq.heappop(self._ready)
-            if key in self._entries and key not in self._running:
+            # It may have been taken by another place in the heap, and be meant for later by now.
+            if (entry := self._entries.get(key)) is not None and entry.due <= now and key not in self._running:
                 del self._entries[key]
-                self._running.add(key)
+                self._running[key] = now
+                self._hand_on_watch()
                 return key
         return None
+
+    def _hand_on_watch(self) -> None:
+        """Wake one of the idle before this worker goes off: it takes what is ready too, or waits for what comes next.
+
+        They sleep until what was next when they lay down, or for good; who goes off may be away for long.
+        """
+        if self._ready or self._later:
+            self._changed.notify()
 
     def _until_next(self) -> float | None:
         return max(0.0, self._later[0][0] - self._clock()) if self._later else None
@@ -146,7 +166,7 @@ class WorkQueue:
 
     def _finished(self, key: Key) -> None:
         with self._changed:
-            self._running.discard(key)
+            del self._running[key]
             if (entry := self._entries.get(key)) is not None:
                 # It was asked for while it ran; its place in the heap may have been passed over.
                 heapq.heappush(self._later, (entry.due, next(self._numbers), key))

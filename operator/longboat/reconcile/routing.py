@@ -75,6 +75,11 @@ def policy_of(backup: Object, kind: str = "BackupPolicy") -> Key:
     return Key(kind, backup["metadata"].get("namespace", ""), backup["spec"]["policyRef"]["name"])
 
 
+def retention_of(policy: Object) -> Key:
+    """Return the key of the task that applies a BackupPolicy's retention."""
+    return Key(RETENTION, policy["metadata"].get("namespace", ""), policy["metadata"]["name"])
+
+
 class Owners:
     """Remembers the UIDs of unfinished objects and snapshots: what is made for them names its owner by UID."""
 
@@ -115,8 +120,8 @@ def wakes(obj: Object, change: str | None) -> Iterator[tuple[Key, float]]:
         yield from _wakes_of_run(obj, change)
     elif change == "DELETED" or is_edited(obj) or "deletionTimestamp" in obj["metadata"]:
         yield key_of(obj), 0.0
-    if kind == "BackupPolicy" and change in ("ADDED", "DELETED"):
-        yield Key(RETENTION, obj["metadata"].get("namespace", ""), obj["metadata"]["name"]), TOGETHER
+    if kind == "BackupPolicy" and (change in ("ADDED", "DELETED") or is_edited(obj)):
+        yield retention_of(obj), TOGETHER
 
 
 def _wakes_of_run(obj: Object, change: str | None) -> Iterator[tuple[Key, float]]:

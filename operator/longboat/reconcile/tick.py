@@ -93,9 +93,13 @@ class Tick:
         for policy in self._ctx.cluster.list(BACKUP_POLICY):
             if routing.is_due(policy, now):
                 self._queue.add(routing.key_of(policy))
+            if routing.is_edited(policy):
+                # What its backups and their manifests say of their expiry is not what it says any more.
+                self._queue.add(routing.retention_of(policy))
 
     def _full(self) -> None:
         hourly = self._is_time(self._next_hourly)
+        self._tell_of_hung()
         self._guarded("unfinished", self._unfinished)
         self._guarded("stores", self._stores)
         self._guarded("stuck policies", self._stuck_policies)
@@ -133,6 +137,10 @@ class Tick:
                 expiring.add(routing.policy_of(backup, RETENTION))
         for key in expiring:
             self._queue.add(key, priority=LOW)
+
+    def _tell_of_hung(self) -> None:
+        for key in self._queue.hung(self._ctx.settings.full_resync_period.total_seconds()):
+            log.warning("%s %s/%s has been worked on for long and has not come back; the others go on", *key)
 
     def _look(self, obj: dict[str, object]) -> None:
         self._owners.note(obj)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import heapq
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from itertools import pairwise
 
 import pytest
 
 from longboat.kube.port import ConflictError, UnavailableError
-from longboat.reconcile.queue import LOW, URGENT, Key, WorkQueue
+from longboat.reconcile.queue import LOW, URGENT, Key, WorkQueue, _Entry
 
 A, B, C = (Key("DiskBackup", "shop", name) for name in "abc")
 
@@ -165,6 +166,94 @@ def test_no_object_is_worked_on_by_two_threads_at_once() -> None:
     assert len(queue) == 0
     assert set(worst) == {1}
     assert len(worst) > 6
+
+
+class Hanging:
+    """Workers of which those that get a key named ``hang…`` come back only when they are let go."""
+
+    def __init__(self, workers: int) -> None:
+        self.let_go = threading.Event()
+        self.done: set[str] = set()
+        self._lock, self._each = threading.Lock(), threading.Event()
+        self.queue = WorkQueue(self._work, workers=workers)
+
+    def _work(self, key: Key) -> None:
+        if key.name.startswith("hang"):
+            self.let_go.wait(20)
+            return
+        with self._lock:
+            self.done.add(key.name)
+            self._each.set()
+
+    def wait_for(self, names: set[str]) -> set[str]:
+        """Return which of the names are done, at the latest after some seconds."""
+        deadline = time.monotonic() + 3
+        while not names <= self.done and time.monotonic() < deadline:
+            self._each.wait(0.05)
+            self._each.clear()
+        return names & self.done
+
+
+@pytest.fixture
+def hanging() -> Iterator[Hanging]:
+    made = Hanging(workers=4)
+    yield made
+    made.let_go.set()
+    made.queue.stop()
+
+
+def key(name: str) -> Key:
+    return Key("DiskBackup", "shop", name)
+
+
+def test_a_worker_that_hangs_does_not_hold_up_what_became_due_with_its_key(hanging: Hanging) -> None:
+    hanging.queue.start()
+    time.sleep(0.05)
+    # One call wakes one worker, and it goes off with the first of what is due; nothing else ever happens.
+    with hanging.queue._changed:
+        for name in ("hang", "b", "c"):
+            hanging.queue._entries[key(name)] = _Entry(0.0, 1)
+            heapq.heappush(hanging.queue._later, (0.0, next(hanging.queue._numbers), key(name)))
+        hanging.queue._changed.notify()
+    assert hanging.wait_for({"b", "c"}) == {"b", "c"}
+
+
+def test_a_key_that_was_made_more_urgent_and_is_done_does_not_come_early(steps: Steps) -> None:
+    steps.queue.add(A, priority=LOW)
+    steps.queue.add(B, priority=URGENT)
+    assert steps.queue.run_one(), "both are ready now, one of them is taken"
+    steps.queue.add(A, priority=URGENT)
+    steps.answer = lambda key: timedelta(seconds=30)
+    assert steps.run() == "a"
+    steps.time = 29
+    assert steps.run() == ""
+
+
+def test_a_failing_key_whose_object_is_gone_leaves_nothing_behind(steps: Steps) -> None:
+    def fail(key: Key) -> None:
+        raise UnavailableError("away")
+
+    steps.answer = fail
+    steps.queue.add(A)
+    steps.run()
+    # Gone: there is nothing to do about it, and nothing comes again.
+    steps.answer = lambda key: None
+    steps.time = 1000
+    assert steps.run() == "a"
+    assert (len(steps.queue), steps.queue._failures, steps.queue._later) == (0, {}, [])
+
+
+def test_workers_that_all_hang_are_told_of(hanging: Hanging) -> None:
+    hanging.queue.start()
+    for number in range(3):
+        hanging.queue.add(key(f"hang-{number}"))
+    time.sleep(0.1)
+    assert len(hanging.queue.hung(0.0)) == 3
+    assert not hanging.queue.is_stuck(0.0), "one worker is left"
+    hanging.queue.add(key("hang-3"))
+    time.sleep(0.1)
+    assert hanging.queue.is_stuck(0.0)
+    assert not hanging.queue.is_stuck(60.0)
 
 
 def test_stopping_waits_for_what_is_under_way() -> None:

@@ -69,6 +69,31 @@ def test_only_what_has_work_left_wakes_at_a_start() -> None:
     assert event("BackupPolicy", None, None) == []
 
 
+@pytest.mark.parametrize("change", ["MODIFIED", None])
+def test_an_edited_retention_is_not_left_to_the_hourly_pass(change: str | None) -> None:
+    assert event("BackupPolicy", None, change, generation=2) == ["BackupPolicy/x", "Retention/x"]
+    assert event("BackupPolicy", None, change) == []
+
+
+def test_an_edit_that_no_event_told_of_reaches_retention(world: World, queue: Queue) -> None:
+    world.add_policy()
+    world.run()
+    ticking = tick(world, queue)
+    ticking.once()
+    assert "Retention/daily" not in queue.names()
+    world.edit(retention={"keepFor": "7d"})
+    ticking.once()
+    assert queue.names() == ["BackupPolicy/daily", "Retention/daily"]
+
+
+def test_a_worker_that_does_not_come_back_is_told_of(
+    world: World, queue: Queue, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue, "hung", lambda patience: [Key("DiskBackup", SHOP, "stuck")] if patience == 300 else [])
+    tick(world, queue).once()
+    assert "DiskBackup shop/stuck has been worked on for long" in caplog.text
+
+
 def test_a_finished_run_that_was_not_tidied_up_is_not_forgotten() -> None:
     obj = {"kind": "DiskBackup", "metadata": {"name": "x", "namespace": SHOP, "generation": 1}}
     assert routing.is_open(obj | {"status": {"phase": "Completed", "observedGeneration": 1}})
@@ -87,7 +112,7 @@ def test_the_operators_own_status_writes_wake_nobody() -> None:
 
 
 def test_an_edited_spec_wakes_its_reconciler() -> None:
-    for kind in ("BackupPolicy", "BackupStore", "Restore", "DiskSnapshot"):
+    for kind in ("BackupStore", "Restore", "DiskSnapshot"):
         assert event(kind, "Failed", "MODIFIED", generation=2) == [f"{kind}/x"]
 
 
