@@ -66,8 +66,8 @@ def cleanup(memo: kopf.Memo, **_: Any) -> None:
 
 @kopf.on.probe(id="tick")
 def tick_age(memo: kopf.Memo, **_: Any) -> str:
-    """Answer the liveness probe: alive is who ticks."""
-    if problem := _runtime(memo).too_old():
+    """Answer the liveness probe: alive is who ticks, and is told of what happens."""
+    if problem := _runtime(memo).trouble():
         raise kopf.PermanentError(problem)
     return f"{_runtime(memo).tick.age():.1f}"
 
@@ -102,6 +102,8 @@ def configure(settings: kopf.OperatorSettings) -> None:
     settings.watching.server_timeout = 300
     settings.watching.client_timeout = 330
     settings.watching.connect_timeout = 10
+    # The API server sends a bookmark each minute: a connection without any is dead.
+    settings.watching.inactivity_timeout = 150
     settings.watching.chunk_size = 500
     settings.networking.request_timeout = 60
     settings.networking.connect_timeout = 10

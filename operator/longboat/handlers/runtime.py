@@ -19,6 +19,7 @@ from longboat.reconcile.queue import WorkQueue
 from longboat.reconcile.routing import Owners
 from longboat.reconcile.store_access import StoreAccess
 from longboat.reconcile.tick import Tick
+from longboat.reconcile.watch_check import WatchCheck
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ class Runtime:
     queue: WorkQueue
     owners: Owners
     tick: Tick
+    watches: WatchCheck
 
     def changed(self, obj: Object, change: str | None) -> None:
         """Take note of an event about an object of ours; never blocks on anything."""
@@ -49,10 +51,13 @@ class Runtime:
         if key := self.owners.owner_of(obj, change):
             self.queue.add(key)
 
-    def too_old(self) -> str | None:
-        """Return what is wrong if the tick has stopped, or no worker comes back."""
+    def trouble(self) -> str | None:
+        """Return what only a restart mends: hung workers, a tick that has stopped, a watch that tells of nothing."""
         if self.queue.is_stuck(HUNG):
             return f"every worker has been at the same object for more than {HUNG:.0f} s"
+        return self._too_old() or self.watches.silent()
+
+    def _too_old(self) -> str | None:
         limit = max(60.0, 3 * self.ctx.settings.resync_period.total_seconds())
         age = self.tick.age()
         return f"the last tick ended {age:.0f} s ago, expected at most {limit:.0f} s" if age > limit else None
@@ -69,15 +74,15 @@ def start() -> Runtime:
     settings = replace(read_settings(os.environ), cluster_id=cluster_id(api))
     ctx = Context(api, api, lambda: datetime.now(UTC), time.sleep, settings, StoreAccess(api, settings))
     queue, owners = WorkQueue(work(ctx), read_process_settings(os.environ).workers), Owners()
-    tick = Tick(
-        ctx, queue, owners, steps=(automatic_snapshots.tick,), cleaning=(disk_backup.sweep, restore_cleanup.sweep)
-    )
+    watches = WatchCheck(queue, owners)
+    steps, cleaning = (automatic_snapshots.tick, watches), (disk_backup.sweep, restore_cleanup.sweep)
+    tick = Tick(ctx, queue, owners, steps, cleaning)
     if frozen := tick.thaw_first():
         log.warning("%d backups were interrupted while a guest may have been frozen; they come first", frozen)
     queue.start()
     tick.start()
     log.info("longboat runs in namespace %s of cluster %s", settings.namespace, settings.cluster_id)
-    return Runtime(ctx, queue, owners, tick)
+    return Runtime(ctx, queue, owners, tick, watches)
 
 
 def cluster_id(cluster: Cluster) -> str:

@@ -100,6 +100,11 @@ class Owners:
                 if not is_open(obj):
                     self._ready.add(uid)
 
+    def knows(self, uid: str) -> bool:
+        """Return whether an unfinished object, or one that can lose what it stands for, was told of."""
+        with self._lock:
+            return uid in self._keys
+
     def owner_of(self, child: Object, change: str | None = None) -> Key | None:
         """Return whom something that carries our labels was made for, if that is not finished or may be lost."""
         uid = (child["metadata"].get("labels") or {}).get(OWNER_UID, "")
