@@ -12,8 +12,9 @@ import pytest
 import yaml
 
 from longboat.kube.client import ApiServer, connect
-from longboat.kube.kinds import BACKUP_POLICY, CONFIG_MAP, CUSTOM_RESOURCE_DEFINITION, STORAGE_PROFILE
+from longboat.kube.kinds import BACKUP_POLICY, CONFIG_MAP, CUSTOM_RESOURCE_DEFINITION, DISK_BACKUP, STORAGE_PROFILE
 from longboat.kube.port import AlreadyExistsError, Cluster, ConflictError, NotFoundError, RefusedError
+from tests.cluster.apiserver import ApiServer as Server
 from tests.fakes.cluster import FakeCluster
 
 NAMESPACE = "contract"
@@ -28,7 +29,7 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     server = ApiServer(connect(str(request.getfixturevalue("apiserver").kubeconfig)))
     _prepare(server)
     yield server
-    for kind in (CONFIG_MAP, BACKUP_POLICY):
+    for kind in (CONFIG_MAP, BACKUP_POLICY, DISK_BACKUP):
         for obj in list(server.list(kind, NAMESPACE)):
             _release(server, kind, obj["metadata"]["name"])
 
@@ -185,3 +186,40 @@ def test_generation_counts_changes_of_the_spec(cluster: Cluster) -> None:
     made = cluster.create(policy("p"))
     patched = cluster.patch(BACKUP_POLICY, "p", [{"op": "add", "path": "/spec/suspend", "value": True}], NAMESPACE)
     assert patched["metadata"]["generation"] == made["metadata"]["generation"] + 1
+
+
+def backup(cluster: Cluster, name: str, policy: str, **status: Any) -> None:
+    meta = {"name": name, "namespace": NAMESPACE}
+    obj = {"apiVersion": "longboat.dev/v1alpha1", "kind": "DiskBackup", "metadata": meta}
+    made = cluster.create(obj | {"spec": {"policyRef": {"name": policy}}})
+    if status:
+        cluster.update_status(made | {"status": status})
+
+
+def test_fields_select_what_a_namespace_full_of_history_is_not_read_for(cluster: Cluster) -> None:
+    backup(cluster, "a", "daily")
+    backup(cluster, "b", "daily", phase="Completed", cleanedUp=True, virtualMachine="db")
+    backup(cluster, "c", "daily", phase="Completed", cleanedUp=False, virtualMachine="web")
+    backup(cluster, "d", "weekly", phase="Exporting")
+
+    def names(*fields: str, namespace: str = NAMESPACE) -> str:
+        return "".join(each["metadata"]["name"] for each in cluster.list(DISK_BACKUP, namespace, fields=fields))
+
+    assert names("spec.policyRef.name=daily") == "abc"
+    assert names("spec.policyRef.name=monthly") == ""
+    assert names("status.cleanedUp!=true") == "acd"
+    assert names("status.cleanedUp!=true", namespace="") == "acd"
+    assert names("status.virtualMachine=db", "spec.policyRef.name=daily") == "b"
+
+
+def test_an_api_server_without_these_fields_is_asked_for_everything(apiserver: Server) -> None:
+    """As one before Kubernetes 1.31 is, or one that has the CRDs of an earlier version."""
+    server = ApiServer(connect(str(apiserver.kubeconfig)))
+    _prepare(server)
+    for name in "ab":
+        server.create(policy(name))
+    server.patch(BACKUP_POLICY, "b", [{"op": "add", "path": "/spec/suspend", "value": True}], NAMESPACE)
+    for _ in range(2):
+        assert [each["metadata"]["name"] for each in server.list(BACKUP_POLICY, fields=("spec.suspend=true",))] == ["b"]
+    for name in "ab":
+        server.delete(BACKUP_POLICY, name, NAMESPACE)

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+from longboat.api import KINDS
+from longboat.kube.fields import matches
 from longboat.kube.kinds import NAMESPACE, Kind, kind_of
 from longboat.kube.port import (
     AlreadyExistsError,
@@ -48,9 +50,12 @@ class FakeCluster:
     def get(self, kind: Kind, name: str, namespace: str = "") -> Object | None:
         return copy.deepcopy(self.objects.get((kind, namespace if kind.namespaced else "", name)))
 
-    def list(self, kind: Kind, namespace: str = "", labels: Mapping[str, str] | None = None) -> Iterator[Object]:
+    def list(
+        self, kind: Kind, namespace: str = "", labels: Mapping[str, str] | None = None, fields: Sequence[str] = ()
+    ) -> Iterator[Object]:
+        _require_selectable(kind, fields)
         for (each, its_namespace, _), obj in sorted(self.objects.items(), key=lambda item: item[0][1:]):
-            if each == kind and namespace in ("", its_namespace) and _selected(obj, labels):
+            if each == kind and namespace in ("", its_namespace) and _selected(obj, labels) and matches(obj, fields):
                 yield copy.deepcopy(obj)
 
     def create(self, obj: Object) -> Object:
@@ -148,6 +153,13 @@ def _require_labels(meta: Object) -> None:
     for name, value in (meta.get("labels") or {}).items():
         if len(value) > 63 or not _LABEL.match(value):
             raise RefusedError(f"metadata.labels: Invalid value: {name}={value!r}: must be no more than 63 characters")
+
+
+def _require_selectable(kind: Kind, fields: Sequence[str]) -> None:
+    known = {field for model in KINDS if model.plural == kind.plural for field in model.selectable}
+    for each in fields:
+        if f".{each.partition('=')[0].removesuffix('!')}" not in known:
+            raise RefusedError(f"field label not supported: {each}")
 
 
 def _selected(obj: Object, labels: Mapping[str, str] | None) -> bool:

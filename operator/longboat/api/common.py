@@ -162,6 +162,8 @@ class Resource(Model):
     short_names: ClassVar[tuple[str, ...]]
     scope: ClassVar[str] = "Namespaced"
     columns: ClassVar[tuple[PrinterColumn, ...]]
+    selectable: ClassVar[tuple[str, ...]] = ()
+    """JSON paths that lists can be filtered by on the API server, with field selectors."""
 
     api_version: str = API_VERSION
     kind: str = ""

@@ -103,6 +103,11 @@ def definition(model: type[Resource]) -> Schema:
                     "subresources": {"status": {}},
                     "additionalPrinterColumns": [_column(each) for each in model.columns],
                     "schema": {"openAPIV3Schema": _schema(model)},
+                    **(
+                        {"selectableFields": [{"jsonPath": each} for each in model.selectable]}
+                        if model.selectable
+                        else {}
+                    ),
                 }
             ],
         },

@@ -227,6 +227,8 @@ class DiskBackup(Resource):
         column("Expires", ".status.expiresAt", "When the backup expires."),
         AGE,
     )
+    # A namespace holds the history of all its policies: what is looked for often must not read it all.
+    selectable: ClassVar[tuple[str, ...]] = (".spec.policyRef.name", ".status.virtualMachine", ".status.cleanedUp")
 
     kind: str = "DiskBackup"
     spec: DiskBackupSpec

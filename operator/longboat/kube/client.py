@@ -13,6 +13,7 @@ import urllib3
 from kubernetes import client as kubernetes_client
 from kubernetes import config as kubernetes_config
 
+from longboat.kube.fields import matches
 from longboat.kube.kinds import EVENT, POD, VIRTUAL_MACHINE, VIRTUAL_MACHINE_INSTANCE, Kind, kind_of
 from longboat.kube.port import (
     AlreadyExistsError,
@@ -28,6 +29,8 @@ from longboat.kube.port import (
 log = logging.getLogger(__name__)
 
 CHUNK = 500
+# What API servers say to a field selector that a CRD does not offer: from Kubernetes 1.31 on, and before.
+FIELDS_REFUSED = ("field label not supported", "not a known field selector")
 TIMEOUT = 10.0
 # virt-api itself gives up on the launcher after 10 s; its answer must still be read.
 SUBRESOURCE_TIMEOUT = 15.0
@@ -54,6 +57,7 @@ class ApiServer:
     def __init__(self, api: kubernetes_client.ApiClient, component: str = "longboat") -> None:
         self._api = api
         self._component = component
+        self._without_fields: set[Kind] = set()
 
     def get(self, kind: Kind, name: str, namespace: str = "") -> Object | None:
         try:
@@ -61,10 +65,25 @@ class ApiServer:
         except NotFoundError:
             return None
 
-    def list(self, kind: Kind, namespace: str = "", labels: Mapping[str, str] | None = None) -> Iterator[Object]:
+    def list(
+        self, kind: Kind, namespace: str = "", labels: Mapping[str, str] | None = None, fields: Sequence[str] = ()
+    ) -> Iterator[Object]:
         query = {"limit": str(CHUNK)}
         if labels:
             query["labelSelector"] = ",".join(f"{key}={value}" for key, value in labels.items())
+        if fields and kind not in self._without_fields:
+            try:
+                yield from self._pages(kind, namespace, query | {"fieldSelector": ",".join(fields)})
+            except RefusedError as error:
+                if not any(text in error.answer for text in FIELDS_REFUSED):
+                    raise
+                # Refused with the first page, before anything was yielded.
+                self._without_fields.add(kind)
+            else:
+                return
+        yield from (each for each in self._pages(kind, namespace, query) if matches(each, fields))
+
+    def _pages(self, kind: Kind, namespace: str, query: dict[str, str]) -> Iterator[Object]:
         while True:
             try:
                 page = self._json("GET", kind.path(namespace), query=query)
@@ -75,7 +94,7 @@ class ApiServer:
                 yield {"apiVersion": kind.api_version, "kind": kind.name} | item
             if not (token := page["metadata"].get("continue")):
                 return
-            query["continue"] = token
+            query = query | {"continue": token}
 
     def create(self, obj: Object) -> Object:
         return self._json("POST", kind_of(obj).path(obj["metadata"].get("namespace", "")), body=obj)

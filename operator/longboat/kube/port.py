@@ -54,10 +54,13 @@ class Cluster(Protocol):
     def get(self, kind: Kind, name: str, namespace: str = "") -> Object | None:
         """Return the object, or None if it, or its kind, does not exist."""
 
-    def list(self, kind: Kind, namespace: str = "", labels: Mapping[str, str] | None = None) -> Iterator[Object]:
-        """Yield the objects with all of these labels, in chunks of 500; of all namespaces if none is named.
+    def list(
+        self, kind: Kind, namespace: str = "", labels: Mapping[str, str] | None = None, fields: Sequence[str] = ()
+    ) -> Iterator[Object]:
+        """Yield the objects with all of these labels and fields, in chunks of 500; of all namespaces if none is named.
 
-        Yields nothing if the kind does not exist in this cluster.
+        ``fields`` are "path=value" or "path!=value" (an absent field is ""), of those that the kind's model calls
+        selectable. Yields nothing if the kind does not exist in this cluster.
         """
 
     def create(self, obj: Object) -> Object:

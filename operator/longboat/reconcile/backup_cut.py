@@ -96,7 +96,8 @@ def _claim(run: Run) -> bool:
 
 
 def _held_up(run: Run) -> bool:
-    other = holding_up(_others(run), run.status.virtual_machine, run.ctx.now())
+    machine = run.status.virtual_machine
+    other = holding_up(_others(run, machine), machine, run.ctx.now()) if machine else None
     if other is None:
         return False
     # Two that stepped back from each other must not come back at the same time.
@@ -104,8 +105,9 @@ def _held_up(run: Run) -> bool:
     return True
 
 
-def _others(run: Run) -> Iterator[tuple[str, DiskBackupStatus]]:
-    for found in run.ctx.cluster.list(DISK_BACKUP, run.backup.namespace):
+def _others(run: Run, machine: str) -> Iterator[tuple[str, DiskBackupStatus]]:
+    of_machine = (f"status.virtualMachine={machine}",)
+    for found in run.ctx.cluster.list(DISK_BACKUP, run.backup.namespace, fields=of_machine):
         if found["metadata"]["uid"] != run.backup.uid and (found.get("status") or {}).get("cut"):
             # Also one that can be read in part only may hold the guest frozen.
             backup = salvage(DiskBackup, found).resource

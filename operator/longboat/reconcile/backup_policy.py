@@ -97,8 +97,7 @@ def _observe(ctx: Context, policy: BackupPolicy) -> Observed:
 
 def policy_runs(cluster: Cluster, namespace: str, policy: str) -> list[DiskBackup]:
     """Return the DiskBackups of a policy, the oldest first."""
-    # Filtered before they are parsed: a namespace holds those of all its policies.
-    found = (each for each in cluster.list(DISK_BACKUP, namespace) if each["spec"]["policyRef"]["name"] == policy)
+    found = cluster.list(DISK_BACKUP, namespace, fields=(f"spec.policyRef.name={policy}",))
     return runs_of(policy, readable(DiskBackup, found))
 
 

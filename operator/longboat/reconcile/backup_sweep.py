@@ -23,6 +23,7 @@ from longboat.reconcile.backup_run import Run
 from longboat.reconcile.context import Context
 from longboat.reconcile.new_volume import spare
 from longboat.reconcile.objects import readable
+from longboat.reconcile.routing import LEFT_TO_DO
 from longboat.reconcile.snapshot_contents import delete_this, destroy
 
 _LABELS = {MANAGED_BY: MANAGER, OWNER_KIND: "DiskBackup"}
@@ -42,10 +43,11 @@ def sweep(ctx: Context) -> None:
     if not _kind_is_there(ctx):
         return
     owners = set()
-    for backup in ctx.cluster.list(DISK_BACKUP):
+    for backup in ctx.cluster.list(DISK_BACKUP, fields=LEFT_TO_DO):
         owners.add(backup["metadata"]["uid"])
         _tidy(ctx, backup)
-    orphans = {kind: [each for each in every if _orphan(ctx, each, owners)] for kind, every in found.items()}
+    gone = _gone(ctx, (each for every in found.values() for each in every if _uid(each) not in owners))
+    orphans = {kind: [each for each in every if _uid(each) in gone] for kind, every in found.items()}
     for claim in orphans[PERSISTENT_VOLUME_CLAIM]:
         spare(ctx.cluster, claim)
     for kind in (JOB, PERSISTENT_VOLUME_CLAIM):
@@ -76,12 +78,17 @@ def _kind_is_there(ctx: Context) -> bool:
     return definition is not None and "deletionTimestamp" not in definition["metadata"]
 
 
-def _orphan(ctx: Context, obj: Object, owners: set[str]) -> bool:
-    uid, namespace = _uid(obj), obj["metadata"]["labels"].get(OWNER_NAMESPACE)
-    if not uid or not namespace or uid in owners:
-        return False
-    # The second look, at the owner's namespace alone, is the one that counts.
-    return all(each["metadata"]["uid"] != uid for each in ctx.cluster.list(DISK_BACKUP, namespace))
+def _gone(ctx: Context, found: Iterable[Object]) -> set[str]:
+    """Return the UIDs of the owners that are not there any more."""
+    gone: set[str] = set()
+    owners: dict[str, set[str]] = {}
+    for each in found:
+        if (uid := _uid(each)) and (namespace := each["metadata"]["labels"].get(OWNER_NAMESPACE)):
+            owners.setdefault(namespace, set()).add(uid)
+    for namespace, uids in owners.items():
+        # This look, at everything in the owners' namespace, is the one that counts.
+        gone |= uids - {each["metadata"]["uid"] for each in ctx.cluster.list(DISK_BACKUP, namespace)}
+    return gone
 
 
 def _snapshots(ctx: Context, orphans: dict[Kind, list[Object]]) -> Iterator[Seen]:

@@ -57,3 +57,5 @@ class Context:
     sleep: Callable[[float], None]
     settings: Settings
     repositories: Repositories
+    many_deletions: dict[str, tuple[datetime, int]] = field(default_factory=dict)
+    """How many deletions there were when, by namespace; see deletion. Losing it costs a count."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 
 from longboat.api import DiskBackup
@@ -22,6 +23,8 @@ log = logging.getLogger(__name__)
 
 RETRY = timedelta(seconds=30)
 ASK_AGAIN = timedelta(minutes=1)
+COUNT_AGAIN = timedelta(seconds=30)
+"""As long, "too many" is believed without counting: to hold a deletion for a little longer harms nobody."""
 
 Abandon = Callable[[Context, DiskBackup], bool]
 """Stops a run and clears away what it made in the cluster; returns whether nothing of it is left."""
@@ -44,7 +47,7 @@ def delete(ctx: Context, backup: DiskBackup, abandon: Abandon) -> timedelta | No
     tidy = backup.status.phase in FINISHED and backup.status.cleaned_up
     if not tidy and not abandon(ctx, backup) and _age(ctx, backup) < ABANDON_WAIT:
         return SETTLE
-    verdict = decide(_facts(ctx, backup))
+    verdict = _verdict(ctx, backup)
     if verdict.act is Act.WAIT:
         return SETTLE
     if verdict.act is Act.HOLD:
@@ -55,6 +58,25 @@ def delete(ctx: Context, backup: DiskBackup, abandon: Abandon) -> timedelta | No
     return None
 
 
+def _verdict(ctx: Context, backup: DiskBackup) -> Verdict:
+    facts = _facts(ctx, backup)
+    verdict = decide(facts)
+    if verdict.act is not Act.BURY or facts.answer is not None:
+        return verdict
+    # Only now does it matter how many there are; counting them reads all DiskBackups of the namespace.
+    return decide(replace(facts, deletions=_deletions(ctx, backup.namespace)))
+
+
+def _deletions(ctx: Context, namespace: str) -> int:
+    """Return how many deletions there are within an hour; too many are not counted anew for each of them."""
+    since, counted = ctx.many_deletions.get(namespace, (ctx.now(), 0))
+    if counted > ctx.settings.deletion_limit and abs(ctx.now() - since) < COUNT_AGAIN:
+        return counted
+    counted = _pending(ctx, namespace) + trash.recent_deletions(ctx, namespace)
+    ctx.many_deletions[namespace] = (ctx.now(), counted)
+    return counted
+
+
 def _facts(ctx: Context, backup: DiskBackup) -> Facts:
     return Facts(
         has_data=backup.status.store is not None and (has_data(backup) or backup.status.phase not in FINISHED),
@@ -63,7 +85,7 @@ def _facts(ctx: Context, backup: DiskBackup) -> Facts:
         kind_going=_is_going(ctx.cluster.get(CUSTOM_RESOURCE_DEFINITION, f"{DISK_BACKUP.plural}.longboat.dev")),
         answer=backup.metadata.annotations.get(CONFIRM),
         age=_age(ctx, backup),
-        deletions=_pending(ctx, backup.namespace) + trash.recent_deletions(ctx, backup.namespace),
+        deletions=0,
         limit=ctx.settings.deletion_limit,
     )
 

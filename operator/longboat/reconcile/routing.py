@@ -23,6 +23,8 @@ _DONE = {
     "DiskSnapshot": frozenset({"Ready", "Failed"}),
     "Restore": frozenset({"Completed", "Failed"}),
 }
+LEFT_TO_DO = ("status.cleanedUp!=true",)
+"""Fields that select the DiskBackups that have not ended, or have left something behind: not the long history."""
 # Several changes of a policy's backups at once are looked at together.
 TOGETHER = 2.0
 

@@ -17,7 +17,7 @@ from longboat.kube.kinds import BACKUP_POLICY, BACKUP_STORE, DISK_BACKUP, DISK_S
 from longboat.reconcile import routing, trash
 from longboat.reconcile.context import Context
 from longboat.reconcile.queue import LOW, NORMAL, URGENT, Key, WorkQueue
-from longboat.reconcile.routing import RETENTION, TRASH, Owners
+from longboat.reconcile.routing import LEFT_TO_DO, RETENTION, TRASH, Owners
 
 log = logging.getLogger(__name__)
 
@@ -129,9 +129,10 @@ class Tick:
                 self._queue.add(routing.key_of(policy), priority=LOW)
 
     def _backups(self, hourly: bool) -> None:
+        """Look at what is under way, and every hour at the history too, which may be a hundred times as much."""
         horizon = routing.horizon(self._ctx.now(), HOUR)
         expiring: set[Key] = set()
-        for backup in self._ctx.cluster.list(DISK_BACKUP):
+        for backup in self._ctx.cluster.list(DISK_BACKUP, fields=() if hourly else LEFT_TO_DO):
             self._look(backup)
             if hourly and routing.may_expire(backup, horizon):
                 expiring.add(routing.policy_of(backup, RETENTION))
