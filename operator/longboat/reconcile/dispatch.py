@@ -17,6 +17,7 @@ from longboat.reconcile import (
     disk_backup,
     disk_snapshot,
     restore,
+    restore_cleanup,
     retention,
     trash,
 )
@@ -24,7 +25,7 @@ from longboat.reconcile.context import Context
 from longboat.reconcile.objects import load
 from longboat.reconcile.queue import Key, Work
 from longboat.reconcile.repositories import StoreProblemError
-from longboat.reconcile.routing import RETENTION, TRASH
+from longboat.reconcile.routing import ABANDONED, RETENTION, TRASH
 from longboat.reconcile.unreadable import attend
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ def work(ctx: Context) -> Work:
         "DiskBackup": reconcile_disk_backup,
         "DiskSnapshot": disk_snapshot.reconcile,
         "Restore": restore.reconcile,
+        ABANDONED: restore_cleanup.abandon,
         RETENTION: retention.reconcile,
         TRASH: sweep_trash,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 from longboat.api import Restore
@@ -18,7 +19,7 @@ from longboat.reconcile.outcome import save
 from longboat.reconcile.restore_attach import attach
 from longboat.reconcile.restore_bind import bind
 from longboat.reconcile.restore_claim import claim
-from longboat.reconcile.restore_cleanup import abandon
+from longboat.reconcile.restore_cleanup import left_empty, take_back
 from longboat.reconcile.restore_fill import fill
 from longboat.reconcile.restore_pin import pin
 
@@ -34,7 +35,7 @@ def reconcile(ctx: Context, namespace: str, name: str) -> timedelta | None:
         return None
     if restore.status.phase == "Failed":
         # Killed between saying so and taking back: it is taken back now.
-        abandon(ctx, restore)
+        take_back(ctx, restore.namespace, restore.uid)
         return None
     for stage in _STAGES:
         result = stage(ctx, restore)
@@ -56,10 +57,12 @@ def _wait(ctx: Context, restore: Restore, waiting: Waiting) -> timedelta:
 
 def _trouble(ctx: Context, restore: Restore, problem: Problem) -> timedelta | None:
     now, generation = ctx.now(), restore.metadata.generation
+    if problem.final:
+        problem = replace(problem, message=problem.message + left_empty(ctx, restore))
     conditions = kstatus.stalled(restore.status.conditions, problem, now=now, generation=generation)
     if problem.final:
         restore = _save(ctx, restore, phase="Failed", completed_at=now, conditions=conditions)
-        abandon(ctx, restore)
+        take_back(ctx, restore.namespace, restore.uid)
         return None
     _save(ctx, restore, phase=restore.status.phase or "Pending", conditions=conditions)
     # Looked at again ever less often: what is missing may come in a moment, or never.

@@ -1,12 +1,14 @@
 """Takes back what a restore has made that failed, or whose Restore was deleted on the way.
 
 A volume that has reached the user's claim is the user's, and gets its reclaim policy back. One that has not was made
-for this restore alone and goes with its staging claim. The user's claim goes only if it never had a volume.
+for this restore alone and goes with its staging claim. The user's claim stays, also when it never got a volume: the
+operator has no right to delete claims of users, so that no fault of it can.
 """
 
 from __future__ import annotations
 
 import contextlib
+from datetime import timedelta
 
 from longboat.api import Restore
 from longboat.kube.kinds import (
@@ -18,11 +20,11 @@ from longboat.kube.kinds import (
     RESTORE,
     Kind,
 )
-from longboat.kube.port import ConflictError, Object, RefusedError
+from longboat.kube.port import ConflictError, Object
 from longboat.plan.names import MANAGED_BY, MANAGER, OWNER_KIND, OWNER_NAMESPACE, OWNER_UID, owner_labels
 from longboat.plan.new_volume import made_for
 from longboat.plan.rebind import discard, reclaim_policy_back
-from longboat.plan.restore_target import RESTORE_UID, claim_ownership, waits_for_restore
+from longboat.plan.restore_target import claim_ownership
 from longboat.reconcile.context import Context
 from longboat.reconcile.new_volume import spare
 from longboat.reconcile.restore_claim import find_claim
@@ -31,23 +33,29 @@ _KIND = "Restore"
 _DEFINITION = "restores.longboat.dev"
 
 
-def abandon(ctx: Context, restore: Restore) -> None:
-    """Take back everything of a Restore that failed or was deleted before it was done; harmless to repeat.
-
-    Removing the user's empty claim lets a corrected Restore be applied under the same claim name. Nothing happens to
-    what a Restore that is done has made: its claim has a volume.
-    """
-    take_back(ctx, restore.namespace, restore.uid)
+def left_empty(ctx: Context, restore: Restore) -> str:
+    """Return what to say of the claim that a Restore that failed leaves empty; nothing if it leaves none."""
     claim = find_claim(ctx, restore)
     if claim is None or restore.status.volume_snapshot or claim_ownership(restore, claim) is not None:
         # A claim made from a snapshot is complete as it is: it may have a consumer already.
-        return
-    if _never_bound(claim) and not _about_to_be_bound(ctx, restore, claim):
-        _remove_empty(ctx, claim)
+        return ""
+    if not _never_bound(claim) or _about_to_be_bound(ctx, restore, claim):
+        return ""
+    return f"; PersistentVolumeClaim {restore.spec.claim.name!r} stays, empty: delete it to use the name again"
+
+
+def abandon(ctx: Context, namespace: str, uid: str) -> timedelta | None:
+    """Take back what a deleted Restore has left, if it is really gone; return when to look again."""
+    if _kind_is_there(ctx) and _really_gone(ctx, namespace, uid):
+        take_back(ctx, namespace, uid)
+    return None
 
 
 def take_back(ctx: Context, namespace: str, uid: str) -> None:
-    """Remove what was made in the operator's namespace for a Restore, and set its volume's reclaim policy right."""
+    """Remove what was made in the operator's namespace for a Restore, and set its volume's reclaim policy right.
+
+    Harmless to repeat, and nothing happens to what a Restore that is done has made.
+    """
     labels = owner_labels(_KIND, namespace, uid)
     stagings = list(ctx.cluster.list(PERSISTENT_VOLUME_CLAIM, ctx.settings.namespace, labels))
     for staging in stagings:
@@ -77,23 +85,12 @@ def sweep(ctx: Context) -> None:
         alive = {each["metadata"]["uid"] for each in ctx.cluster.list(RESTORE, namespace)}
         for uid in {uid for its, uid in owners if its == namespace} - alive:
             if _really_gone(ctx, namespace, uid):
-                moved = {_reference_uid(each) for each in ctx.cluster.list(PERSISTENT_VOLUME, labels=kind)}
                 take_back(ctx, namespace, uid)
-                _remove_empty_claims(ctx, namespace, uid, moved)
 
 
 def _kind_is_there(ctx: Context) -> bool:
     definition = ctx.cluster.get(CUSTOM_RESOURCE_DEFINITION, _DEFINITION)
     return definition is not None and "deletionTimestamp" not in definition["metadata"]
-
-
-def _remove_empty_claims(ctx: Context, namespace: str, uid: str, moved: set[str]) -> None:
-    """Remove the claim that waits for a Restore that is gone, unless a volume is on its way to it."""
-    for claim in ctx.cluster.list(PERSISTENT_VOLUME_CLAIM, namespace):
-        meta = claim["metadata"]
-        ours = (meta.get("annotations") or {}).get(RESTORE_UID) == uid and waits_for_restore(claim)
-        if ours and _never_bound(claim) and meta["uid"] not in moved:
-            _remove_empty(ctx, claim)
 
 
 def _really_gone(ctx: Context, namespace: str, uid: str) -> bool:
@@ -124,12 +121,6 @@ def _about_to_be_bound(ctx: Context, restore: Restore, claim: Object) -> bool:
 
 def _reference_uid(volume: Object) -> str:
     return str((volume["spec"].get("claimRef") or {}).get("uid", ""))
-
-
-def _remove_empty(ctx: Context, claim: Object) -> None:
-    # An operator that may not delete claims of users leaves the empty one to them; ClaimExists tells the next Restore.
-    with contextlib.suppress(RefusedError):
-        _delete(ctx, PERSISTENT_VOLUME_CLAIM, claim)
 
 
 def _delete(ctx: Context, kind: Kind, obj: Object) -> None:

@@ -18,6 +18,8 @@ Object = dict[str, Any]
 
 RETENTION = "Retention"
 TRASH = "Trash"
+ABANDONED = "Abandoned"
+"""A task whose name is the UID of a Restore that was deleted: by it is found what was made for it."""
 _DONE = {
     "DiskBackup": FINISHED,
     "DiskSnapshot": frozenset({"Ready", "Failed"}),
@@ -134,6 +136,8 @@ def wakes(obj: Object, change: str | None) -> Iterator[tuple[Key, float]]:
 def _wakes_of_run(obj: Object, change: str | None) -> Iterator[tuple[Key, float]]:
     if change != "DELETED" and is_open(obj):
         yield key_of(obj), 0.0
+    if obj["kind"] == "Restore" and change == "DELETED" and _status(obj).get("phase") != "Completed":
+        yield Key(ABANDONED, obj["metadata"].get("namespace", ""), obj["metadata"]["uid"]), 0.0
     if obj["kind"] != "DiskBackup" or change is None:
         return
     if change == "DELETED" or _status(obj).get("phase") in FINISHED:

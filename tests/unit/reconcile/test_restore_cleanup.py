@@ -9,13 +9,13 @@ from longboat.kube.kinds import (
     CUSTOM_RESOURCE_DEFINITION,
     PERSISTENT_VOLUME_CLAIM,
     RESTORE,
-    Kind,
 )
-from longboat.kube.port import RefusedError
-from longboat.reconcile.objects import load
+from longboat.reconcile import routing
+from longboat.reconcile.dispatch import work
+from longboat.reconcile.objects import load, wire
 from longboat.reconcile.restore import reconcile
-from longboat.reconcile.restore_cleanup import abandon, sweep, take_back
-from tests.fakes.cluster import FakeCluster, KillAt, Killed
+from longboat.reconcile.restore_cleanup import abandon, left_empty, sweep, take_back
+from tests.fakes.cluster import KillAt, Killed
 from tests.unit.reconcile.disk_world import SHOP, World
 from tests.unit.reconcile.restore_world import (
     OLD,
@@ -80,14 +80,17 @@ def deleted_after(nth: int) -> tuple[World, Restore | None]:
 def test_a_restore_deleted_on_the_way_leaves_nothing_and_loses_nothing(nth: int) -> None:
     world, restore = deleted_after(nth)
     assert restore is not None
-    abandon(world.context(), restore)
+    # As the event wakes it; nothing has to wait for the sweep.
+    gone = wire(restore) | {"kind": "Restore"}
+    for key, _ in routing.wakes(gone, "DELETED"):
+        work(world.context())(key)
     for _ in range(3):
         world.storage.settle()
     assert leftovers(world) == []
     claim = world.cluster.get(PERSISTENT_VOLUME_CLAIM, "db-restored", SHOP)
-    assert claim is None or world.storage.content(SHOP, "db-restored") == OLD
-    kept = {"the new data"} | ({OLD} if claim else set())
-    assert set(world.storage.data.values()) == kept
+    full = claim is not None and "volumeName" in claim["spec"]
+    assert not full or world.storage.content(SHOP, "db-restored") == OLD
+    assert set(world.storage.data.values()) == {"the new data"} | ({OLD} if full else set())
 
 
 @pytest.mark.parametrize("nth", range(1, 20))
@@ -98,30 +101,43 @@ def test_what_a_deleted_restore_left_while_the_operator_was_away_is_swept(nth: i
         world.storage.settle()
     assert leftovers(world) == []
     claim = world.cluster.get(PERSISTENT_VOLUME_CLAIM, "db-restored", SHOP)
-    # Before anything lay in the operator's namespace there is no trace; the claim is empty and the user's to delete.
-    early = nth <= 3
-    assert claim is None or early or world.storage.content(SHOP, "db-restored") == OLD
-    assert set(world.storage.data.values()) == {"the new data"} | ({OLD} if claim and not early else set())
+    full = claim is not None and "volumeName" in claim["spec"]
+    assert not full or world.storage.content(SHOP, "db-restored") == OLD
+    assert set(world.storage.data.values()) == {"the new data"} | ({OLD} if full else set())
 
 
-def test_an_operator_that_may_not_delete_claims_leaves_the_empty_one_and_says_so() -> None:
-    class Forbidding(FakeCluster):
-        def delete(self, kind: Kind, name: str, namespace: str = "", *, uid: str | None = None) -> bool:
-            if kind == PERSISTENT_VOLUME_CLAIM and namespace == SHOP:
-                raise RefusedError("forbidden")
-            return super().delete(kind, name, namespace, uid=uid)
-
+def test_the_claim_that_is_left_empty_is_told_of_and_left_to_its_owner() -> None:
     world = shop()
-    world.cluster.__class__ = Forbidding
     failing(world, ("Damaged", False))
     world.add_restore("r", wish())
     run(world)
     assert world.reason(RESTORE, "r", "Stalled") == "Damaged"
+    assert "PersistentVolumeClaim 'db-restored' stays, empty: delete it" in message(world)
     assert leftovers(world) == []
     world.add_restore("again", wish())
     run(world, name="again")
     assert world.reason(RESTORE, "again", "Stalled") == "ClaimExists"
     assert "left empty" in message(world, name="again")
+
+
+def test_a_claim_that_is_full_is_not_called_empty() -> None:
+    world = shop()
+    world.add_restore("r", wish())
+    run(world)
+    restore = load(world.cluster, RESTORE, Restore, SHOP, "r")
+    assert restore is not None
+    assert left_empty(world.context(), restore) == ""
+
+
+def test_the_deletion_of_a_restore_takes_back_nothing_while_it_is_still_there() -> None:
+    world = shop()
+    world.add_restore("r", wish())
+    world.storage.run_job = None
+    run(world, rounds=2)
+    before, restore = leftovers(world), load(world.cluster, RESTORE, Restore, SHOP, "r")
+    assert before and restore is not None
+    abandon(world.context(), SHOP, restore.uid)
+    assert leftovers(world) == before
 
 
 def test_without_the_kind_nobody_is_taken_for_gone() -> None:
@@ -153,7 +169,6 @@ def test_taking_back_a_finished_restore_changes_nothing() -> None:
     run(world)
     restore = load(world.cluster, RESTORE, Restore, SHOP, "r")
     assert restore is not None
-    abandon(world.context(), restore)
     take_back(world.context(), SHOP, restore.uid)
     assert_restored(world)
 
@@ -174,7 +189,7 @@ def test_a_restore_deleted_when_its_volume_has_just_moved_leaves_the_claim_with_
     if away:
         sweep(world.context())
     else:
-        abandon(world.context(), restore)
+        abandon(world.context(), SHOP, restore.uid)
     for _ in range(3):
         world.storage.settle()
     assert world.storage.content(SHOP, "db-restored") == OLD

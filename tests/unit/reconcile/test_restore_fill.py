@@ -58,7 +58,7 @@ def test_a_retry_waits_its_time() -> None:
     assert wait.total_seconds() == 30
 
 
-def test_three_failures_are_enough_and_the_empty_claim_makes_way() -> None:
+def test_three_failures_are_enough_and_another_restore_can_follow() -> None:
     world = shop()
     failing(world, *[("StoreUnreachable", True)] * 3)
     world.add_restore("r", wish())
@@ -70,6 +70,8 @@ def test_three_failures_are_enough_and_the_empty_claim_makes_way() -> None:
     assert "3 attempts" in message(world)
     untouched(world)
     assert set(world.storage.data.values()) == {"the new data"}
+    world.cluster.delete(PERSISTENT_VOLUME_CLAIM, "db-restored", SHOP)
+    world.storage.settle()
     world.add_restore("again", wish())
     run(world, name="again")
     assert status(world, "again")["phase"] == "Completed"
