@@ -1,13 +1,14 @@
-"""The programs that Jobs run: export a disk into the repository, restore one from it.
+"""The programs that Jobs run: export a disk into the repository, restore one from it, verify it.
 
 They know nothing of Kubernetes. `jobs` holds what they are told (JSON), `results` what they report, `errors` their
 expected failures. `source` reads a block device or a disk.img, `export_pipeline` hashes, compresses and stores what
 has changed, `export_disk` is the program. `target` writes a device or a disk.img, `restore_pipeline` fetches and
-checks, `restore_disk` is the program. `progress` prints how far it is.
+checks, `restore_disk` is the program. `verify` is the program that verifies a
+repository. `progress` prints how far it is.
 """
 
-from .jobs import ExportJob, FileOwner, RestoreJob
-from .results import EXIT_FAILED, EXIT_OK, EXIT_RETRY, EXIT_USAGE, ExportResult, Failure, RestoreResult
+from .jobs import ExportJob, FileOwner, RestoreJob, VerifyJob
+from .results import EXIT_FAILED, EXIT_OK, EXIT_RETRY, EXIT_USAGE, ExportResult, Failure, RestoreResult, VerifyResult
 
 __all__ = [
     "EXIT_FAILED",
@@ -20,4 +21,6 @@ __all__ = [
     "FileOwner",
     "RestoreJob",
     "RestoreResult",
+    "VerifyJob",
+    "VerifyResult",
 ]

@@ -91,7 +91,23 @@ class RestoreJob(_Job):
     file_owner: FileOwner | None = None
 
 
-Job = TypeVar("Job", ExportJob, RestoreJob)
+class VerifyJob(_Job):
+    """Verify a repository, and read a share of its data.
+
+    `share` is in percent; `backups` says of which backups the data is read (all if absent). `phase` is the `nextPhase`
+    of the result before: runs that follow each other so have read everything after 100 / share of them.
+    """
+
+    share: float = Field(default=0, ge=0, le=100)
+    phase: int | None = Field(default=None, ge=0, lt=1 << 32)
+    backups: list[str] | None = None
+    # Write damage down, so that no new backup refers to it; needs the right to create objects.
+    record: bool = True
+    # The whole report is written here as JSON, beside the log lines.
+    report_path: str | None = None
+
+
+Job = TypeVar("Job", ExportJob, RestoreJob, VerifyJob)
 
 
 def load_job(model: type[Job], job_file: Path, secret_file: Path | None) -> Job:

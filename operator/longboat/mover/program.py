@@ -1,4 +1,4 @@
-"""What both mover programs have in common: arguments, the termination message, exit codes, being told to stop."""
+"""What the mover programs have in common: arguments, the termination message, exit codes, being told to stop."""
 
 from __future__ import annotations
 
@@ -20,9 +20,8 @@ from .results import (
     EXIT_OK,
     EXIT_RETRY,
     EXIT_USAGE,
-    ExportResult,
     Failure,
-    RestoreResult,
+    Result,
     failure_of,
     write_termination,
 )
@@ -30,15 +29,13 @@ from .results import (
 DEFAULT_TERMINATION = "/dev/termination-log"
 
 
-def run_program(
-    name: str, model: type[Job], run: Callable[[Job], ExportResult | RestoreResult], argv: list[str]
-) -> int:
+def run_program(name: str, model: type[Job], run: Callable[[Job], Result], argv: list[str]) -> int:
     """Load the job, run it, report its result; expected failures never show a traceback."""
     arguments = _parse(name, argv)
     if arguments is None:
         return EXIT_USAGE
     termination = DEFAULT_TERMINATION
-    result: ExportResult | RestoreResult | Failure
+    result: Result | Failure
     try:
         job = load_job(model, arguments.job, arguments.secret)
         termination = job.termination_path
@@ -53,7 +50,7 @@ def run_program(
     return _exit_code(result)
 
 
-def _exit_code(result: ExportResult | RestoreResult | Failure) -> int:
+def _exit_code(result: Result | Failure) -> int:
     if isinstance(result, Failure):
         return EXIT_RETRY if result.retryable else EXIT_FAILED
     return EXIT_OK

@@ -52,6 +52,31 @@ class RestoreResult(_Result):
     read_bytes: int
 
 
+class VerifyResult(_Result):
+    """A verification that came to its end, whatever it found; the log has a line for each backup and each damage.
+
+    `hurt` names the first few damaged backups, `damaged` counts them all. `pages` and `frames` were read and checked,
+    `read_bytes` came from data packs. `next_phase` is for the next run's job.
+    """
+
+    ok: Literal[True] = True
+    state: Literal["ok", "damaged"]
+    share: float
+    next_phase: int
+    backups: int
+    damaged: int
+    hurt: tuple[str, ...] = ()
+    damaged_objects: int
+    pages: int
+    frames: int
+    read_bytes: int
+    recorded: int
+    note: str = ""
+
+
+Result = ExportResult | RestoreResult | VerifyResult
+
+
 class Failure(_Result):
     """A mover that failed: a constant reason, a message that says the remedy, and whether a retry can help."""
 
@@ -69,7 +94,7 @@ def failure_of(error: BaseException) -> Failure:
     return Failure(reason="InternalError", message=f"{type(error).__name__}: {error}", retryable=True)
 
 
-def message_bytes(result: ExportResult | RestoreResult | Failure) -> bytes:
+def message_bytes(result: Result | Failure) -> bytes:
     """Return the termination message as JSON of at most 4096 bytes, its longest text cut if need be."""
     data = result.model_dump_json(by_alias=True).encode()
     field = "message" if isinstance(result, Failure) else "note"
@@ -80,7 +105,7 @@ def message_bytes(result: ExportResult | RestoreResult | Failure) -> bytes:
     return data
 
 
-def write_termination(path: Path, result: ExportResult | RestoreResult | Failure) -> None:
+def write_termination(path: Path, result: Result | Failure) -> None:
     """Write the termination message; a path that can't be written (outside a pod) is left alone."""
     try:
         path.write_bytes(message_bytes(result))

@@ -7,6 +7,7 @@ The bytes are described in docs/reference/repository-format.md. Where things are
 - `key_text`: keys as text for Secrets and safes. `wrapping`: the master key, wrapped for its recipients.
 - `repository`: opening and creating. `backups`: manifests, written and found. `tombstones`: deletion, undo, sweep.
   `leases`, `epoch`: how writers and removers stay out of each other's way. `parents`: what an export builds on.
+- `verify` (and `verify_*`): is everything there and whole; `damage`: what is not, remembered; `copies`: healing.
 - `map_builder`: the map of a new backup, page by page. `map_reader`: the pages of an existing one.
 - `layout`, `crypto`, `codec`, `documents`, `packs`, `pages`, `manifests`: the format itself.
 - `errors`: one family of errors, each with a constant reason.
@@ -57,6 +58,8 @@ from .tombstones import (
     sweep_tombstones,
     write_tombstone,
 )
+from .verify import verify
+from .verify_report import VerifyReport
 
 __all__ = [
     "DEFAULT_BLOCK_SIZE",
@@ -79,6 +82,7 @@ __all__ = [
     "StoredDisk",
     "SweepReport",
     "Tombstone",
+    "VerifyReport",
     "add_store_key",
     "advance_epoch",
     "check_store",
@@ -107,6 +111,7 @@ __all__ = [
     "stale_markers",
     "sweep_tombstones",
     "update_backup_expiry",
+    "verify",
     "write_backup_manifest",
     "write_tombstone",
 ]

@@ -160,7 +160,7 @@ def find_backup(repository: Repository, name: str) -> BackupManifest | None:
     hashed = repository.keys.name_hash(name)
     revisions = [info.name for info in repository.store.list(f"{BACKUPS}{hashed}/")]
     names = sorted(found for found in revisions if split_backup_manifest_name(found))
-    return _read_backup(repository, names[-1]) if names else None
+    return read_backup_manifest(repository, names[-1]) if names else None
 
 
 def list_backups(repository: Repository, *, tombstoned: bool = False) -> Iterator[BackupManifest]:
@@ -175,7 +175,16 @@ def list_backups(repository: Repository, *, tombstoned: bool = False) -> Iterato
             newest[parts[0]] = max(parts[1], newest.get(parts[0], 0))
     hidden = set() if tombstoned else tombstoned_hashes(repository)
     for hashed in sorted(newest.keys() - hidden):
-        yield _read_backup(repository, backup_manifest_name(hashed, newest[hashed]))
+        yield read_backup_manifest(repository, backup_manifest_name(hashed, newest[hashed]))
+
+
+def read_backup_manifest(repository: Repository, name: str) -> BackupManifest:
+    """Return the revision of a backup's manifest in this place; ObjectNotFoundError, DamagedError or a StoreError."""
+    data = repository.store.get(name, MAX_DOCUMENT_OBJECT)
+    _, manifest = _open_at(repository, Kind.BACKUP_MANIFEST, name, data, BackupManifest)
+    if backup_manifest_name(repository.keys.name_hash(manifest.name), manifest.revision) != name:
+        raise DamagedError(f"{name}: the manifest in this place belongs to another backup")
+    return manifest
 
 
 def tombstoned_hashes(repository: Repository) -> set[str]:
@@ -236,14 +245,6 @@ def _existing(repository: Repository, manifest: BackupManifest) -> BackupManifes
     if current is None or {d.object_id for d in current.disks} != {d.object_id for d in manifest.disks}:
         raise ManifestConflictError(f"backup {manifest.name!r} is in the store with other disks; choose another name")
     return current
-
-
-def _read_backup(repository: Repository, name: str) -> BackupManifest:
-    data = repository.store.get(name, MAX_DOCUMENT_OBJECT)
-    _, manifest = _open_at(repository, Kind.BACKUP_MANIFEST, name, data, BackupManifest)
-    if backup_manifest_name(repository.keys.name_hash(manifest.name), manifest.revision) != name:
-        raise DamagedError(f"{name}: the manifest in this place belongs to another backup")
-    return manifest
 
 
 def _open_at(repository: Repository, kind: Kind, name: str, data: bytes, model: type[M]) -> tuple[str, M]:

@@ -7,7 +7,7 @@ the parent has in such a frame anew from the disk.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, Field
@@ -62,6 +62,12 @@ class Damage:
         """Take a frame, or a whole pack, as damaged."""
         self._packs.setdefault((kind, pack), set()).add(offset)
 
+    def add_record(self, record: DamageRecord) -> None:
+        """Take everything that a document names as damaged."""
+        for entry in record.packs:
+            for offset in [WHOLE] if entry.whole else entry.frames:
+                self.add(_KINDS[entry.kind], bytes.fromhex(entry.pack), offset)
+
     def covers(self, kind: Kind, pack: bytes, offset: int) -> bool:
         """Tell whether a frame is damaged, by itself or with its pack."""
         offsets = self._packs.get((kind, pack))
@@ -87,16 +93,21 @@ class Damage:
         return more
 
 
-def read_damage(repository: Repository) -> Damage:
-    """Return everything that is known to be damaged; DamagedError if a document of it can't be read."""
+def read_damage(repository: Repository, unreadable: Callable[[str, DamagedError], None] | None = None) -> Damage:
+    """Return everything that is known to be damaged.
+
+    Documents that can't be read are told to `unreadable` and passed over; without it, DamagedError.
+    """
     damage = Damage()
     for info in list(repository.store.list(DAMAGE)):
         try:
-            for entry in _read(repository, info.name).packs:
-                for offset in [WHOLE] if entry.whole else entry.frames:
-                    damage.add(_KINDS[entry.kind], bytes.fromhex(entry.pack), offset)
+            damage.add_record(_read(repository, info.name))
         except ObjectNotFoundError:
             continue  # Removed since the listing, as nothing refers to its packs any more.
+        except DamagedError as error:
+            if unreadable is None:
+                raise
+            unreadable(info.name, error)
     return damage
 
 

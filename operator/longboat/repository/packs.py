@@ -23,6 +23,7 @@ from .pages import FrameRef
 
 FOOTER = struct.Struct("<Q8s")
 FOOTER_MAGIC = b"LBPKEND1"
+MIN_PACK_TAIL = FRAME_OVERHEAD + FOOTER.size  # What follows the last frame at the least: the index and the footer.
 _INDEX_ENTRY = struct.Struct("<IIH")
 
 

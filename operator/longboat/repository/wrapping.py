@@ -24,7 +24,7 @@ from .layout import ID_BYTES, KEYS
 from .manifests import Id
 from .object_store import ObjectStore, put_fresh
 
-_MAX_WRAP = 4096
+MAX_WRAP = 4096
 _NONCE = bytes(12)  # Each wrapping key is used once: it comes from a fresh salt or a fresh ephemeral key.
 
 
@@ -100,7 +100,7 @@ def unwrap_master(store: ObjectStore, repository_id: bytes, key_id: str, wrap: W
 def _records(store: ObjectStore, key_id: str) -> Iterator[WrappedKey]:
     for info in store.list(f"{KEYS}{key_id}/"):
         try:
-            yield WrappedKey.model_validate_json(store.get(info.name, _MAX_WRAP))
+            yield WrappedKey.model_validate_json(store.get(info.name, MAX_WRAP))
         except (ValidationError, DamagedError, ObjectNotFoundError):
             continue  # Another copy may be whole; if none is, opening fails closed.
 

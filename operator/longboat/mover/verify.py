@@ -1,0 +1,89 @@
+"""The verify program: is a repository whole? As `--job FILE [--secret FILE]` says."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from longboat.repository import VerifyReport, open_store, open_with_master_key, verify
+from longboat.repository.object_store import ObjectStore
+
+from .errors import JobError
+from .jobs import VerifyJob
+from .program import run_program
+from .progress import Progress, print_line
+from .results import VerifyResult
+
+_NAMED = 10  # Backups that the result names; the log has all of them.
+
+
+def main(argv: list[str]) -> int:
+    """Run the verification that the arguments name; return the exit code, which is 0 also if damage was found."""
+    return run_program("verify", VerifyJob, run_verify, argv)
+
+
+def run_verify(
+    job: VerifyJob,
+    store: ObjectStore | None = None,
+    random: Callable[[int], bytes] = os.urandom,
+    emit: Callable[[str], None] = print_line,
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+) -> VerifyResult:
+    """Verify a repository; emit a line for each damaged object and each backup.
+
+    RepositoryError and MoverError say what kept it from coming to its end; damage is no error.
+    """
+    repository = open_with_master_key(
+        store or open_store(job.store), job.repository_path, job.master_key_bytes(), random
+    )
+    progress = Progress(0, emit)
+
+    def tell(total: int, done: int, read: int) -> None:
+        progress.total = total
+        progress.add(done - progress.done, read - progress.read)
+
+    report = verify(
+        repository,
+        share=job.share,
+        now=now(),
+        random=random,
+        phase=job.phase,
+        backups=job.backups,
+        record=job.record,
+        tell=tell,
+    )
+    progress.finish()
+    _publish(report, job.report_path, emit)
+    return _result(report)
+
+
+def _publish(report: VerifyReport, path: str | None, emit: Callable[[str], None]) -> None:
+    for damage in report.damage:
+        emit('{"damage": ' + damage.model_dump_json(by_alias=True) + "}")
+    for backup in report.backups:
+        emit('{"backup": ' + backup.model_dump_json(by_alias=True) + "}")
+    if path is not None:
+        try:
+            Path(path).write_text(report.model_dump_json(by_alias=True))
+        except OSError as error:
+            raise JobError(f"reportPath {path}: can not be written: {error.strerror}") from None
+
+
+def _result(report: VerifyReport) -> VerifyResult:
+    hurt = report.damaged_backups()
+    return VerifyResult(
+        state=report.state,
+        share=report.share,
+        next_phase=report.next_phase,
+        backups=len(report.backups),
+        damaged=len(hurt),
+        hurt=tuple(hurt[:_NAMED]),
+        damaged_objects=len(report.damage),
+        pages=report.pages,
+        frames=report.frames,
+        read_bytes=report.bytes_read,
+        recorded=len(report.recorded),
+        note=report.note,
+    )

@@ -1,0 +1,139 @@
+"""Walking the maps of all backups, each page once: is everything there that they refer to, and is a sample whole?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor
+
+from .backups import StoredDisk, read_disk_manifest
+from .damage import WHOLE, Damage
+from .errors import BackupNotFoundError, DamagedError
+from .layout import Kind, pack_name
+from .map_reader import MapReader
+from .packs import MIN_PACK_TAIL
+from .pages import FrameRef, Page
+from .repository import Repository
+from .verify_frames import Findings, FrameChecker, FrameSet, Sample, Wanted
+from .verify_inventory import persistently, still_there
+from .verify_report import Fault, fault_of
+
+_WINDOW_BLOCKS = 131072  # Blocks whose frames are grouped together: 8 GiB of disk at the default block size.
+
+PageOrFault = Page | Fault
+
+
+class Scan:
+    """One walk; what it finds is in `findings`, damaged or missing disk manifests in `lost_disks`."""
+
+    def __init__(
+        self,
+        repository: Repository,
+        pool: Executor,
+        sizes: dict[tuple[Kind, bytes], int],
+        known: Damage,
+        sample: Sample,
+    ) -> None:
+        """Prepare a walk. `known` damage is read whether it is in the sample or not."""
+        self._repository, self._pool, self._sizes, self._known, self._sample = repository, pool, sizes, known, sample
+        self.findings = Findings()
+        self.checker = FrameChecker(repository, pool, self.findings)
+        self.lost_disks: dict[str, Fault] = {}
+        self.pages = 0
+        self._seen_pages, self._seen_frames = FrameSet(), FrameSet()
+
+    def disk(self, name: str, sampled: bool, done: Callable[[int], None]) -> StoredDisk | None:
+        """Check a disk's manifest, its pages that are new to this walk, and their frames; tell `done` its bytes."""
+        stored = self._manifest(name)
+        if stored is None:
+            return None
+        reader = MapReader(self._repository, stored.manifest)
+        for window in windows(reader, self._fresh(reader)):
+            self._check(reader, window, sampled)
+            done(0)
+        self.checker.finish()
+        done(stored.manifest.size_bytes)
+        return stored
+
+    def _manifest(self, name: str) -> StoredDisk | None:
+        try:
+            return persistently(lambda: read_disk_manifest(self._repository, name))
+        except BackupNotFoundError as error:
+            self.lost_disks[name] = Fault("Missing", str(error))
+        except DamagedError as error:
+            self.lost_disks[name] = fault_of(error)
+        return None
+
+    def _fresh(self, reader: MapReader) -> Iterator[int]:
+        for number, ref in enumerate(reader.manifest.pages):
+            if ref is not None and self._seen_pages.add(*page_place(reader, number)):
+                yield number
+
+    def _check(self, reader: MapReader, numbers: list[int], sampled: bool) -> None:
+        wanted: Wanted = {}
+        for number, page in read_pages(self._repository, self._pool, reader, numbers):
+            self.pages += 1
+            if isinstance(page, Fault):
+                add_page_fault(self.findings, reader, number, page)
+            else:
+                self._frames(page, sampled, wanted)
+        self.checker.check(wanted, reader.manifest.block_size)
+
+    def _frames(self, page: Page, sampled: bool, wanted: Wanted) -> None:
+        """Choose the frames of a page that are to be read: those in the sample, and whatever looks wrong."""
+        chosen = dict[int, dict[int, bytes]]()
+        for number, frame in enumerate(page.frames, 1):
+            if (sampled and self._sample.takes(frame)) or self._suspect(frame):
+                fresh = self._seen_frames.add(frame.pack, frame.offset) or frame in wanted
+                if fresh and not self.findings.covers(Kind.DATA_PACK, frame.pack, frame.offset):
+                    chosen[number] = wanted.setdefault(frame, {})
+        if chosen:
+            for index, number in enumerate(page.frame_of):
+                if number in chosen:
+                    chosen[number][page.slot_of[index]] = page.block_id(index)
+
+    def _suspect(self, frame: FrameRef) -> bool:
+        size = self._sizes.get((Kind.DATA_PACK, frame.pack))
+        outside = size is None or frame.offset + frame.length + MIN_PACK_TAIL > size
+        return outside or self._known.covers(Kind.DATA_PACK, frame.pack, frame.offset)
+
+
+def windows(reader: MapReader, numbers: Iterable[int]) -> Iterator[list[int]]:
+    """Yield page numbers in portions of a bounded number of blocks."""
+    portion = list[int]()
+    for number in numbers:
+        portion.append(number)
+        if len(portion) * reader.manifest.page_blocks >= _WINDOW_BLOCKS:
+            yield portion
+            portion = []
+    if portion:
+        yield portion
+
+
+def read_pages(
+    repository: Repository, pool: Executor, reader: MapReader, numbers: list[int]
+) -> Iterator[tuple[int, PageOrFault]]:
+    """Yield pages (none of them a hole), read at once and in order; errors of the store are raised."""
+    return zip(numbers, pool.map(lambda number: _page(repository, reader, number), numbers), strict=True)
+
+
+def page_place(reader: MapReader, number: int) -> tuple[bytes, int]:
+    """Return the map pack and the offset of a page that is no hole."""
+    ref = reader.manifest.pages[number]
+    assert ref is not None
+    return bytes.fromhex(reader.manifest.map_packs[ref[0]]), ref[1]
+
+
+def add_page_fault(findings: Findings, reader: MapReader, number: int, fault: Fault) -> None:
+    """Note that a page of a map is damaged, or its whole pack if that is gone."""
+    pack, offset = page_place(reader, number)
+    findings.add(Kind.MAP_PACK, pack, WHOLE if fault.problem == "Missing" else offset, fault)
+
+
+def _page(repository: Repository, reader: MapReader, number: int) -> PageOrFault:
+    try:
+        page = persistently(lambda: reader.page(number))
+    except DamagedError as error:
+        there = still_there(repository, pack_name(Kind.MAP_PACK, page_place(reader, number)[0]))
+        return Fault("Damaged" if there else "Missing", str(error))
+    assert page is not None
+    return page
