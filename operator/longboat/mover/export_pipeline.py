@@ -8,77 +8,33 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from typing import Protocol
 
-from longboat.repository.codec import compress
 from longboat.repository.crypto import RepositoryKeys
-from longboat.repository.layout import FRAME_TARGET
-from longboat.repository.map_builder import MapBuilder, PageBuild
+from longboat.repository.layout import ID_BYTES
+from longboat.repository.map_builder import MapBuilder
 from longboat.repository.packs import PackWriter
+from longboat.repository.page_build import HOLE, PageBuild
+from longboat.repository.pages import FrameRef
 
+from .export_frames import FrameBuilder
 from .progress import Progress
+from .read_plan import Auditor, PagePlan, Span, plan_pages, with_blocks
+from .reading import ChangeTrackingMismatchError, Reading
 from .source import Source
 from .system_calls import AlignedBuffer
 
 SEGMENT = 1 << 20
 READS_AHEAD = 3  # Threads beyond one per CPU: these wait for the disk while the others compute.
+_PAGES_AHEAD = 3  # Pages whose parent is fetched before they are needed.
 
 
-def plan_segments(
-    size: int, page_bytes: int, segment: int, ranges: Iterable[tuple[int, int]]
-) -> Iterator[tuple[int, list[int]]]:
-    """Yield each page's number with the offsets of its segments that may hold data, in order.
+class UploadedBlocks(Protocol):
+    """Blocks that an earlier attempt has uploaded."""
 
-    `ranges` are (start, end) in order; a page is a multiple of a segment.
-    """
-    page, offsets, following = 0, list[int](), 0
-    for start, end in ranges:
-        for index in range(max(start // segment, following), -(-end // segment)):
-            following = index + 1
-            while page < index * segment // page_bytes:
-                yield page, offsets
-                page, offsets = page + 1, []
-            offsets.append(index * segment)
-    while page < -(-size // page_bytes):
-        yield page, offsets
-        page, offsets = page + 1, []
-
-
-@dataclass
-class FrameBuilder:
-    """Blocks of one thread that wait to be compressed together; each knows the page that waits for its place."""
-
-    keys: RepositoryKeys
-    block_size: int
-    writer: PackWriter
-    waiting: list[tuple[PageBuild, int]] = field(default_factory=list)
-    ids: bytearray = field(default_factory=bytearray)
-
-    def __post_init__(self) -> None:
-        """Allocate the frame."""
-        self._capacity = max(1, FRAME_TARGET // self.block_size)
-        self._plain = bytearray(self._capacity * self.block_size)
-
-    def add(self, page: PageBuild, index: int, block_id: bytes, block: memoryview) -> None:
-        """Copy a block into the frame; seal the frame if that fills it."""
-        at = len(self.waiting) * self.block_size
-        self._plain[at : at + self.block_size] = block
-        self.waiting.append((page, index))
-        self.ids += block_id
-        if len(self.waiting) == self._capacity:
-            self.flush()
-
-    def flush(self) -> None:
-        """Seal what is in the frame and tell the pages where their blocks are."""
-        if not self.waiting:
-            return
-        plain = memoryview(self._plain)[: len(self.waiting) * self.block_size]
-        payload, codec = compress(plain)
-        frame = self.writer.append(payload, len(plain), codec, len(self.waiting), bytes(self.ids))
-        waiting, self.waiting, self.ids = self.waiting, [], bytearray()
-        for slot, (page, index) in enumerate(waiting):
-            page.place(index, frame, slot)
+    def find(self, block_id: bytes) -> tuple[FrameRef, int] | None:
+        """Return where a block is, or None."""
 
 
 class ExportPipeline:
@@ -87,23 +43,29 @@ class ExportPipeline:
     def __init__(
         self,
         source: Source,
+        reading: Reading,
         keys: RepositoryKeys,
         block_size: int,
         page_blocks: int,
         map_builder: MapBuilder,
         writer: PackWriter,
         progress: Progress,
+        auditor: Auditor,
+        uploaded: UploadedBlocks | None = None,
     ) -> None:
         """Prepare a run; nothing is read yet."""
         self._source, self._keys, self._block_size, self._page_blocks = source, keys, block_size, page_blocks
         self._map, self._writer, self._progress = map_builder, writer, progress
+        self._keep, self._auditor, self._uploaded = reading.keep, auditor, uploaded
         self._page_bytes = block_size * page_blocks
         self._segment = min(SEGMENT, self._page_bytes)
-        self._plan = plan_segments(source.size, self._page_bytes, self._segment, source.data_ranges())
+        pages = plan_pages(source.size, self._page_bytes, self._segment, block_size, reading.ranges)
+        self._plan = self._looking_ahead(map(self._audited, pages) if reading.audited else pages)
         self._page: PageBuild | None = None
-        self._offsets: deque[int] = deque()
+        self._spans: deque[Span] = deque()
         self._lock, self._stop = threading.Lock(), threading.Event()
         self._failure: BaseException | None = None
+        self.audited_bytes = self.found_blocks = 0
 
     def run(self, threads: int) -> None:
         """Read the disk with so many threads."""
@@ -132,48 +94,113 @@ class ExportPipeline:
         buffer = AlignedBuffer(self._segment)
         frame = FrameBuilder(self._keys, self._block_size, self._writer)
         while (task := self._next()) is not None:
-            self._read_segment(buffer, frame, *task)
+            self._read_span(buffer, frame, *task)
         if not self._stop.is_set():
             frame.flush()
 
-    def _next(self) -> tuple[PageBuild, int] | None:
+    def _next(self) -> tuple[PageBuild, Span] | None:
         with self._lock:
             if self._stop.is_set():
                 return None
-            while not self._offsets:
-                entry = next(self._plan, None)
-                if entry is None:
+            while not self._spans:
+                plan = next(self._plan, None)
+                if plan is None:
                     return None
-                self._open_page(*entry)
+                self._open_page(plan)
             assert self._page is not None
-            return self._page, self._offsets.popleft()
+            return self._page, self._spans.popleft()
 
-    def _open_page(self, number: int, offsets: list[int]) -> None:
-        self._page = self._map.open_page(number, len(offsets))
-        self._offsets.extend(offsets)
-        page_size = min(self._page_bytes, self._source.size - number * self._page_bytes)
-        self._progress.add(done=page_size - sum(min(self._segment, self._source.size - at) for at in offsets))
+    def _audited(self, plan: PagePlan) -> PagePlan:
+        start = plan.number * self._page_bytes
+        return self._auditor.extend(plan, start, min(start + self._page_bytes, self._source.size))
 
-    def _read_segment(self, buffer: AlignedBuffer, frame: FrameBuilder, page: PageBuild, offset: int) -> None:
-        count = self._source.read_into(buffer.view, offset)
-        blocks = -(-count // self._block_size)
-        # The last block of a disk is completed with zeros.
-        buffer.view[count : blocks * self._block_size] = bytes(blocks * self._block_size - count)
-        first = offset // self._block_size - page.number * self._page_blocks
-        found = [(first + i, self._id(buffer, i)) for i in self._data_blocks(buffer, blocks)]
-        for index, block_id in page.settle(found):
-            frame.add(page, index, block_id, self._block(buffer, index - first))
-        page.segment_done()
+    def _looking_ahead(self, plans: Iterator[PagePlan]) -> Iterator[PagePlan]:
+        waiting: deque[PagePlan] = deque()
+        for plan in plans:
+            if not self._is_shared(plan):
+                self._map.prefetch(plan.number)
+            waiting.append(plan)
+            if len(waiting) > _PAGES_AHEAD:
+                yield waiting.popleft()
+        yield from waiting
+
+    def _is_shared(self, plan: PagePlan) -> bool:
+        # The parent's last page maps fewer blocks than ours if the disk has grown: then it has spans.
+        return self._keep and not plan.spans and not self._map.must_look()
+
+    def _open_page(self, plan: PagePlan) -> None:
+        start = plan.number * self._page_bytes
+        size = min(self._page_bytes, self._source.size - start)
+        if self._is_shared(plan):
+            self._map.share_page(plan.number)
+        else:
+            if self._keep and self._map.must_look():
+                damaged = self._map.must_read(plan.number)
+                plan = with_blocks(plan, damaged, start, self._block_size, self._source.size)
+            self._page = self._map.open_page(plan.number, len(plan.spans), self._keep)
+            self._spans.extend(plan.spans)
+        self._progress.add(done=size - sum(span.length for span in plan.spans))
+
+    def _read_span(self, buffer: AlignedBuffer, frame: FrameBuilder, page: PageBuild, span: Span) -> None:
+        size, count = self._block_size, span.length
+        blocks = -(-count // size)
+        self._source.read_into(buffer.view[: blocks * size], span.offset)
+        if count < blocks * size:
+            # The last block of a disk is completed with zeros.
+            buffer.view[count : blocks * size] = bytes(blocks * size - count)
+        first = span.offset // size - page.number * self._page_blocks
+        ids = self._ids(buffer, blocks)
+        if span.audit:
+            self._check(page, first, ids, span)
+        else:
+            self._store(page, first, ids, page.settle(first, ids), buffer, frame)
+        page.task_done()
         self._progress.add(done=count, read=count)
 
-    def _data_blocks(self, buffer: AlignedBuffer, blocks: int) -> list[int]:
-        size = self._block_size
-        if buffer.is_zero(0, blocks * size):
-            return []
-        return [i for i in range(blocks) if not buffer.is_zero(i * size, size)]
+    def _ids(self, buffer: AlignedBuffer, blocks: int) -> bytes:
+        size, view, identify, is_zero = self._block_size, buffer.view, self._keys.block_id, buffer.is_zero
+        if is_zero(0, blocks * size):
+            return HOLE * blocks
+        starts = range(0, blocks * size, size)
+        return b"".join([HOLE if is_zero(at, size) else identify(view[at : at + size]) for at in starts])
 
-    def _id(self, buffer: AlignedBuffer, index: int) -> bytes:
-        return self._keys.block_id(self._block(buffer, index))
+    def _check(self, page: PageBuild, first: int, ids: bytes, span: Span) -> None:
+        if page.believed(first, len(ids) // ID_BYTES) != ids:
+            raise ChangeTrackingMismatchError(
+                f"bytes {span.offset} to {span.offset + span.length} differ from what the change source says"
+            )
+        with self._lock:
+            self.audited_bytes += span.length
 
-    def _block(self, buffer: AlignedBuffer, index: int) -> memoryview:
-        return buffer.view[index * self._block_size : (index + 1) * self._block_size]
+    def _store(
+        self, page: PageBuild, first: int, ids: bytes, fresh: list[int], buffer: AlignedBuffer, frame: FrameBuilder
+    ) -> None:
+        if self._uploaded is not None and fresh:
+            fresh = self._found(page, first, ids, fresh, self._uploaded)
+        at = 0
+        while at < len(fresh):
+            index, slot = fresh[at], fresh[at] - first
+            count = frame.capacity
+            if at + count <= len(fresh) and fresh[at + count - 1] == index + count - 1:
+                part = ids[slot * ID_BYTES : (slot + count) * ID_BYTES]
+                frame.seal(page, index, part, self._blocks(buffer, slot, count))
+                at += count
+            else:
+                frame.add(page, index, ids[slot * ID_BYTES : (slot + 1) * ID_BYTES], self._blocks(buffer, slot, 1))
+                at += 1
+
+    def _found(self, page: PageBuild, first: int, ids: bytes, fresh: list[int], uploaded: UploadedBlocks) -> list[int]:
+        missing = []
+        for index in fresh:
+            at = (index - first) * ID_BYTES
+            place = uploaded.find(ids[at : at + ID_BYTES])
+            if place is None:
+                missing.append(index)
+            else:
+                page.place(index, *place)
+        with self._lock:
+            self.found_blocks += len(fresh) - len(missing)
+        return missing
+
+    def _blocks(self, buffer: AlignedBuffer, slot: int, count: int) -> memoryview:
+        return buffer.view[slot * self._block_size : (slot + count) * self._block_size]

@@ -68,6 +68,14 @@ class ExportJob(_Job):
     snapshot_handle: str = ""
     # Who knows what of the snapshot is allocated or has changed; without it the whole device is read.
     changes: SnapshotMetadata | None = None
+    # Share of what is reported as unchanged that is read and compared nevertheless, chosen at random.
+    audit_share: float = Field(default=0.01, ge=0, le=1)
+    # Every so many backups of a disk one reads everything in spite of `changes`; 0: none does.
+    full_read_every: int = Field(default=30, ge=0)
+    # What a disk without an earlier backup is compared with: nothing, or a disk of the namespace made from one image.
+    dedupe: Literal["Parent", "Namespace"] = "Parent"
+    # A disk, or the few small files of a volume without a disk.img, such as a machine's TPM and EFI state.
+    content: Literal["Disk", "Archive"] = "Disk"
 
 
 class FileOwner(BaseModel):

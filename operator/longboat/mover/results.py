@@ -23,9 +23,12 @@ class ExportResult(_Result):
     """An export that ended well. All sizes are bytes.
 
     `logical_bytes` is the disk's size, `read_bytes` what was read of it, `stored_bytes` what this export added to the
-    store. `full_reason` (NoParent, Requested, BlockSizeChanged, VolumeChanged, ParentUnreadable, ParentTombstoned,
-    DamageUnreadable) is given with mode Full only, `note` in words. `reused` says that an earlier attempt had finished
-    this manifest.
+    store. Mode Full is what was not compared with an earlier backup of the disk, or was read as a whole although a
+    change source was given; `full_reason` says why (NoParent, Requested, BlockSizeChanged, VolumeChanged,
+    ParentUnreadable, ParentTombstoned, DamageUnreadable; ChangeTrackingMismatch, ChangeTrackingUnavailable,
+    ChangeTrackingFailed, BaseSnapshotMissing, NoBaseSnapshot, VolumeShrank, NotABlockDevice, ScheduledFullRead),
+    `note` in words. `audited_bytes` were read to check the change source, `resumed_bytes` of data were found uploaded
+    by an earlier attempt. `reused` says that an earlier attempt had finished this manifest.
     """
 
     ok: Literal[True] = True
@@ -39,6 +42,8 @@ class ExportResult(_Result):
     allocated_bytes: int
     read_bytes: int
     stored_bytes: int
+    audited_bytes: int = 0
+    resumed_bytes: int = 0
     reused: bool = False
 
 

@@ -2,7 +2,8 @@
 
 A writer publishes `leases/<lease id>/<6 digits>` before it reads its parent, and a further one at least every
 RENEW_EVERY with the packs uploaded since; all of them together are roots. A lease lives while its newest object is
-younger, by the store's clock, than LEASE_TTL. It is removed at the end, as far as the credentials allow.
+younger, by the store's clock, than LEASE_TTL. It is removed at the end, as far as the credentials allow; a writer that
+fails leaves it, so that the next attempt finds what was uploaded.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -51,6 +52,7 @@ class Lease:
         self._packs_since, self._clock = packs_since, clock
         self._folder = f"{LEASES}{repository.random(ID_BYTES).hex()}/"
         self._parent: str | None = None
+        self._reused: tuple[str, ...] = ()
         self._told, self._number, self._renewed = (0, 0), 0, 0.0
         self._stop, self._lock = threading.Event(), threading.Lock()
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
@@ -61,10 +63,18 @@ class Lease:
         self._thread.start()
         return self
 
-    def __exit__(self, *_: Any) -> None:
-        """Stop renewing and remove the lease's objects."""
+    def __exit__(self, failure: type[BaseException] | None, *_: Any) -> None:
+        """Stop renewing; remove the lease's objects, or tell the rest of the uploaded packs if the writer failed."""
         self._stop.set()
         self._thread.join()
+        if failure is None:
+            self.remove()
+            return
+        with contextlib.suppress(StoreError):
+            self.renew()
+
+    def remove(self) -> None:
+        """Remove the lease's objects, as far as the credentials allow."""
         # What can't be removed (credentials without that right, a store that is away) dies of age.
         with contextlib.suppress(StoreError):
             for number in range(self._number):
@@ -75,18 +85,26 @@ class Lease:
         self._parent = parent
         self.renew()
 
+    def name_reused(self, packs: Sequence[str]) -> None:
+        """Publish which packs of earlier attempts may be referred to, before any of them is looked at."""
+        self._reused = tuple(packs)
+        self.renew()
+
     def renew(self) -> None:
         """Publish a further object with the packs uploaded since; a StoreError if that fails."""
         with self._lock:
             packs, maps = self._packs_since(self._told)
             begun = self._clock()
             record = LeaseRecord(
-                disk_key=self._disk_key, backup_name=self._backup_name, parent=self._parent, packs=(*packs, *maps)
+                disk_key=self._disk_key,
+                backup_name=self._backup_name,
+                parent=self._parent,
+                packs=(*self._reused, *packs, *maps),
             )
             data = seal_document(self._repository.keys, Kind.LEASE, self._repository.random(ID_BYTES), record)
             put_fresh(self._repository.store, f"{self._folder}{self._number:06d}", data)
             self._number, self._renewed = self._number + 1, begun
-            self._told = (self._told[0] + len(packs), self._told[1] + len(maps))
+            self._told, self._reused = (self._told[0] + len(packs), self._told[1] + len(maps)), ()
 
     def assure(self) -> None:
         """Renew before a manifest is written; LeaseLostError if the lease had come close to its end."""

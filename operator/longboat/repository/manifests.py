@@ -79,6 +79,9 @@ class DiskManifest(_Versioned):
     parent: Text | None = None
     full_reason: Text | None = None
     snapshot_handle: Text = ""
+    since_full_read: Count = 0
+    compared_with: Text | None = None
+    content: Literal["Disk", "Archive"] = "Disk"
     statistics: DiskStatistics = DiskStatistics()
     map_packs: list[Id]
     pages: list[PageRef | None]

@@ -175,10 +175,11 @@ def read_pack_index(keys: RepositoryKeys, kind: Kind, data: bytes) -> list[tuple
     payload, length, codec = reading_cipher(keys, kind, object_id).open(memoryview(data)[at : -FOOTER.size], at)
     if length > MAX_FRAME_PLAIN:
         raise DamagedError("the index of a pack is too large")
-    return _parse_index(ref, decompress(payload, codec, length), kind)
+    return parse_index(ref, decompress(payload, codec, length), kind)
 
 
-def _parse_index(pack: FrameRef, index: bytes, kind: Kind) -> list[tuple[FrameRef, list[bytes]]]:
+def parse_index(pack: FrameRef, index: bytes, kind: Kind) -> list[tuple[FrameRef, list[bytes]]]:
+    """Return each frame of a pack with its blocks' ids; `pack` is the index frame, `index` its plain bytes."""
     entries, at = [], 0
     while at < len(index):
         if at + _INDEX_ENTRY.size > len(index):

@@ -23,11 +23,20 @@ MAX_CANDIDATES = 8
 
 @dataclass(frozen=True)
 class ParentChoice:
-    """The parent, or why there is none (a constant), and in words what was passed over."""
+    """The parent, or why there is none (a constant), and in words what was passed over.
+
+    `similar` is a backup of another disk that the first one of this disk is compared with.
+    """
 
     parent: StoredDisk | None
     full_reason: str | None
     note: str = ""
+    similar: StoredDisk | None = None
+
+    @property
+    def compared(self) -> StoredDisk | None:
+        """The backup whose blocks may be referred to."""
+        return self.parent or self.similar
 
 
 def choose_parent(

@@ -8,6 +8,7 @@ import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from longboat.mover.changes import ChangeSource
 from longboat.mover.export_disk import run_export
 from longboat.mover.jobs import ExportJob, RestoreJob
 from longboat.mover.restore_disk import run_restore
@@ -44,11 +45,9 @@ def backup_time(number: int) -> datetime:
     return datetime(2026, 11, 1, tzinfo=UTC) + timedelta(hours=number)
 
 
-def export(
-    store: ObjectStore, key: bytes, folder: Path, name: str, number: int = 0, policy: str = "Newest"
-) -> ExportResult:
-    """Export a folder's disk.img as backup `name`, the nth by time."""
-    job = ExportJob.model_validate(
+def export_job(key: bytes, folder: Path, name: str, number: int = 0, **more: object) -> ExportJob:
+    """Return the job that exports a folder's disk.img as backup `name`, the nth by time."""
+    return ExportJob.model_validate(
         {
             "store": SETTINGS,
             "repositoryPath": PATH,
@@ -57,12 +56,26 @@ def export(
             "disk": DISK,
             "backupName": name,
             "created": backup_time(number),
-            "parentPolicy": policy,
             "blockSize": BLOCK,
             "workers": 2,
+            **more,
         }
     )
-    return run_export(job, store, os.urandom, lambda _: None, PAGE_BLOCKS)
+
+
+def export(
+    store: ObjectStore,
+    key: bytes,
+    folder: Path,
+    name: str,
+    number: int = 0,
+    policy: str = "Newest",
+    changes: ChangeSource | None = None,
+    **more: object,
+) -> ExportResult:
+    """Export a folder's disk.img as backup `name`, the nth by time."""
+    job = export_job(key, folder, name, number, parentPolicy=policy, **more)
+    return run_export(job, store, os.urandom, lambda _: None, PAGE_BLOCKS, changes)
 
 
 def restore_job(key: bytes, manifest: str, folder: Path, **more: object) -> RestoreJob:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from longboat.repository import RepositoryError, leases
 from longboat.repository.errors import DamagedError, LeaseLostError, StoreFailureError
-from longboat.repository.map_builder import PageBuild
+from longboat.repository.page_build import PageBuild
 from tests.fakes.object_store import FaultyStore, KilledError, MemoryStore
 
 from .disks import BLOCK, export, repository_in, restore, write_image

@@ -2,28 +2,85 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from random import Random
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longboat.mover.export_pipeline import plan_segments
+from longboat.mover.read_plan import Auditor, PagePlan, Span, plan_pages, with_blocks
 from longboat.mover.restore_pipeline import MAX_GAP, MAX_RANGE, BlockTarget, block_runs, coalesce, hole_runs
 from longboat.repository.pages import FrameRef, build_page
 
-SEGMENT, PAGE = 16, 64
+BLOCK, SEGMENT, PAGE = 4, 16, 64
+SIZES = st.integers(0, 1000)
+EDGES = st.lists(st.integers(0, 1000), max_size=20)
 
 
-@given(st.integers(0, 1000), st.lists(st.integers(0, 1000), max_size=20))
+def ranges_of(size: int, edges: list[int]) -> list[tuple[int, int]]:
+    """Return ascending ranges within a disk, some of them touching."""
+    cuts = sorted(min(edge, size) for edge in edges)
+    return [(a, b) for a, b in zip(cuts[::2], cuts[1::2], strict=False) if a < b]
+
+
+def bytes_of(spans: Iterable[Span]) -> list[int]:
+    return [byte for span in spans for byte in range(span.offset, span.offset + span.length)]
+
+
+@given(SIZES, EDGES)
 def test_every_byte_of_data_is_read_once_and_every_page_comes_once(size: int, edges: list[int]) -> None:
-    cuts = sorted({edge for edge in edges if edge < size})
-    ranges = list(zip(cuts[::2], cuts[1::2], strict=False))
-    plan = list(plan_segments(size, PAGE, SEGMENT, ranges))
-    assert [page for page, _ in plan] == list(range(-(-size // PAGE)))
-    offsets = [offset for _, page in plan for offset in page]
-    assert offsets == sorted(set(offsets))
-    assert all(offset // PAGE == page for page, offsets in plan for offset in offsets)
-    read = {byte for offset in offsets for byte in range(offset, offset + SEGMENT)}
-    assert all(byte in read for start, end in ranges for byte in range(start, end))
-    assert all(any(start < at + SEGMENT and at < end for start, end in ranges) for at in offsets)
+    ranges = ranges_of(size, edges)
+    plan = list(plan_pages(size, PAGE, SEGMENT, BLOCK, ranges))
+    assert [page.number for page in plan] == list(range(-(-size // PAGE)))
+    read = bytes_of(span for page in plan for span in page.spans)
+    assert read == sorted(set(read))
+    assert {byte for start, end in ranges for byte in range(start, end)} <= set(read)
+    for number, spans in plan:
+        for span in spans:
+            assert span.offset % BLOCK == 0 and (span.length % BLOCK == 0 or span.offset + span.length == size)
+            assert span.offset // SEGMENT == (span.offset + span.length - 1) // SEGMENT
+            assert span.offset // PAGE == number
+    # Nothing is read that shares no block with a range.
+    blocks = {byte // BLOCK for start, end in ranges for byte in range(start, end)}
+    assert {byte // BLOCK for byte in read} == blocks
+
+
+@given(SIZES, EDGES, st.sampled_from([0.0, 0.01, 0.3, 1.0]), st.randoms(use_true_random=False))
+def test_audits_are_of_what_is_not_read_anyway(size: int, edges: list[int], share: float, random: Random) -> None:
+    auditor = Auditor(share, -(-size // PAGE), BLOCK, random.random)
+    for plan in plan_pages(size, PAGE, SEGMENT, BLOCK, ranges_of(size, edges)):
+        end = min(size, (plan.number + 1) * PAGE)
+        audited = auditor.extend(plan, plan.number * PAGE, end)
+        assert [span for span in audited.spans if not span.audit] == plan.spans
+        read = bytes_of(audited.spans)
+        assert read == sorted(set(read))
+        if share == 1.0:
+            assert read == list(range(plan.number * PAGE, end))
+        if share == 0.0:
+            assert audited == plan
+
+
+def test_about_the_asked_share_is_audited() -> None:
+    pages, page = 400, 256 << 20
+    auditor = Auditor(0.01, pages, 64 << 10, Random(7).random)
+    plans = (auditor.extend(PagePlan(n, []), n * page, (n + 1) * page) for n in range(pages))
+    audited = [sum(span.length for span in plan.spans) for plan in plans]
+    assert 0.005 < sum(audited) / (pages * page) < 0.02
+    # The parent's map is fetched for few pages only.
+    assert sum(map(bool, audited)) < pages / 4
+
+
+@given(SIZES, EDGES, st.sets(st.integers(0, PAGE // BLOCK - 1)), st.randoms(use_true_random=False))
+def test_blocks_that_have_to_be_read_are_read_once_and_not_audited(
+    size: int, edges: list[int], wanted: set[int], random: Random
+) -> None:
+    auditor = Auditor(0.5, 1, BLOCK, random.random)
+    for plan in plan_pages(size, PAGE, SEGMENT, BLOCK, ranges_of(size, edges)):
+        start = plan.number * PAGE
+        spans = with_blocks(auditor.extend(plan, start, min(size, start + PAGE)), wanted, start, BLOCK, size).spans
+        assert bytes_of(spans) == sorted(set(bytes_of(spans)))
+        read = set(bytes_of(span for span in spans if not span.audit))
+        assert {start + n * BLOCK for n in wanted if start + n * BLOCK < size} <= read
 
 
 LENGTHS = st.lists(st.tuples(st.integers(0, 2 * MAX_GAP), st.integers(28, MAX_RANGE // 3)), min_size=1, max_size=20)

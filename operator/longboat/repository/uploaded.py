@@ -1,0 +1,160 @@
+"""What earlier attempts of an export have uploaded before they ended: packs that no manifest refers to yet.
+
+Their leases name them, and a new attempt that reads the same disk in the same order finds their blocks again. It has
+to name the packs in a lease of its own first, and then to leave out those that are about to be removed: whatever is
+condemned after that is looked at again, with the lease as a root, before it goes.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Collection, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from .codec import decompress
+from .crypto import FRAME_OVERHEAD, HEADER_BYTES, parse_header, reading_cipher
+from .damage import Damage
+from .documents import MAX_DOCUMENT_OBJECT, open_document
+from .errors import DamagedError, ObjectNotFoundError, UnsupportedFormatError
+from .layout import LEASES, MAX_FRAME_PLAIN, MAX_PACK, PACKS, Kind, pack_name
+from .leases import LeaseRecord
+from .packs import FOOTER, FOOTER_MAGIC, parse_index
+from .pages import FrameRef
+from .repository import Repository
+
+_WINDOW = 48  # Packs whose ids are in memory at a time: about 2 GiB of a disk, 15 MiB of ids.
+_AHEAD = 32  # So many of them lie beyond the newest one in which a block was found.
+_PATIENCE = 1024  # Blocks in a row that are not found before the window moves on by a pack.
+_TAIL = 64 << 10  # What is read of a pack's end at first; it holds the index of most packs.
+
+Index = list[tuple[FrameRef, list[bytes]]]
+
+
+def packs_in_leases(repository: Repository, disk_key: str) -> list[str]:
+    """Return the names of the data packs that writers of a disk say they uploaded, in the order of their uploads.
+
+    Leases that can't be read are left out: nothing depends on them but time.
+    """
+    names = sorted(info.name for info in repository.store.list(LEASES))
+    packs: dict[str, None] = {}
+    for record in filter(None, (_record(repository, name) for name in names)):
+        if record.disk_key == disk_key:
+            packs.update(dict.fromkeys(name for name in record.packs if name.startswith(PACKS)))
+    return list(packs)
+
+
+def read_pack_tail(repository: Repository, kind: Kind, object_id: bytes) -> Index:
+    """Return each frame of a pack with its blocks' ids, having read no more than the pack's header and end.
+
+    ObjectNotFoundError or DamagedError if the pack can't be used.
+    """
+    name = pack_name(kind, object_id)
+    size = repository.store.head(name).size
+    if not HEADER_BYTES + FRAME_OVERHEAD + FOOTER.size <= size <= MAX_PACK:
+        raise DamagedError(f"pack {name}: {size} bytes are out of bounds")
+    if parse_header(repository.store.get_range(name, 0, HEADER_BYTES), kind, repository.keys) != object_id:
+        raise DamagedError(f"pack {name}: the object in this place belongs elsewhere")
+    begin = max(HEADER_BYTES, size - _TAIL)
+    tail = memoryview(repository.store.get_range(name, begin, size - begin))
+    at, magic = FOOTER.unpack_from(tail, len(tail) - FOOTER.size)
+    if magic != FOOTER_MAGIC or not HEADER_BYTES <= at < size - FOOTER.size:
+        raise DamagedError(f"pack {name}: it does not end in a footer")
+    if at < begin:
+        tail, begin = memoryview(repository.store.get_range(name, at, size - at)), at
+    frame = FrameRef(object_id, at, size - FOOTER.size - at, 0)
+    return _index(repository, kind, frame, tail[at - begin : -FOOTER.size])
+
+
+class UploadedBlocks:
+    """Finds blocks in packs of earlier attempts; safe to call from many threads.
+
+    A disk is read in the same order each time: a window of packs around the last find is all that is kept in memory.
+    """
+
+    def __init__(
+        self,
+        repository: Repository,
+        packs: Iterable[str],
+        condemned: Collection[str] = (),
+        damage: Damage | None = None,
+    ) -> None:
+        """Look into these packs, given by name in the order of upload, but for what is condemned or damaged of them."""
+        self._repository, self._damage = repository, damage or Damage()
+        self._names = iter([name for name in packs if name not in condemned])
+        self._lock = threading.Lock()
+        self._blocks: dict[bytes, tuple[FrameRef, int, int]] = {}
+        self._window: deque[list[bytes]] = deque()
+        self._loaded, self._newest, self._misses = 0, -1, 0
+        self._pool = ThreadPoolExecutor(4, thread_name_prefix="uploaded")
+        self._coming: deque[Future[Index]] = deque()
+
+    def __enter__(self) -> UploadedBlocks:
+        """Return self."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop reading ahead."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def find(self, block_id: bytes) -> tuple[FrameRef, int] | None:
+        """Return frame and slot of an uploaded block, or None."""
+        with self._lock:
+            self._advance()
+            found = self._blocks.get(block_id)
+            if found is None:
+                self._missed()
+                return None
+            frame, slot, pack = found
+            self._newest, self._misses = max(self._newest, pack), 0
+            return frame, slot
+
+    def _missed(self) -> None:
+        # What the first packs held may have been overwritten since: the window moves on with the disk all the same.
+        self._misses += 1
+        if self._misses >= _PATIENCE:
+            self._newest, self._misses = min(self._newest + 1, self._loaded), 0
+
+    def _advance(self) -> None:
+        while self._loaded <= self._newest + _AHEAD and (index := self._next()) is not None:
+            ids = list[bytes]()
+            for frame, block_ids in index:
+                for slot, block_id in enumerate(block_ids):
+                    self._blocks[block_id] = (frame, slot, self._loaded)
+                ids += block_ids
+            self._window.append(ids)
+            self._loaded += 1
+            if len(self._window) > _WINDOW:
+                self._forget(self._window.popleft(), self._loaded - _WINDOW)
+
+    def _forget(self, ids: list[bytes], before: int) -> None:
+        for block_id in ids:
+            if block_id in self._blocks and self._blocks[block_id][2] < before:
+                del self._blocks[block_id]
+
+    def _next(self) -> Index | None:
+        while len(self._coming) < max(2, _AHEAD // 4) and (name := next(self._names, None)) is not None:
+            self._coming.append(self._pool.submit(self._load, name))
+        return self._coming.popleft().result() if self._coming else None
+
+    def _load(self, name: str) -> Index:
+        try:
+            index = read_pack_tail(self._repository, Kind.DATA_PACK, bytes.fromhex(name.rsplit("/", 1)[-1]))
+            return [entry for entry in index if not self._damage.covers(Kind.DATA_PACK, *entry[0][:2])]
+        except (ObjectNotFoundError, DamagedError, UnsupportedFormatError, ValueError):
+            return []  # Removed since, or never whole: its blocks are stored again.
+
+
+def _record(repository: Repository, name: str) -> LeaseRecord | None:
+    try:
+        data = repository.store.get(name, MAX_DOCUMENT_OBJECT)
+        return open_document(repository.keys, Kind.LEASE, data, LeaseRecord)[1]
+    except (ObjectNotFoundError, DamagedError, UnsupportedFormatError):
+        return None
+
+
+def _index(repository: Repository, kind: Kind, frame: FrameRef, sealed: memoryview) -> Index:
+    payload, length, codec = reading_cipher(repository.keys, kind, frame.pack).open(sealed, frame.offset)
+    if length > MAX_FRAME_PLAIN:
+        raise DamagedError("the index of a pack is too large")
+    return parse_index(frame, decompress(payload, codec, length), kind)
