@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from longboat.kube.kinds import (
+    EVENT,
     JOB,
     PERSISTENT_VOLUME,
     PERSISTENT_VOLUME_CLAIM,
@@ -41,6 +42,8 @@ class Storage:
         self.data: dict[str, str] = {}
         self.snapshot_error: str | None = None
         self.ignores_data_source_ref = False
+        self.full = ""
+        """What the storage answers to whoever asks for a volume; empty: it makes one."""
         self._handles = 0
 
     def settle(self) -> None:
@@ -197,6 +200,9 @@ class Storage:
         return self.data[content["status"]["snapshotHandle"]]
 
     def _provision(self, claim: Object, content: str) -> None:
+        if self.full:
+            self._refuse(claim)
+            return
         meta, handle = claim["metadata"], self._handle("vol")
         self.data[handle] = content
         storage = self.cluster.get(STORAGE_CLASS, claim["spec"]["storageClassName"]) or {}
@@ -297,6 +303,12 @@ class Storage:
     def _patch(self, kind: Kind, obj: Object, op: str, path: str, value: Any) -> None:
         meta = obj["metadata"]
         self.cluster.patch(kind, meta["name"], [{"op": op, "path": path, "value": value}], meta.get("namespace", ""))
+
+    def _refuse(self, claim: Object) -> None:
+        name = f"{claim['metadata']['name']}.failed"
+        if self.cluster.get(EVENT, name, claim["metadata"]["namespace"]) is None:
+            about = {"involvedObject": {"uid": claim["metadata"]["uid"]}, "type": "Warning", "message": self.full}
+            self.cluster.create(_object(EVENT, name, claim["metadata"]["namespace"]) | about)
 
     def _status(self, kind: Kind, obj: Object, status: Object) -> None:
         meta = obj["metadata"]

@@ -2,11 +2,12 @@
 
 LONGBOAT_NAMESPACE and LONGBOAT_IMAGE are required. Optional, with their defaults: LONGBOAT_IMAGE_PULL_POLICY
 (IfNotPresent), LONGBOAT_LOCATION, LONGBOAT_TRASH_PERIOD (7d), LONGBOAT_UNFREEZE_TIMEOUT_SECONDS (30; 5 to 240),
-LONGBOAT_AUTOMATIC_SNAPSHOTS (true), LONGBOAT_AUTOMATIC_SNAPSHOT_EVERY (1d), LONGBOAT_MOVER_USER (107; not 0:
-movers never run as root), LONGBOAT_MOVER_RESOURCES (JSON, {}), LONGBOAT_MOVER_PULL_SECRETS (names, comma separated),
-LONGBOAT_MOVERS_AT_ONCE (10), LONGBOAT_MOVER_SERVICE_ACCOUNT (default), LONGBOAT_RESYNC_SECONDS (10),
-LONGBOAT_FULL_RESYNC (5m), LONGBOAT_STORE_CHECK_EVERY (5m), LONGBOAT_DELETION_LIMIT (10), LONGBOAT_WORKERS (8),
-LONGBOAT_LOG_LEVEL (INFO). Durations are a whole number and m, h, d or w.
+LONGBOAT_SNAPSHOT_READY_WITHIN (12h), LONGBOAT_AUTOMATIC_SNAPSHOTS (true), LONGBOAT_AUTOMATIC_SNAPSHOT_EVERY (1d),
+LONGBOAT_MOVER_USER (107; not 0: movers never run as root), LONGBOAT_MOVER_RESOURCES (JSON, {}),
+LONGBOAT_MOVER_PULL_SECRETS (names, comma separated), LONGBOAT_MOVERS_AT_ONCE (10), LONGBOAT_MOVER_SERVICE_ACCOUNT
+(default), LONGBOAT_RESYNC_SECONDS (10), LONGBOAT_FULL_RESYNC (5m), LONGBOAT_STORE_CHECK_EVERY (5m),
+LONGBOAT_DELETION_LIMIT (10), LONGBOAT_WORKERS (8), LONGBOAT_LOG_LEVEL (INFO). Durations are a whole number and m, h, d
+or w.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         location=read("LONGBOAT_LOCATION", "", str) or None,
         trash_period=read("LONGBOAT_TRASH_PERIOD", "7d", parse_duration),
         unfreeze_timeout=timedelta(seconds=read("LONGBOAT_UNFREEZE_TIMEOUT_SECONDS", "30", _whole(5, 240))),
+        snapshot_ready_within=read("LONGBOAT_SNAPSHOT_READY_WITHIN", "12h", parse_duration),
         automatic_snapshots=read("LONGBOAT_AUTOMATIC_SNAPSHOTS", "true", _one_of("true", "false")) == "true",
         automatic_snapshot_every=read("LONGBOAT_AUTOMATIC_SNAPSHOT_EVERY", "1d", parse_duration),
         mover_user=read("LONGBOAT_MOVER_USER", "107", _whole(1, 2**31 - 1)),

@@ -6,6 +6,7 @@ a volume may hold the only copy of somebody's disk: it is neither written, nor r
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
@@ -20,6 +21,22 @@ BOUND_BY_CONTROLLER = "pv.kubernetes.io/bound-by-controller"
 def is_bound(claim: Object) -> bool:
     """Return whether a claim has its volume for good."""
     return (claim.get("status") or {}).get("phase") == "Bound" and bool(claim["spec"].get("volumeName"))
+
+
+def unbound(claim: Object, events: Iterable[Object]) -> str:
+    """Return in words that a claim has no volume yet; ``events``, of its namespace, say what the storage said."""
+    meta, phase = claim["metadata"], (claim.get("status") or {}).get("phase", "new")
+    about = [each for each in events if each["involvedObject"].get("uid") == meta["uid"] and each["type"] == "Warning"]
+    latest = max(about, key=_last_seen, default={})
+    why = f"its last Event says: {latest.get('message')}" if latest else "it has no Event that says why"
+    return (
+        f"PersistentVolumeClaim {meta['name']!r} in {meta['namespace']!r} is {phase}, expected Bound: {why}; the "
+        f"storage of StorageClass {claim['spec'].get('storageClassName')!r} may be out of space or quota"
+    )
+
+
+def _last_seen(event: Object) -> str:
+    return str(event.get("lastTimestamp") or event.get("eventTime") or "")
 
 
 def made_for(volume: Object, claim: Object) -> bool:

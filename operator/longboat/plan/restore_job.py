@@ -18,6 +18,10 @@ from longboat.repository import StoreSettings
 Object = dict[str, Any]
 
 ATTEMPTS = 3
+PENDING_TOLD = timedelta(seconds=30)
+"""A volume that is not made after this is told of, with what the storage says."""
+PENDING_PATIENCE = timedelta(hours=1)
+"""A mover that has not begun after this has failed."""
 _HOSTNAME = "kubernetes.io/hostname"
 
 

@@ -17,8 +17,6 @@ from longboat.reconcile.backup_run import SOON, Run
 CUT_PATIENCE = timedelta(minutes=10)
 """How long a snapshot may take to be cut: one taken much later is not of the moment that was meant."""
 ERROR_PATIENCE = timedelta(minutes=30)
-READY_PATIENCE = timedelta(hours=12)
-"""How long a snapshot may take to be usable: some storage uploads it first."""
 
 
 def step(run: Run) -> None:
@@ -61,8 +59,10 @@ def _too_late(run: Run, disk: DiskResult, cut: Cut, state: SnapshotState) -> Pro
     if disk.cut_time is None and waited >= CUT_PATIENCE:
         why = f"status.error: {state.error}" if state.error else "it has no status.creationTime"
         return Problem("SnapshotNotCut", f"{name} was not cut within {_minutes(CUT_PATIENCE)}: {why}")
-    if waited >= READY_PATIENCE:
-        return Problem("SnapshotNotReady", f"{name} was not readyToUse within {_minutes(READY_PATIENCE)}")
+    patience = run.ctx.settings.snapshot_ready_within
+    if waited >= patience:
+        message = f"{name} was not readyToUse within {_minutes(patience)}; see the CSI driver and its snapshotter"
+        return Problem("SnapshotNotReady", message)
     return None
 
 

@@ -27,6 +27,8 @@ class Settings:
     """How long the data of a deleted backup can be brought back."""
     unfreeze_timeout: timedelta = timedelta(seconds=30)
     """The guest thaws itself after this, whatever happens to the operator."""
+    snapshot_ready_within: timedelta = timedelta(hours=12)
+    """How long a snapshot of a backup may take to be usable: some storage uploads it first."""
     automatic_snapshots: bool = True
     automatic_snapshot_every: timedelta = timedelta(days=1)
     mover_user: int = 107

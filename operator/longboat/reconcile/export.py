@@ -35,7 +35,7 @@ from longboat.reconcile import mover as movers
 from longboat.reconcile.backup_cleanup import clean_disk
 from longboat.reconcile.backup_run import LATER, SOON, Run
 from longboat.reconcile.backup_store_access import open_repository
-from longboat.reconcile.new_volume import proven_new
+from longboat.reconcile.new_volume import claim_says, proven_new
 from longboat.repository import DiskIdentity
 
 PROGRESS_PERIOD = timedelta(seconds=5)
@@ -246,14 +246,9 @@ def _wait_for_pod(run: Run, disk: DiskResult, pod: str) -> None:
 
 def _claim_says(run: Run, disk: DiskResult) -> str:
     name = claim_name(run.backup, disk.name)
-    claim = run.ctx.cluster.get(PERSISTENT_VOLUME_CLAIM, name, run.ctx.settings.namespace) or {}
-    phase = (claim.get("status") or {}).get("phase")
-    if phase == "Bound":
-        return ""
-    return (
-        f"PersistentVolumeClaim {name!r} in {run.ctx.settings.namespace!r} is {phase or 'new'}, expected Bound; "
-        f"see its events: the storage class {disk.storage_class_name!r} may be out of space or quota; "
-    )
+    claim = run.ctx.cluster.get(PERSISTENT_VOLUME_CLAIM, name, run.ctx.settings.namespace)
+    said = claim_says(run.ctx.cluster, claim) if claim else f"PersistentVolumeClaim {name!r} is not there yet"
+    return f"{said}; " if said else ""
 
 
 def _progress(run: Run, disk: DiskResult, state: movers.MoverState) -> None:

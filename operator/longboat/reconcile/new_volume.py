@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from longboat.kube.kinds import PERSISTENT_VOLUME, STORAGE_CLASS
+from longboat.kube.kinds import EVENT, PERSISTENT_VOLUME, STORAGE_CLASS
 from longboat.kube.port import Cluster, Object
-from longboat.plan.new_volume import keep, new_volume_problem
+from longboat.plan.new_volume import is_bound, keep, new_volume_problem, unbound
 from longboat.plan.problem import Problem
 
 
@@ -34,6 +34,13 @@ def proven_new_of_class(cluster: Cluster, claim: Object) -> Problem | None:
             "provisioner; create it again as it was, or create another Restore",
         )
     return proven_new(cluster, claim, storage_class["provisioner"])
+
+
+def claim_says(cluster: Cluster, claim: Object) -> str:
+    """Return in words that a claim of the operator's namespace has no volume, and the provisioner's last word on it."""
+    if is_bound(claim):
+        return ""
+    return unbound(claim, cluster.list(EVENT, claim["metadata"]["namespace"]))
 
 
 def spare(cluster: Cluster, claim: Object) -> None:

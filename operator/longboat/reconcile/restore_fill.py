@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime
 
 from longboat.api import BackupStore, Restore
 from longboat.kube.kinds import (
@@ -14,12 +15,15 @@ from longboat.kube.kinds import (
     STORAGE_CLASS,
 )
 from longboat.kube.port import AlreadyExistsError, Object, RefusedError
+from longboat.mover import Failure
 from longboat.plan.disks import vm_disks
 from longboat.plan.mover import Mover, hung, standing_since
 from longboat.plan.new_volume import is_bound
 from longboat.plan.problem import Problem
 from longboat.plan.restore_job import (
     ATTEMPTS,
+    PENDING_PATIENCE,
+    PENDING_TOLD,
     affinity_for,
     filled,
     job_name,
@@ -33,7 +37,7 @@ from longboat.plan.restore_target import binds_late, staging_claim, staging_name
 from longboat.reconcile import mover as movers
 from longboat.reconcile.context import Context
 from longboat.reconcile.mover import MoverState
-from longboat.reconcile.new_volume import proven_new_of_class
+from longboat.reconcile.new_volume import claim_says, proven_new_of_class
 from longboat.reconcile.objects import load
 from longboat.reconcile.repositories import StoreProblemError
 from longboat.reconcile.restore_bind import staging_of
@@ -89,8 +93,22 @@ def _follow(ctx: Context, restore: Restore, staging: Object) -> Stage:
         return _failed(ctx, restore, state)
     if state.phase == "Running":
         return _running(ctx, restore, state)
-    problem = _start(ctx, restore, staging, state)
-    return Stage(restore, problem or Waiting("Restoring", state.message or "the mover is being started"))
+    if problem := _start(ctx, restore, staging, state):
+        return Stage(restore, problem)
+    return _pending(ctx, restore, staging, state)
+
+
+def _pending(ctx: Context, restore: Restore, staging: Object, state: MoverState) -> Stage:
+    """Say what a mover that has not begun waits for; give it up in the end, so that others get their turn."""
+    begun = datetime.fromisoformat(state.job["metadata"]["creationTimestamp"]) if state.job else ctx.now()
+    waited = ctx.now() - begun
+    trouble = claim_says(ctx.cluster, staging) if waited >= PENDING_TOLD else ""
+    if waited >= PENDING_PATIENCE:
+        failure = Failure(reason="MoverNotStarted", message=trouble or state.message, retryable=True)
+        return _failed(ctx, restore, replace(state, failure=failure))
+    if trouble:
+        return Stage(restore, Problem("VolumeNotProvisioned", trouble))
+    return Stage(restore, Waiting("Restoring", state.message or "the mover is being started"))
 
 
 def _start(ctx: Context, restore: Restore, staging: Object, state: MoverState) -> Problem | Waiting | None:

@@ -27,6 +27,7 @@ def test_everything_can_be_set() -> None:
             "LONGBOAT_LOCATION": "lon-1",
             "LONGBOAT_TRASH_PERIOD": "2w",
             "LONGBOAT_UNFREEZE_TIMEOUT_SECONDS": "15",
+            "LONGBOAT_SNAPSHOT_READY_WITHIN": "3h",
             "LONGBOAT_AUTOMATIC_SNAPSHOTS": "false",
             "LONGBOAT_AUTOMATIC_SNAPSHOT_EVERY": "12h",
             "LONGBOAT_MOVER_USER": "1000",
@@ -43,6 +44,7 @@ def test_everything_can_be_set() -> None:
     assert settings.location == "lon-1"
     assert settings.trash_period == timedelta(weeks=2)
     assert settings.unfreeze_timeout == timedelta(seconds=15)
+    assert settings.snapshot_ready_within == timedelta(hours=3)
     assert not settings.automatic_snapshots
     assert settings.automatic_snapshot_every == timedelta(hours=12)
     assert settings.mover_user == 1000

@@ -246,6 +246,34 @@ def test_a_quota_that_is_full_is_named_and_waited_for() -> None:
     assert_restored(world)
 
 
+def test_a_storage_without_space_is_quoted_and_the_restore_goes_on_when_there_is_some() -> None:
+    world = shop()
+    world.storage.full = "no space left in the pool"
+    world.add_restore("r", wish())
+    run(world)
+    assert world.reason(RESTORE, "r", "Stalled") == "", "it may be there in a moment"
+    world.clock.advance(seconds=31)
+    run(world)
+    assert world.reason(RESTORE, "r", "Stalled") == "VolumeNotProvisioned"
+    assert "no space left in the pool" in message(world)
+    assert "'fast'" in message(world)
+    world.storage.full = ""
+    run(world)
+    assert_restored(world)
+
+
+def test_a_storage_that_never_makes_the_volume_ends_the_restore_and_leaves_nothing() -> None:
+    world = shop()
+    world.storage.full = "no space left in the pool"
+    world.add_restore("r", wish())
+    for _ in range(8):
+        run(world, rounds=4)
+        world.clock.advance(minutes=61)
+    assert (status(world)["phase"], world.reason(RESTORE, "r", "Stalled")) == ("Failed", "MoverNotStarted")
+    assert "no space left in the pool" in message(world)
+    untouched(world)
+
+
 def test_a_snapshot_that_failed_or_is_lost_is_named() -> None:
     world = shop()
     world.add_restore("r", wish(snapshot="before"))
