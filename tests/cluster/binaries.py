@@ -61,9 +61,17 @@ KUBERNETES = GoModule(
     ldflags=f"-s -w -X {_STAMP}.gitVersion={KUBERNETES_VERSION} -X {_STAMP}.gitMajor=1 -X {_STAMP}.gitMinor=36",
     files=(("snapshot-crds", "github.com/kubernetes-csi/external-snapshotter/client/v8", "config/crd"),),
 )
+SNAPSHOT_METADATA_VERSION = "v1.1.0"
+SNAPSHOT_METADATA = GoModule(
+    name="snapshot-metadata",
+    version=SNAPSHOT_METADATA_VERSION,
+    packages=("github.com/kubernetes-csi/external-snapshot-metadata/cmd/csi-snapshot-metadata",),
+    ldflags=f"-s -w -X main.version={SNAPSHOT_METADATA_VERSION}",
+    files=(("snapshot-metadata-crds", "github.com/kubernetes-csi/external-snapshot-metadata/client", "config/crd"),),
+)
 VERSITYGW = GoModule("versitygw", "v1.8.0", ("github.com/versity/versitygw/cmd/versitygw",))
 HELM = GoModule("helm", "v4.3.1", ("helm.sh/helm/v4/cmd/helm",))
-ALL = (KUBERNETES, VERSITYGW, HELM)
+ALL = (KUBERNETES, SNAPSHOT_METADATA, VERSITYGW, HELM)
 
 
 def ensure(module: GoModule) -> Path:

@@ -152,7 +152,8 @@ def _start_node(cluster: Cluster, pause: Image) -> Link:
     with locked("network"):
         link = network.choose_link(network.host_networks(), _preferred_link(cluster))
         cluster.state.mkdir(parents=True, mode=0o700)
-        node.write_files(cluster.state, cluster.identity, link, binaries.ensure(binaries.KUBERNETES), pause.reference)
+        programs = node.Programs(binaries.ensure(binaries.KUBERNETES), binaries.ensure(binaries.SNAPSHOT_METADATA))
+        node.write_files(cluster.state, cluster.identity, link, programs, pause.reference)
         cgroups.create(cluster.identity)
         _launch(cluster.state)
         wait_until((cluster.state / "marks" / "init").exists, 20, _init_failure(cluster.state), interval=0.02)
@@ -199,13 +200,23 @@ def _bring_up_api(cluster: Cluster, link: Link) -> None:
     wait_until(lambda: controlplane.is_ready(_url(link), context), 60, "API server")
     _mark(cluster, "api")
     say("API server is ready")
-    crds = sorted((binaries.ensure(binaries.KUBERNETES) / "snapshot-crds").glob("*snapshot.storage.k8s.io_*.yaml"))
-    files = [f"--filename={path}" for path in crds]
+    files = [f"--filename={path}" for path in _snapshot_definitions()]
     cluster.kubectl("apply", "--server-side", *files)
     cluster.kubectl("wait", "--for=condition=Established", "--timeout=30s", *files)
     _mark(cluster, "crds")
     cluster.kubectl("apply", "--server-side", f"--filename={_CSI_MANIFESTS}")
+    service = json.dumps(node.snapshot_metadata_service(cluster.state))
+    cluster.kubectl("apply", "--server-side", "--filename=-", stdin=service)
     _wait_for_node(cluster)
+
+
+def _snapshot_definitions() -> list[Path]:
+    """The files of the CRDs of snapshots, and of changed blocks."""
+    snapshots = binaries.ensure(binaries.KUBERNETES) / "snapshot-crds"
+    metadata = binaries.ensure(binaries.SNAPSHOT_METADATA) / "snapshot-metadata-crds"
+    return sorted(snapshots.glob("*snapshot.storage.k8s.io_*.yaml")) + sorted(
+        metadata.glob("cbt.storage.k8s.io_*.yaml")
+    )
 
 
 def _mark(cluster: Cluster, name: str) -> None:

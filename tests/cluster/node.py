@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import datetime
 import json
 import os
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import yaml
@@ -25,15 +26,26 @@ API_PORT = 6443
 CONTAINERD_SOCKET = "/run/containerd/containerd.sock"
 CSI_SOCKET = f"/var/lib/kubelet/plugins/{DRIVER_NAME}/csi.sock"
 CSI_REGISTRATION_SOCKET = f"/var/lib/kubelet/plugins_registry/{DRIVER_NAME}-reg.sock"
+SNAPSHOT_METADATA_PORT = 50051
+SNAPSHOT_METADATA_AUDIENCE = "snapshot-metadata.longboat.test"
 _ETCD_URL = "http://127.0.0.1:2379"
 _ETCD_PEER_URL = "http://127.0.0.1:2380"
 
 
-def write_files(state: Path, identity: str, link: Link, programs: Path, pause_image: str) -> None:
+@dataclass(frozen=True)
+class Programs:
+    """Folders of programs that run on the node."""
+
+    kubernetes: Path
+    snapshot_metadata: Path
+
+
+def write_files(state: Path, identity: str, link: Link, programs: Programs, pause_image: str) -> None:
     """Write everything that the node's process 1 and its services read; `state` must be empty but for logs."""
     for folder in ("logs", "marks", "csi", "cni", "containerd"):
         (state / folder).mkdir(parents=True, exist_ok=True)
     pki = controlplane.make_pki(state / "pki", (NODE_ADDRESS, link.node), datetime.datetime.now(datetime.UTC))
+    pki.authority.issue("snapshot-metadata", "snapshot-metadata", hosts=(NODE_ADDRESS, link.node))
     _write_kubeconfigs(state, link, pki)
     (state / "containerd.toml").write_text(_containerd_config(state, pause_image))
     (state / "cni" / "10-bridge.conflist").write_text(json.dumps(_cni_config(), indent=2))
@@ -62,8 +74,9 @@ def _write_kubeconfigs(state: Path, link: Link, pki: ControlPlanePki) -> None:
     write_kubeconfig(state / "node.kubeconfig", inside, pki.ca, node, "longboat")
 
 
-def services(state: Path, programs: Path, pki: ControlPlanePki) -> list[Service]:
+def services(state: Path, folders: Programs, pki: ControlPlanePki) -> list[Service]:
     """All programs of the node; each waits for the paths that show that what it needs is there."""
+    programs = folders.kubernetes
     api = str(state / "marks" / "api")
     crds = str(state / "marks" / "crds")
     admin = f"--kubeconfig={state / 'admin.kubeconfig'}"
@@ -80,6 +93,7 @@ def services(state: Path, programs: Path, pki: ControlPlanePki) -> list[Service]
         _service("kubelet", _kubelet_command(state, programs), api, CONTAINERD_SOCKET),
         _service("csi-provisioner", _provisioner_command(programs, admin), api, CSI_SOCKET),
         _service("csi-snapshotter", [snapshotter, admin, csi_address], api, crds, CSI_SOCKET),
+        _service("csi-snapshot-metadata", _metadata_command(state, folders, admin), api, crds, CSI_SOCKET),
         _service("snapshot-controller", [snapshot_controller, admin, "--leader-election=false"], api, crds),
     ]
 
@@ -148,6 +162,30 @@ def _provisioner_command(programs: Path, admin: str) -> list[str]:
         "--extra-create-metadata=true",
         "--default-fstype=ext4",
     ]
+
+
+def _metadata_command(state: Path, folders: Programs, admin: str) -> list[str]:
+    return [
+        str(folders.snapshot_metadata / "csi-snapshot-metadata"),
+        admin,
+        f"--csi-address={CSI_SOCKET}",
+        f"--port={SNAPSHOT_METADATA_PORT}",
+        f"--tls-cert={state / 'pki' / 'snapshot-metadata.crt'}",
+        f"--tls-key={state / 'pki' / 'snapshot-metadata.key'}",
+        "--http-endpoint=127.0.0.1:8088",
+    ]
+
+
+def snapshot_metadata_service(state: Path) -> dict[str, object]:
+    """The object that tells backup programs where the driver's changed blocks are to be had, and by which token."""
+    authority = (state / "pki" / "ca.crt").read_bytes()
+    spec = {
+        "address": f"{NODE_ADDRESS}:{SNAPSHOT_METADATA_PORT}",
+        "audience": SNAPSHOT_METADATA_AUDIENCE,
+        "caCert": base64.b64encode(authority).decode(),
+    }
+    kind = {"apiVersion": "cbt.storage.k8s.io/v1beta1", "kind": "SnapshotMetadataService"}
+    return {**kind, "metadata": {"name": DRIVER_NAME}, "spec": spec}
 
 
 def _kubelet_config(state: Path, identity: str) -> dict[str, object]:
