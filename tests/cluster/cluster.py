@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from tests.cluster import binaries, node, processes
 from tests.cluster.csi.faults import Faults
@@ -51,6 +52,11 @@ class Cluster:
     def faults(self) -> Faults:
         """Faults of the CSI driver, e.g. `faults.inject("full", operation="CreateSnapshot", code=…)`."""
         return Faults(self.state / "csi")
+
+    def node_address(self) -> str:
+        """The node's address as the host reaches it; ports that are open to pods are open there, too."""
+        url = str(json.loads((self.state / "ready.json").read_text())["url"])
+        return str(urlsplit(url).hostname)
 
     def s3_settings(self) -> S3Settings:
         return self.remote.settings()

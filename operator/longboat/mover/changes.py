@@ -57,7 +57,8 @@ class SnapshotMetadata(BaseModel):
     """Where a CSI driver's SnapshotMetadata service answers, and for which snapshot.
 
     `snapshot_metadata.open_snapshot_metadata(settings, size)` makes a ChangeSource of it, `size` being the bytes of
-    the source: a service that reports another capacity speaks of another volume (ChangeTrackingError).
+    the source: a service that reports a larger capacity speaks of another volume (ChangeTrackingError), and what the
+    source has beyond a smaller one is read.
     """
 
     model_config = ConfigDict(
