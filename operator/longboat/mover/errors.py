@@ -30,6 +30,18 @@ class NoDiskImageError(MoverError):
     reason = "NoDiskImage"
 
 
+class ArchiveTooLargeError(MoverError):
+    """The volume's files are more, or larger, than what is backed up without a disk.img."""
+
+    reason = "ArchiveTooLarge"
+
+
+class ArchiveDamagedError(MoverError):
+    """The archive in a backup can not be unpacked, or holds what must not be; nothing was written."""
+
+    reason = "ArchiveDamaged"
+
+
 class SourceReadError(MoverError):
     """Reading the source failed; another node or another attempt may succeed."""
 

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 
 from longboat.repository import DiskStatistics, Repository
 from longboat.repository.backups import write_disk_manifest
 from longboat.repository.damage import Damage, read_damage
-from longboat.repository.errors import DamagedError, UnsupportedFormatError
+from longboat.repository.errors import DamagedError, ObjectNotFoundError, UnsupportedFormatError
 from longboat.repository.layout import FORMAT_VERSION, Kind
 from longboat.repository.leases import Lease
 from longboat.repository.manifests import DiskManifest
-from longboat.repository.map_builder import MapBuilder
+from longboat.repository.map_builder import MapBuilder, ParentUnreadableError
 from longboat.repository.map_reader import MapReader
 from longboat.repository.packs import PackSink, PackWriter
-from longboat.repository.parents import DAMAGE_UNREADABLE, REQUESTED, ParentChoice, choose_parent
+from longboat.repository.parents import DAMAGE_UNREADABLE, NO_PARENT, REQUESTED, ParentChoice, choose_parent
+from longboat.repository.similar import choose_similar
 from longboat.repository.uploaded import UploadedBlocks, packs_in_leases
 
 from .changes import ChangeSource
@@ -27,7 +28,8 @@ from .progress import Progress
 from .read_plan import Auditor
 from .reading import Reading, Wish, decide_reading
 from .results import ExportResult
-from .source import Source
+from .sample import sample_blocks
+from .source import SourceLike
 
 MAP_PACK_TARGET = 4 << 20
 
@@ -38,7 +40,7 @@ class Export:
 
     job: ExportJob
     repository: Repository
-    source: Source
+    source: SourceLike
     emit: Callable[[str], None]
     page_blocks: int
     changes: ChangeSource | None = None
@@ -74,6 +76,7 @@ class Attempt:
                 self._choice = self._choose()
                 earlier = self._earlier()
                 lease.name_parent(self.parent_name() or None)
+                self._assure_parent()
                 if earlier:
                     lease.name_reused(earlier)
                 # Only now: what is condemned later is looked at again, with this lease as a root, before it goes.
@@ -89,6 +92,14 @@ class Attempt:
         result = result_of(stored.manifest, stored.name, stored.object_id, reused=stored.manifest is not manifest)
         counts = {"audited_bytes": self._audited, "resumed_bytes": self._resumed}
         return result.model_copy(update=counts | {"note": "; ".join(filter(None, [*self._notes(), result.note]))})
+
+    def _assure_parent(self) -> None:
+        # Chosen before the lease named it: what is still there now is not removed while the lease lives.
+        try:
+            if self.parent_name():
+                self._repository.store.head(self.parent_name())
+        except ObjectNotFoundError:
+            raise ParentUnreadableError(f"{self.parent_name()} was removed after it had been chosen") from None
 
     def _earlier(self) -> list[str]:
         # Who asks for everything to be stored anew gets that, and so does who can't know what is damaged.
@@ -107,7 +118,15 @@ class Attempt:
             # What must not be referred to is not known, so nothing is.
             return ParentChoice(None, DAMAGE_UNREADABLE, str(error))
         size, unreadable = self._job.block_size, self._export.unreadable
-        return choose_parent(self._repository, self._job.disk, size, self._page_blocks, unreadable)
+        choice = choose_parent(self._repository, self._job.disk, size, self._page_blocks, unreadable)
+        wanted = self._job.dedupe == "Namespace" and self._job.content == "Disk" and not unreadable
+        return self._with_similar(choice) if wanted and choice.full_reason == NO_PARENT else choice
+
+    def _with_similar(self, choice: ParentChoice) -> ParentChoice:
+        size, pages = self._job.block_size, self._page_blocks
+        sample = sample_blocks(self._source, self._repository.keys, size, pages)
+        disk = self._job.disk.disk_key
+        return replace(choice, similar=choose_similar(self._repository, disk, size, pages, sample, self._damage))
 
     def _read_disk(self, uploaded: UploadedBlocks | None) -> DiskManifest:
         keys, random, job = self._repository.keys, self._repository.random, self._job

@@ -13,6 +13,7 @@ from longboat.repository.map_builder import ParentUnreadableError
 from longboat.repository.object_store import ObjectStore
 from longboat.repository.parents import MAX_CANDIDATES
 
+from .archive import ArchiveSource
 from .changes import ChangeSource, ChangeTrackingError, ChangeTrackingUnavailableError
 from .errors import JobError
 from .export_attempt import Attempt, Export, result_of
@@ -20,7 +21,7 @@ from .jobs import ExportJob
 from .program import run_program
 from .progress import print_line
 from .results import ExportResult
-from .source import Source, open_source
+from .source import SourceLike, open_source
 
 
 def main(argv: list[str]) -> int:
@@ -49,6 +50,11 @@ def run_export(
     finished = find_disk_manifest(repository, job.disk.disk_key, job.backup_name, job.created)
     if finished is not None:
         return result_of(finished.manifest, finished.name, finished.object_id, reused=True)
+    if job.content == "Archive":
+        with ArchiveSource(Path(job.source_path)) as files:
+            export = _prepared(job, repository, files, emit, page_blocks, None)
+            export.notes += [f"left out, being no plain file: {name}" for name in files.skipped]
+            return _attempts(export)
     with open_source(Path(job.source_path)) as source:
         return _attempts(_prepared(job, repository, source, emit, page_blocks, changes))
 
@@ -56,7 +62,7 @@ def run_export(
 def _prepared(
     job: ExportJob,
     repository: Repository,
-    source: Source,
+    source: SourceLike,
     emit: Callable[[str], None],
     page_blocks: int,
     changes: ChangeSource | None,

@@ -22,7 +22,7 @@ from .export_frames import FrameBuilder
 from .progress import Progress
 from .read_plan import Auditor, PagePlan, Span, plan_pages, with_blocks
 from .reading import ChangeTrackingMismatchError, Reading
-from .source import Source
+from .source import SourceLike
 from .system_calls import AlignedBuffer
 
 SEGMENT = 1 << 20
@@ -42,7 +42,7 @@ class ExportPipeline:
 
     def __init__(
         self,
-        source: Source,
+        source: SourceLike,
         reading: Reading,
         keys: RepositoryKeys,
         block_size: int,

@@ -88,9 +88,14 @@ class FileOwner(BaseModel):
 
 
 class RestoreJob(_Job):
-    """Write a backed-up disk into a block device, or as disk.img into the directory of a filesystem volume."""
+    """Write a backed-up disk into a block device, or as disk.img into the directory of a filesystem volume.
+
+    The files of an Archive are written into the directory itself.
+    """
 
     manifest: str
+    # What the manifest has to be of.
+    content: Literal["Disk", "Archive"] = "Disk"
     target_path: str
     # A disk.img is made this large in bytes if that is more than the backup's size.
     target_size: int | None = Field(default=None, ge=1)

@@ -9,7 +9,7 @@ from datetime import datetime
 from longboat.repository import DiskManifest
 
 from .changes import ChangeSource, ChangeTrackingError
-from .source import Source
+from .source import SourceLike
 
 SCHEDULED = "ScheduledFullRead"
 NO_BASE_SNAPSHOT = "NoBaseSnapshot"
@@ -49,7 +49,7 @@ class Wish:
 
 
 def decide_reading(
-    source: Source, changes: ChangeSource | None, parent: DiskManifest | None, wish: Wish, distrust: str | None
+    source: SourceLike, changes: ChangeSource | None, parent: DiskManifest | None, wish: Wish, distrust: str | None
 ) -> Reading:
     """Return how to read; `parent` is an earlier backup of this very disk, `distrust` why change sources are not asked.
 
@@ -80,7 +80,7 @@ def checked_ranges(ranges: Iterator[tuple[int, int]], size: int) -> Iterator[tup
         yield offset, last
 
 
-def _unfit(source: Source, parent: DiskManifest, wish: Wish) -> str | None:
+def _unfit(source: SourceLike, parent: DiskManifest, wish: Wish) -> str | None:
     if wish.full_read_every and parent.since_full_read + 1 >= wish.full_read_every:
         return SCHEDULED
     if source.size < parent.size_bytes:
@@ -88,7 +88,7 @@ def _unfit(source: Source, parent: DiskManifest, wish: Wish) -> str | None:
     return None if parent.snapshot_handle else NO_BASE_SNAPSHOT
 
 
-def _changed(source: Source, changes: ChangeSource, parent: DiskManifest, wish: Wish) -> Iterator[tuple[int, int]]:
+def _changed(source: SourceLike, changes: ChangeSource, parent: DiskManifest, wish: Wish) -> Iterator[tuple[int, int]]:
     # Beyond the parent's last whole block nothing is known; the parent's map has its last block completed with zeros.
     known = (
         parent.size_bytes // parent.block_size * parent.block_size if source.size > parent.size_bytes else source.size

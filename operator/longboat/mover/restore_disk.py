@@ -9,6 +9,8 @@ from longboat.repository import open_store, open_with_master_key, read_disk_mani
 from longboat.repository.map_reader import MapReader
 from longboat.repository.object_store import ObjectStore
 
+from .archive_restore import restore_archive
+from .errors import JobError
 from .jobs import RestoreJob
 from .program import run_program
 from .progress import Progress, print_line
@@ -31,6 +33,10 @@ def run_restore(
     """
     repository = open_with_master_key(store or open_store(job.store), job.repository_path, job.master_key_bytes())
     manifest = read_disk_manifest(repository, job.manifest).manifest
+    if job.content != manifest.content:
+        raise JobError(f"content: the job expects {job.content}, the backup holds {manifest.content}")
+    if manifest.content == "Archive":
+        return restore_archive(job, repository, manifest)
     data_bytes = manifest.statistics.allocated_bytes
     target = open_target(
         Path(job.target_path), manifest.size_bytes, data_bytes, job.target_size, job.replace_existing, job.file_owner

@@ -7,11 +7,25 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol
 
 from .errors import NoDiskImageError, SourceMissingError, SourceReadError
 from .system_calls import device_size
 
 DISK_IMAGE = "disk.img"
+
+
+class SourceLike(Protocol):
+    """A disk to read, or what looks like one; reads may come from many threads."""
+
+    size: int
+    is_device: bool
+
+    def data_ranges(self) -> Iterator[tuple[int, int]]:
+        """Yield (start, end) of every range that may hold data, in order."""
+
+    def read_into(self, view: memoryview, offset: int) -> int:
+        """Fill a buffer from `offset`; return the bytes read, fewer only at the disk's end."""
 
 
 class Source:

@@ -1,0 +1,138 @@
+"""A volume of small files comes back as it was, and neither links nor a forged archive lead out of it."""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from longboat.mover import archive
+from longboat.mover.archive import pack, unpack
+from longboat.mover.errors import ArchiveDamagedError, ArchiveTooLargeError, JobError, TargetExistsError
+from longboat.mover.restore_disk import run_restore
+from longboat.mover.results import ExportResult
+from longboat.repository.errors import DamagedError
+from tests.fakes.object_store import MemoryStore
+
+from .disks import export, repository_in, restore_job
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    """A volume as KubeVirt makes it for a machine's TPM and EFI variables."""
+    folder = tmp_path / "state"
+    (folder / "swtpm" / "tpm2").mkdir(parents=True)
+    (folder / "nvram").mkdir(mode=0o750)
+    (folder / "swtpm" / "tpm2" / "tpm2-00.permall").write_bytes(os.urandom(9000))
+    (folder / "nvram" / "db_VARS.fd").write_bytes(b"\xff" * 540_672)
+    (folder / "nvram" / "leer").write_bytes(b"")
+    (folder / "swtpm" / ("ä" * 90 + "\udcff")).write_text("a long name, not all of it text")
+    (folder / "nvram" / "db_VARS.fd").chmod(0o640)
+    os.utime(folder / "swtpm", (1_700_000_000, 1_700_000_000))
+    return folder
+
+
+def tree(folder: Path) -> dict[str, tuple[int, int, int, int, bytes]]:
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        info = path.stat()
+        content = path.read_bytes() if path.is_file() else b""
+        found[str(path.relative_to(folder))] = (info.st_mode, info.st_uid, info.st_gid, int(info.st_mtime), content)
+    return found
+
+
+def back_up(store: MemoryStore, folder: Path, name: str = "one", number: int = 1) -> ExportResult:
+    return export(store, repository_in(store).master_key, folder, name, number, content="Archive")
+
+
+def test_files_come_back_with_names_modes_owners_times_and_content(state: Path, tmp_path: Path) -> None:
+    store = MemoryStore()
+    result = back_up(store, state)
+    target = tmp_path / "restored"
+    (target / "lost+found").mkdir(parents=True)
+    job = restore_job(repository_in(store).master_key, result.manifest, target, content="Archive")
+    run_restore(job, store, lambda _: None)
+    (target / "lost+found").rmdir()
+    assert tree(target) == tree(state)
+    assert (target / "swtpm").stat().st_mtime == 1_700_000_000
+
+
+def test_same_files_are_stored_once(state: Path) -> None:
+    store = MemoryStore()
+    assert back_up(store, state).stored_bytes > 0
+    again = back_up(store, state, "two", 2)
+    assert (again.mode, again.stored_bytes) == ("Incremental", 0)
+
+
+def test_links_devices_and_lost_found_are_left_out_and_told(state: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("of another tenant")
+    (state / "link").symlink_to(tmp_path / "secret")
+    (state / "folder-link").symlink_to(tmp_path)
+    os.mkfifo(state / "pipe")
+    (state / "lost+found").mkdir()
+    data, skipped = pack(state)
+    assert sorted(skipped) == ["folder-link", "link", "pipe"]
+    assert b"of another tenant" not in data and b"lost+found" not in data
+    assert "left out, being no plain file: pipe" in back_up(MemoryStore(), state).note
+
+
+def test_volume_of_more_than_small_files_is_refused(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (state / "huge").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(ArchiveTooLargeError, match="TPM and EFI state"):
+        pack(state)
+    (state / "huge").unlink()
+    monkeypatch.setattr(archive, "MAX_ENTRIES", 3)
+    with pytest.raises(ArchiveTooLargeError):
+        pack(state)
+
+
+@pytest.mark.parametrize("name", ["../outside", "/absolute", "a/../../b", "a//b", "./a", "link", "device"])
+def test_forged_archive_writes_nothing(tmp_path: Path, name: str) -> None:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as forged:
+        forged.addfile(tarfile.TarInfo("fine"))
+        entry = tarfile.TarInfo(name)
+        entry.type = {"link": tarfile.SYMTYPE, "device": tarfile.CHRTYPE}.get(name, tarfile.REGTYPE)
+        entry.linkname = "/etc"
+        forged.addfile(entry)
+    (tmp_path / "in").mkdir()
+    with pytest.raises(ArchiveDamagedError):
+        unpack(out.getvalue(), tmp_path / "in")
+    assert [path.name for path in tmp_path.rglob("*")] == ["in"]
+
+
+def test_files_of_somebody_are_not_written_over(state: Path, tmp_path: Path) -> None:
+    store = MemoryStore()
+    key, result = repository_in(store).master_key, back_up(store, state)
+    target = tmp_path / "taken"
+    target.mkdir()
+    (target / "file").write_text("mine")
+    with pytest.raises(TargetExistsError):
+        run_restore(restore_job(key, result.manifest, target, content="Archive"), store, lambda _: None)
+    job = restore_job(key, result.manifest, target, content="Archive", replaceExisting=True)
+    for _ in range(2):
+        run_restore(job, store, lambda _: None)
+    assert (target / "swtpm").is_dir()
+
+
+def test_an_archive_is_not_restored_as_a_disk_nor_a_disk_as_files(state: Path, tmp_path: Path) -> None:
+    store = MemoryStore()
+    key, result = repository_in(store).master_key, back_up(store, state)
+    with pytest.raises(JobError, match="holds Archive"):
+        run_restore(restore_job(key, result.manifest, tmp_path), store, lambda _: None)
+
+
+def test_damaged_archive_is_told_and_nothing_is_written(state: Path, tmp_path: Path) -> None:
+    store = MemoryStore()
+    key, result = repository_in(store).master_key, back_up(store, state)
+    name = next(name for name in store.objects if "/packs/" in name)
+    content, *rest = store.objects[name]
+    store.objects[name] = (content[:90] + bytes([content[90] ^ 1]) + content[91:], *rest)
+    (tmp_path / "target").mkdir()
+    with pytest.raises(DamagedError):
+        run_restore(restore_job(key, result.manifest, tmp_path / "target", content="Archive"), store, lambda _: None)
+    assert not list((tmp_path / "target").iterdir())
