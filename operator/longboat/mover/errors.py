@@ -80,6 +80,27 @@ class TargetWriteError(MoverError):
     retryable = True
 
 
+class TargetBusyError(MoverError):
+    """Another restore is writing the same target; nothing was written."""
+
+    reason = "TargetBusy"
+    retryable = True
+
+
+class TargetReadError(MoverError):
+    """The target can not be read back; another attempt may succeed."""
+
+    reason = "TargetReadFailed"
+    retryable = True
+
+
+class TargetMismatchError(MoverError):
+    """The target does not hold what was written to it; another attempt compares and rewrites."""
+
+    reason = "TargetMismatch"
+    retryable = True
+
+
 class InterruptedMoveError(MoverError):
     """The mover was told to stop (its pod is being removed)."""
 

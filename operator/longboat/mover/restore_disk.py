@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 
-from longboat.repository import open_store, open_with_master_key, read_disk_manifest
+from longboat.repository import DiskManifest, Repository, open_store, open_with_master_key, read_disk_manifest
 from longboat.repository.map_reader import MapReader
 from longboat.repository.object_store import ObjectStore
 
@@ -14,9 +17,19 @@ from .errors import JobError
 from .jobs import RestoreJob
 from .program import run_program
 from .progress import Progress, print_line
-from .restore_pipeline import RestorePipeline
+from .restore_damage import DamageHandler, refuse
+from .restore_pipeline import Moved, RestorePipeline
+from .restore_sample import read_back
 from .results import RestoreResult
-from .target import open_target
+from .target import Target, open_target
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What a restore took: bytes moved, and bytes that were read back from the target and compared."""
+
+    moved: Moved
+    checked_bytes: int
 
 
 def main(argv: list[str]) -> int:
@@ -27,7 +40,7 @@ def main(argv: list[str]) -> int:
 def run_restore(
     job: RestoreJob, store: ObjectStore | None = None, emit: Callable[[str], None] = print_line
 ) -> RestoreResult:
-    """Write one disk from its start to its end and sync it; a retry does it all again.
+    """Write one disk, sync it and read a sample back; a retry goes on where an interrupted one has ended.
 
     RepositoryError and MoverError say what is wrong; a target that can't take the disk is found before any write.
     """
@@ -42,16 +55,31 @@ def run_restore(
         Path(job.target_path), manifest.size_bytes, data_bytes, job.target_size, job.replace_existing, job.file_owner
     )
     progress = Progress(manifest.size_bytes, emit)
-    try:
-        pipeline = RestorePipeline(repository, MapReader(repository, manifest), target, progress)
-        pipeline.run()
-        target.finish()
-    finally:
-        target.close()
+    with closing(target):
+        restored = write_disk(repository, manifest, target, progress)
     progress.finish()
     return RestoreResult(
         manifest=job.manifest,
         logical_bytes=manifest.size_bytes,
-        written_bytes=pipeline.written_bytes,
-        read_bytes=pipeline.read_bytes,
+        written_bytes=restored.moved.written,
+        read_bytes=restored.moved.read,
+        kept_bytes=restored.moved.kept,
+        checked_bytes=restored.checked_bytes,
     )
+
+
+def write_disk(
+    repository: Repository,
+    manifest: DiskManifest,
+    target: Target,
+    progress: Progress,
+    on_damage: DamageHandler = refuse,
+    random: Random | None = None,
+) -> Restored:
+    """Write a disk into an open target, sync it, read a random sample back, and only then finish the target."""
+    pipeline = RestorePipeline(repository, MapReader(repository, manifest), target, progress, random, on_damage)
+    pipeline.run()
+    target.sync()
+    checked = read_back(target, pipeline.sample(), repository.keys.block_id, manifest.block_size)
+    target.finish()
+    return Restored(pipeline.moved, checked)

@@ -48,13 +48,19 @@ class ExportResult(_Result):
 
 
 class RestoreResult(_Result):
-    """A restore that ended well. All sizes are bytes; `read_bytes` came from the store, `written_bytes` is data."""
+    """A restore that ended well. All sizes are bytes.
+
+    `read_bytes` came from the store, `written_bytes` is data; `kept_bytes` an earlier attempt had written already,
+    `checked_bytes` were read back from the target at the end and compared.
+    """
 
     ok: Literal[True] = True
     manifest: str
     logical_bytes: int
     written_bytes: int
     read_bytes: int
+    kept_bytes: int = 0
+    checked_bytes: int = 0
 
 
 class VerifyResult(_Result):

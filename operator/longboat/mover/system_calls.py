@@ -28,6 +28,8 @@ class AlignedBuffer:
     def is_zero(self, start: int, length: int) -> bool:
         """Tell whether a part is all zeros; the GIL is released, and most data is told apart at its first bytes."""
         # A stretch is all zeros if its first byte is and it equals itself shifted by one.
+        if not length:
+            return True
         if self.view[start]:
             return False
         at = self._address + start

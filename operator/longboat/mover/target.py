@@ -1,28 +1,44 @@
-"""What a restore writes: a block device, or a new disk.img in the directory of a filesystem volume."""
+"""What a restore writes: a block device, or a sparse file that gets its name only when it is complete."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import stat
+import threading
 from pathlib import Path
 from typing import Protocol
 
-from .errors import TargetExistsError, TargetFullError, TargetMissingError, TargetTooSmallError, TargetWriteError
+from .errors import (
+    TargetBusyError,
+    TargetExistsError,
+    TargetFullError,
+    TargetMissingError,
+    TargetReadError,
+    TargetTooSmallError,
+    TargetWriteError,
+)
 from .jobs import FileOwner
 from .source import DISK_IMAGE
-from .system_calls import device_size, punch_hole, zero_out
+from .system_calls import AlignedBuffer, device_size, punch_hole, zero_out
 
-PARTIAL_IMAGE = ".disk.img.longboat-partial"  # A crash leaves this, never a disk.img that is not complete.
 _SECTOR = 512
-_ZEROS = bytes(1 << 20)
+_ALIGNMENT = 4096  # What O_DIRECT asks of offsets and lengths on every device that there is.
+_STEP = 1 << 20
+_ZEROS = bytes(_STEP)
+_NOT_SUPPORTED = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTTY, errno.EINVAL, errno.EPERM})
 
 
 class Target(Protocol):
-    """A disk that is being written; methods may be called from many threads on ranges that don't overlap."""
+    """A disk that is being written; methods may be called from many threads on ranges that don't overlap.
+
+    `blank` says that it is new: every byte reads as zero, and there is nothing to compare with.
+    """
 
     size: int
+    blank: bool
 
     def write(self, offset: int, data: memoryview) -> None:
         """Write bytes; TargetWriteError or TargetFullError name the offset."""
@@ -30,16 +46,27 @@ class Target(Protocol):
     def zero(self, offset: int, length: int) -> None:
         """Make a range read as zeros, whatever it held before."""
 
+    def read(self, offset: int, length: int, buffer: AlignedBuffer) -> None:
+        """Fill the start of the buffer with what lies on the medium, past the page cache where that can be done.
+
+        TargetReadError names the offset.
+        """
+
+    def sync(self) -> None:
+        """Have everything that was written on stable storage."""
+
     def finish(self) -> None:
-        """Make sure that everything is on stable storage and in its place."""
+        """Put what is complete and synced into its place."""
 
     def close(self) -> None:
         """Close the target, finished or not."""
 
 
 class _OpenTarget:
-    def __init__(self, path: Path, handle: int, size: int) -> None:
-        self.path, self.size, self._handle = path, size, handle
+    def __init__(self, path: Path, handle: int, size: int, blank: bool = False) -> None:
+        self.path, self.size, self.blank, self._handle = path, size, blank, handle
+        self._direct = _reopened_direct(handle)
+        self._unsupported: set[object] = set()
 
     def write(self, offset: int, data: memoryview) -> None:
         while data:
@@ -49,62 +76,127 @@ class _OpenTarget:
                 raise write_error(self.path, f"writing at byte {offset}", error) from None
             data, offset = data[count:], offset + count
 
-    def close(self) -> None:
-        os.close(self._handle)
+    def read(self, offset: int, length: int, buffer: AlignedBuffer) -> None:
+        """Read past the page cache: what an earlier, failed write has left there may never have come to the disk."""
+        try:
+            if not self._read_direct(offset, length, buffer):
+                self._read_cached(offset, length, buffer)
+        except OSError as error:
+            raise TargetReadError(f"{self.path}: reading back at byte {offset}: {error.strerror}") from None
 
-    def _sync(self) -> None:
+    def sync(self) -> None:
         try:
             os.fsync(self._handle)
         except OSError as error:
             raise write_error(self.path, "syncing", error) from None
+
+    def close(self) -> None:
+        for handle in (self._handle, self._direct):
+            if handle is not None:
+                os.close(handle)
+
+    def _read_direct(self, offset: int, length: int, buffer: AlignedBuffer) -> bool:
+        if self._direct is None or offset % _ALIGNMENT:
+            return False
+        padded = -(-length // _ALIGNMENT) * _ALIGNMENT
+        try:
+            return os.preadv(self._direct, [buffer.view[:padded]], offset) >= length
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            return False
+
+    def _read_cached(self, offset: int, length: int, buffer: AlignedBuffer) -> None:
+        os.posix_fadvise(self._handle, offset, length, os.POSIX_FADV_DONTNEED)
+        done = 0
+        while done < length:
+            count = os.preadv(self._handle, [buffer.view[done:length]], offset + done)
+            if not count:
+                raise OSError(errno.EIO, "it ends before that byte")
+            done += count
+
+    def _zero_where_needed(self, offset: int, length: int) -> None:
+        # Zeros written over zeros would take space of a thin volume, and the time of all of them.
+        buffer = _buffer()
+        for at in range(offset, offset + length, _STEP):
+            part = min(_STEP, offset + length - at)
+            if not self._is_zero(at, part, buffer):
+                self._write_zeros(at, part)
+
+    def _is_zero(self, offset: int, length: int, buffer: AlignedBuffer) -> bool:
+        try:
+            self.read(offset, length, buffer)
+        except TargetReadError:
+            return False
+        return buffer.is_zero(0, length)
+
+    def _write_zeros(self, offset: int, length: int) -> None:
+        for at in range(offset, offset + length, len(_ZEROS)):
+            self.write(at, memoryview(_ZEROS)[: min(len(_ZEROS), offset + length - at)])
+
+    def _try(self, method: object, offset: int, length: int) -> bool:
+        """Run a system call on a range; whatever it fails of, writing the zeros does it or tells why not."""
+        if method in self._unsupported:
+            return False
+        try:
+            method(self._handle, offset, length)  # type: ignore[operator]
+        except OSError as error:
+            if error.errno in _NOT_SUPPORTED:
+                self._unsupported.add(method)
+            return False
+        return True
 
 
 class DeviceTarget(_OpenTarget):
     """A block device; nothing is assumed of what it held before."""
 
     def zero(self, offset: int, length: int) -> None:
-        """Punch a hole where the device can, else have the kernel write zeros, else write them."""
+        """Have the device forget the range where it can, else overwrite with zeros what is not zero."""
         start = min(-(-offset // _SECTOR) * _SECTOR, offset + length)
         end = max((offset + length) // _SECTOR * _SECTOR, start)
         self._write_zeros(offset, start - offset)
         self._write_zeros(end, offset + length - end)
-        if end > start:
-            self._zero_sectors(start, end - start)
+        if end > start and not self._try(punch_hole, start, end - start):
+            self._zero_where_needed(start, end - start)
 
     def finish(self) -> None:
-        """Sync the device."""
-        self._sync()
-
-    def _zero_sectors(self, offset: int, length: int) -> None:
-        for method in (punch_hole, zero_out):
-            with contextlib.suppress(OSError):
-                method(self._handle, offset, length)
-                return
-        self._write_zeros(offset, length)
+        """Nothing is left to be done."""
 
     def _write_zeros(self, offset: int, length: int) -> None:
-        for at in range(offset, offset + length, len(_ZEROS)):
-            self.write(at, memoryview(_ZEROS)[: min(len(_ZEROS), offset + length - at)])
+        aligned = length and not offset % _SECTOR and not length % _SECTOR
+        if not (aligned and self._try(zero_out, offset, length)):
+            super()._write_zeros(offset, length)
 
 
 class ImageTarget(_OpenTarget):
-    """A new sparse file, given its name only when it is complete; holes need nothing."""
+    """A sparse file beside its place; one that an interrupted restore has left is gone on with."""
+
+    def __init__(self, path: Path, handle: int, size: int, blank: bool, image: Path) -> None:
+        """Write to the open file `path`, to be named `image` when it is complete."""
+        super().__init__(path, handle, size, blank)
+        self._image = image
 
     def zero(self, offset: int, length: int) -> None:
-        """Leave the hole that a new file has."""
+        """Leave the hole that a new file has; punch one into what an earlier attempt has left."""
+        if not self.blank and length and not self._try(punch_hole, offset, length):
+            self._zero_where_needed(offset, length)
 
     def finish(self) -> None:
-        """Sync the file, name it disk.img and sync the directory."""
-        self._sync()
+        """Give the file its name and sync the directory."""
         try:
-            self.path.replace(self.path.with_name(DISK_IMAGE))
+            self.path.replace(self._image)
             folder = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY)
             try:
                 os.fsync(folder)
             finally:
                 os.close(folder)
         except OSError as error:
-            raise write_error(self.path, f"naming it {DISK_IMAGE}", error) from None
+            raise write_error(self.path, f"naming it {self._image.name}", error) from None
+
+
+def partial_path(image: Path) -> Path:
+    """Return where an image is written until it is complete: a crash leaves this, never half an image."""
+    return image.with_name(f".{image.name}.longboat-partial")
 
 
 def open_target(
@@ -113,17 +205,70 @@ def open_target(
     """Open a device, or begin a disk.img in a directory, for a backup of `size` bytes, `data_bytes` of them no holes.
 
     Everything that can be known beforehand is checked before anything is written: TargetMissingError,
-    TargetTooSmallError, TargetExistsError, TargetFullError.
+    TargetTooSmallError, TargetExistsError, TargetFullError, TargetBusyError.
     """
     try:
         mode = path.stat().st_mode
     except OSError as error:
         raise TargetMissingError(f"{path}: expected a block device or a directory: {error.strerror}") from None
     if stat.S_ISBLK(mode):
-        return _open_device(path, size)
+        return open_device(path, size)
     if not stat.S_ISDIR(mode):
         raise TargetMissingError(f"{path}: expected a block device or a directory, found a file")
-    return _open_image(path, max(size, image_size or 0), data_bytes, replace, owner)
+    return open_image(path / DISK_IMAGE, max(size, image_size or 0), data_bytes, replace, owner)
+
+
+def open_device(path: Path, size: int, exclusive: bool = False) -> DeviceTarget:
+    """Open a block device of at least `size` bytes; `exclusive` refuses one that is mounted or otherwise in use."""
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CLOEXEC | (os.O_EXCL if exclusive else 0))
+    except OSError as error:
+        if error.errno == errno.EBUSY:
+            raise TargetBusyError(f"{path}: is in use (mounted, or part of another device); free it first") from None
+        raise TargetWriteError(f"{path}: can not be opened for writing: {error.strerror}") from None
+    capacity = device_size(handle)
+    if capacity < size:
+        os.close(handle)
+        raise _too_small(path, capacity, size)
+    return DeviceTarget(path, handle, capacity)
+
+
+def open_image(image: Path, size: int, data_bytes: int, replace: bool, owner: FileOwner | None = None) -> ImageTarget:
+    """Begin, or go on with, a sparse file of `size` bytes, `data_bytes` of them no holes, that is to be named `image`.
+
+    TargetExistsError, TargetTooSmallError, TargetFullError, TargetBusyError; nothing was written then.
+    """
+    if not replace and os.path.lexists(image):
+        raise TargetExistsError(f"{image.parent}: there is a {image.name} already; restore into a new volume")
+    partial = partial_path(image)
+    _check_room(image.parent, size, data_bytes, partial)
+    try:
+        handle, blank = open_partial(partial)
+        os.ftruncate(handle, size)
+        if owner is not None and os.geteuid() == 0:
+            os.fchown(handle, owner.uid, owner.gid)
+    except OSError as error:
+        raise write_error(partial, "creating it", error) from None
+    return ImageTarget(partial, handle, size, blank, image)
+
+
+def open_partial(partial: Path) -> tuple[int, bool]:
+    """Open the file of an unfinished image, made if it is not there; return its handle and whether it is new.
+
+    OSError, or TargetBusyError if another process is writing it.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    with contextlib.suppress(FileNotFoundError):
+        found = partial.lstat()
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+            partial.unlink()
+    handle = os.open(partial, flags, 0o660)
+    try:
+        _lock(partial, handle)
+    except BaseException:
+        os.close(handle)
+        raise
+    return handle, os.fstat(handle).st_size == 0
 
 
 def write_error(path: Path, what: str, error: OSError) -> Exception:
@@ -133,39 +278,25 @@ def write_error(path: Path, what: str, error: OSError) -> Exception:
     return TargetWriteError(f"{path}: {what}: {error.strerror}")
 
 
-def _open_device(path: Path, size: int) -> DeviceTarget:
+def _lock(partial: Path, handle: int) -> None:
     try:
-        handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        raise TargetWriteError(f"{path}: can not be opened for writing: {error.strerror}") from None
-    capacity = device_size(handle)
-    if capacity < size:
-        os.close(handle)
-        raise _too_small(path, capacity, size)
-    return DeviceTarget(path, handle, capacity)
+        # Some network file systems have no locks; there two writers write the same bytes.
+        if error.errno in {errno.EWOULDBLOCK, errno.EACCES}:
+            raise TargetBusyError(f"{partial}: another restore is writing it; wait for it, or stop it") from None
+    # Whoever held the lock may just have given the file its name.
+    if not os.path.samestat(os.fstat(handle), partial.lstat()):
+        raise TargetBusyError(f"{partial}: another restore has just ended; look at its result")
 
 
-def _open_image(folder: Path, size: int, data_bytes: int, replace: bool, owner: FileOwner | None) -> ImageTarget:
-    if not replace and os.path.lexists(folder / DISK_IMAGE):
-        raise TargetExistsError(f"{folder}: there is a {DISK_IMAGE} already; restore into a new volume")
-    _check_room(folder, size, data_bytes)
-    partial = folder / PARTIAL_IMAGE
-    try:
-        partial.unlink(missing_ok=True)
-        handle = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o660)
-        os.ftruncate(handle, size)
-        if owner is not None and os.geteuid() == 0:
-            os.fchown(handle, owner.uid, owner.gid)
-    except OSError as error:
-        raise write_error(partial, "creating it", error) from None
-    return ImageTarget(partial, handle, size)
-
-
-def _check_room(folder: Path, size: int, data_bytes: int) -> None:
+def _check_room(folder: Path, size: int, data_bytes: int, partial: Path) -> None:
     volume = os.statvfs(folder)
     if volume.f_blocks * volume.f_frsize < size:
         raise _too_small(folder, volume.f_blocks * volume.f_frsize, size)
-    # What a replaced image occupies becomes free, but only once the new one is complete.
+    # What a replaced image occupies becomes free only once the new one is complete; an unfinished one is gone on with.
+    with contextlib.suppress(OSError):
+        data_bytes -= partial.lstat().st_blocks * 512
     if volume.f_bavail * volume.f_frsize < data_bytes:
         free = volume.f_bavail * volume.f_frsize
         raise TargetFullError(f"{folder}: {free} bytes are free, the data needs {data_bytes}; enlarge the claim")
@@ -175,3 +306,20 @@ def _too_small(path: Path, capacity: int, size: int) -> TargetTooSmallError:
     return TargetTooSmallError(
         f"{path}: has {capacity} bytes, the backup needs {size}; restore into a claim of at least that size"
     )
+
+
+def _reopened_direct(handle: int) -> int | None:
+    try:
+        return os.open(f"/proc/self/fd/{handle}", os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
+    except OSError:
+        return None
+
+
+_local = threading.local()
+
+
+def _buffer() -> AlignedBuffer:
+    found: AlignedBuffer | None = getattr(_local, "buffer", None)
+    if found is None:
+        found = _local.buffer = AlignedBuffer(_STEP)
+    return found

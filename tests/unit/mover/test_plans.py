@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 from random import Random
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from longboat.mover.read_plan import Auditor, PagePlan, Span, plan_pages, with_blocks
-from longboat.mover.restore_pipeline import MAX_GAP, MAX_RANGE, BlockTarget, block_runs, coalesce, hole_runs
+from longboat.mover.restore_plan import (
+    MAX_GAP,
+    MAX_RANGE,
+    BlockTarget,
+    block_runs,
+    coalesce,
+    hole_runs,
+    merged,
+    steps,
+)
 from longboat.repository.pages import FrameRef, build_page
 
 BLOCK, SEGMENT, PAGE = 4, 16, 64
@@ -120,3 +130,23 @@ def test_block_runs_write_every_target_once(pairs: list[tuple[int, int]]) -> Non
     targets = sorted(BlockTarget(slot, block, b"") for slot, block in pairs)
     written = [(slot + i, block + i) for slot, block, count in block_runs(targets) for i in range(count)]
     assert sorted(written) == sorted(pairs)
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(1, 5)), max_size=12))
+def test_touching_runs_are_joined_and_none_is_lost(pairs: list[tuple[int, int]]) -> None:
+    runs, at = [], 0
+    for gap, count in pairs:
+        runs.append((at + gap, count))
+        at += gap + count
+    joined = list(merged(runs))
+    assert [n for start, count in joined for n in range(start, start + count)] == [
+        n for start, count in runs for n in range(start, start + count)
+    ]
+    assert all(start + count < after for (start, count), (after, _) in pairwise(joined))
+
+
+@given(st.integers(0, 100), st.integers(0, 100), st.integers(1, 9))
+def test_steps_cover_a_range_once(offset: int, length: int, step: int) -> None:
+    parts = list(steps(offset, length, step))
+    assert [n for at, size in parts for n in range(at, at + size)] == list(range(offset, offset + length))
+    assert all(0 < size <= step for _, size in parts)

@@ -10,6 +10,7 @@ import pytest
 from longboat.mover.errors import TargetWriteError
 from longboat.mover.progress import Progress
 from longboat.mover.restore_pipeline import RestorePipeline
+from longboat.mover.system_calls import AlignedBuffer
 from longboat.repository import open_with_master_key, read_disk_manifest
 from longboat.repository.layout import PACKS
 from longboat.repository.map_reader import MapReader
@@ -36,7 +37,7 @@ class FullTarget:
     """Has no place for the zeros after the backup's end; the data comes when that is known already."""
 
     def __init__(self, size: int, answer: threading.Event) -> None:
-        self.size, self.answer = size, answer
+        self.size, self.blank, self.answer = size, False, answer
         self.written: list[int] = []
 
     def write(self, offset: int, data: memoryview) -> None:
@@ -45,6 +46,12 @@ class FullTarget:
     def zero(self, offset: int, length: int) -> None:
         threading.Timer(0.2, self.answer.set).start()
         raise TargetWriteError("no space left")
+
+    def read(self, offset: int, length: int, buffer: AlignedBuffer) -> None:
+        buffer.view[:length] = bytes(length)
+
+    def sync(self) -> None:
+        raise AssertionError("it is not synced")
 
     def finish(self) -> None:
         raise AssertionError("it is not finished")

@@ -127,7 +127,7 @@ def zeroing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 def test_zeroed_range_of_a_device_is_zero_and_nothing_else(tmp_path: Path, offset: int, length: int) -> None:
     device = DeviceFile(tmp_path / "device", 8192)
     device.zero(offset, length)
-    device.finish()
+    device.sync()
     device.close()
     expected = b"\xff" * offset + bytes(length) + b"\xff" * (8192 - offset - length)
     assert (tmp_path / "device").read_bytes() == expected
@@ -149,6 +149,7 @@ def test_restore_into_a_used_larger_device_leaves_nothing_of_what_it_held(
 
 def _open(path: Path, size: int = BLOCK, data: int = 0, image_size: int | None = None, replace: bool = False) -> int:
     opened = open_target(path, size, data, image_size, replace, None)
+    opened.sync()
     opened.finish()
     opened.close()
     return opened.size
@@ -188,7 +189,7 @@ def test_image_is_made_as_large_as_asked_but_never_smaller_than_the_backup(tmp_p
 @pytest.fixture
 def interrupted(tmp_path: Path) -> Iterator[Path]:
     """A volume on which a restore was cut off, leaving its partial image."""
-    (tmp_path / target.PARTIAL_IMAGE).write_bytes(b"left over")
+    (tmp_path / ".disk.img.longboat-partial").write_bytes(b"left over")
     yield tmp_path
 
 
@@ -204,4 +205,4 @@ def test_restore_starts_anew_over_what_an_interrupted_one_left(interrupted: Path
     assert not (interrupted / "disk.img").exists()
     restore_disk.run_restore(restore_job(key, manifest, interrupted), store, lambda _: None)
     assert (interrupted / "disk.img").read_bytes() == (source / "disk.img").read_bytes()
-    assert not (interrupted / target.PARTIAL_IMAGE).exists()
+    assert not (interrupted / ".disk.img.longboat-partial").exists()

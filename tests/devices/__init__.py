@@ -1,0 +1,1 @@
+"""Restores into real block devices (loop devices; needs root)."""
