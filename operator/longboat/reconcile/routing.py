@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
-from longboat.plan.names import OWNER_UID
+from longboat.plan.names import FINALIZER, OWNER_UID
 from longboat.plan.retention import FINISHED
 from longboat.reconcile.queue import Key
 
@@ -44,6 +44,16 @@ def is_open(obj: Object) -> bool:
     if obj["kind"] == "DiskBackup" and not status.get("cleanedUp"):
         return True
     return done is not None and status.get("phase") not in done
+
+
+def is_unguarded(obj: Object) -> bool:
+    """Return whether a DiskBackup with data lacks its finalizer, so that its deletion would not be noticed.
+
+    An uninstallation takes the finalizers away, and the objects stay.
+    """
+    status = _status(obj)
+    has_data = obj["kind"] == "DiskBackup" and status.get("manifest") and not status.get("tombstonedAt")
+    return bool(has_data) and FINALIZER not in (obj["metadata"].get("finalizers") or ())
 
 
 def is_due(policy: Object, now: datetime) -> bool:
@@ -134,7 +144,7 @@ def wakes(obj: Object, change: str | None) -> Iterator[tuple[Key, float]]:
 
 
 def _wakes_of_run(obj: Object, change: str | None) -> Iterator[tuple[Key, float]]:
-    if change != "DELETED" and is_open(obj):
+    if change != "DELETED" and (is_open(obj) or is_unguarded(obj)):
         yield key_of(obj), 0.0
     if obj["kind"] == "Restore" and change == "DELETED" and _status(obj).get("phase") != "Completed":
         yield Key(ABANDONED, obj["metadata"].get("namespace", ""), obj["metadata"]["uid"]), 0.0

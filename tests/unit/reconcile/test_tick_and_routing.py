@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from longboat.kube.kinds import BACKUP_POLICY, CONFIG_MAP
+from longboat.plan.names import FINALIZER
 from longboat.reconcile import routing
 from longboat.reconcile.context import Context
 from longboat.reconcile.queue import Key, WorkQueue
@@ -97,6 +98,20 @@ def test_a_worker_that_does_not_come_back_is_told_of(
 def test_a_finished_run_that_was_not_tidied_up_is_not_forgotten() -> None:
     obj = {"kind": "DiskBackup", "metadata": {"name": "x", "namespace": SHOP, "generation": 1}}
     assert routing.is_open(obj | {"status": {"phase": "Completed", "observedGeneration": 1}})
+
+
+@pytest.mark.parametrize("change", ["MODIFIED", None])
+def test_a_backup_whose_finalizer_an_uninstallation_took_gets_it_back(change: str | None) -> None:
+    def woken(finalizers: list[str], **status: str) -> bool:
+        meta = {"name": "x", "namespace": SHOP, "generation": 1, "finalizers": finalizers}
+        done = {"phase": "Completed", "observedGeneration": 1, "cleanedUp": True} | status
+        obj = {"kind": "DiskBackup", "metadata": meta, "spec": POLICY, "status": done}
+        return Key("DiskBackup", SHOP, "x") in [key for key, _ in routing.wakes(obj, change)]
+
+    assert woken(["of/others"], manifest="x")
+    assert not woken([FINALIZER], manifest="x")
+    assert not woken([]), "there is no data that it could keep"
+    assert not woken([], manifest="x", tombstonedAt="t")
 
 
 def test_the_end_of_a_backup_wakes_its_policy_and_retention() -> None:
