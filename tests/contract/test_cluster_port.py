@@ -209,6 +209,7 @@ def test_fields_select_what_a_namespace_full_of_history_is_not_read_for(cluster:
     assert names("spec.policyRef.name=monthly") == ""
     assert names("status.cleanedUp!=true") == "acd"
     assert names("status.cleanedUp!=true", namespace="") == "acd"
+    assert next(cluster.list(DISK_BACKUP, fields=("spec.policyRef.name=weekly",), cached=True))["kind"] == "DiskBackup"
     assert names("status.virtualMachine=db", "spec.policyRef.name=daily") == "b"
 
 

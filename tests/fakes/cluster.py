@@ -51,7 +51,13 @@ class FakeCluster:
         return copy.deepcopy(self.objects.get((kind, namespace if kind.namespaced else "", name)))
 
     def list(
-        self, kind: Kind, namespace: str = "", labels: Mapping[str, str] | None = None, fields: Sequence[str] = ()
+        self,
+        kind: Kind,
+        namespace: str = "",
+        labels: Mapping[str, str] | None = None,
+        fields: Sequence[str] = (),
+        *,
+        cached: bool = False,
     ) -> Iterator[Object]:
         _require_selectable(kind, fields)
         for (each, its_namespace, _), obj in sorted(self.objects.items(), key=lambda item: item[0][1:]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -29,6 +30,8 @@ from longboat.kube.port import (
 log = logging.getLogger(__name__)
 
 CHUNK = 500
+# Seconds after which field selectors are tried again that were refused, or took too long.
+FIELDS_AGAIN = 600.0
 # What API servers say to a field selector that a CRD does not offer: from Kubernetes 1.31 on, and before.
 FIELDS_REFUSED = ("field label not supported", "not a known field selector")
 TIMEOUT = 10.0
@@ -51,13 +54,17 @@ def connect(kubeconfig: str | None = None, context: str | None = None) -> kubern
     return kubernetes_client.ApiClient(configuration)
 
 
+class _TooSlowError(UnavailableError):
+    """The API server has the request, and did not answer in time."""
+
+
 class ApiServer:
     """Cluster and VirtualMachines (see port) on an API server."""
 
     def __init__(self, api: kubernetes_client.ApiClient, component: str = "longboat") -> None:
         self._api = api
         self._component = component
-        self._without_fields: set[Kind] = set()
+        self._fields_again: dict[Kind, float] = {}
 
     def get(self, kind: Kind, name: str, namespace: str = "") -> Object | None:
         try:
@@ -66,22 +73,36 @@ class ApiServer:
             return None
 
     def list(
-        self, kind: Kind, namespace: str = "", labels: Mapping[str, str] | None = None, fields: Sequence[str] = ()
+        self,
+        kind: Kind,
+        namespace: str = "",
+        labels: Mapping[str, str] | None = None,
+        fields: Sequence[str] = (),
+        *,
+        cached: bool = False,
     ) -> Iterator[Object]:
-        query = {"limit": str(CHUNK)}
+        query = {}
         if labels:
             query["labelSelector"] = ",".join(f"{key}={value}" for key, value in labels.items())
-        if fields and kind not in self._without_fields:
+        if fields and time.monotonic() >= self._fields_again.get(kind, 0.0):
             try:
-                yield from self._pages(kind, namespace, query | {"fieldSelector": ",".join(fields)})
-            except RefusedError as error:
-                if not any(text in error.answer for text in FIELDS_REFUSED):
-                    raise
-                # Refused with the first page, before anything was yielded.
-                self._without_fields.add(kind)
-            else:
+                yield from self._selected(kind, namespace, query, fields, cached)
                 return
-        yield from (each for each in self._pages(kind, namespace, query) if matches(each, fields))
+            except (RefusedError, _TooSlowError) as error:
+                if isinstance(error, RefusedError) and not any(text in error.answer for text in FIELDS_REFUSED):
+                    raise
+                # What can't be selected, or not in time, is read in chunks: that is slow, and as right.
+                self._fields_again[kind] = time.monotonic() + FIELDS_AGAIN
+        pages = self._pages(kind, namespace, query | {"limit": str(CHUNK)})
+        yield from (each for each in pages if matches(each, fields))
+
+    def _selected(
+        self, kind: Kind, namespace: str, query: dict[str, str], fields: Sequence[str], cached: bool
+    ) -> tuple[Object, ...]:
+        # Without a limit: with one, API servers before 1.34 don't use their cache, and look for the limit's worth of
+        # matches in everything that is stored.
+        version = {"resourceVersion": "0"} if cached else {}
+        return tuple(self._pages(kind, namespace, query | {"fieldSelector": ",".join(fields)} | version))
 
     def _pages(self, kind: Kind, namespace: str, query: dict[str, str]) -> Iterator[Object]:
         while True:
@@ -178,6 +199,8 @@ class ApiServer:
         try:
             response = self._api.call_api(method, url, headers, body, _request_timeout=timeout)
             data: bytes = response.read() or b""
+        except urllib3.exceptions.ReadTimeoutError as error:
+            raise _TooSlowError(f"{method} {path}: no answer from the API server in {timeout:.0f} s") from error
         except (urllib3.exceptions.HTTPError, kubernetes_client.ApiException, OSError) as error:
             raise UnavailableError(f"{method} {path}: no answer from the API server: {error}") from error
         if response.status >= 300:

@@ -55,12 +55,19 @@ class Cluster(Protocol):
         """Return the object, or None if it, or its kind, does not exist."""
 
     def list(
-        self, kind: Kind, namespace: str = "", labels: Mapping[str, str] | None = None, fields: Sequence[str] = ()
+        self,
+        kind: Kind,
+        namespace: str = "",
+        labels: Mapping[str, str] | None = None,
+        fields: Sequence[str] = (),
+        *,
+        cached: bool = False,
     ) -> Iterator[Object]:
-        """Yield the objects with all of these labels and fields, in chunks of 500; of all namespaces if none is named.
+        """Yield the objects with all of these labels and fields; of all namespaces if none is named.
 
-        ``fields`` are "path=value" or "path!=value" (an absent field is ""), of those that the kind's model calls
-        selectable. Yields nothing if the kind does not exist in this cluster.
+        They come in chunks of 500, with fields in one: those are for the few among many. ``fields`` are "path=value" or
+        "path!=value" (an absent field is ""), of those that the kind's model calls selectable. ``cached`` fields may be
+        a moment old: enough to find work, not to decide what is deleted. Yields nothing if the kind does not exist.
         """
 
     def create(self, obj: Object) -> Object:

@@ -30,6 +30,7 @@ class Keep(StrEnum):
     IN_USE = "InUse"
     RUNNING = "Running"
     NO_RULE = "NoRule"
+    CONFIRMATION = "AwaitingConfirmation"
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ def sweep(ctx: Context) -> None:
     if not _kind_is_there(ctx):
         return
     owners = set()
-    for backup in ctx.cluster.list(DISK_BACKUP, fields=LEFT_TO_DO):
+    for backup in ctx.cluster.list(DISK_BACKUP, fields=LEFT_TO_DO, cached=True):
         owners.add(backup["metadata"]["uid"])
         _tidy(ctx, backup)
     gone = _gone(ctx, (each for every in found.values() for each in every if _uid(each) not in owners))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -59,5 +60,7 @@ class Context:
     sleep: Callable[[float], None]
     settings: Settings
     repositories: Repositories
+    expiring_edits: threading.Lock = field(default_factory=threading.Lock)
+    """Held by the one who lets backups expire because of edits, of which there may not be many at once."""
     many_deletions: dict[str, tuple[datetime, int]] = field(default_factory=dict)
     """How many deletions there were when, by namespace; see deletion. Losing it costs a count."""

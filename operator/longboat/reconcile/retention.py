@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from longboat.api import BackupPolicy, DiskBackup
@@ -13,7 +14,7 @@ from longboat.kube.kinds import BACKUP_POLICY, DISK_BACKUP, RESTORE
 from longboat.plan.backup import expiry_rule
 from longboat.plan.names import digest
 from longboat.plan.retention import FINISHED, Decision, decide, has_data, point_of, rule_of
-from longboat.reconcile import trash
+from longboat.reconcile import edited_expiry, trash
 from longboat.reconcile.backup_policy import policy_runs
 from longboat.reconcile.context import Context
 from longboat.reconcile.objects import load, reference, save_status
@@ -24,6 +25,17 @@ from longboat.repository import RepositoryError, update_backup_expiry
 log = logging.getLogger(__name__)
 
 STORE_RETRY = timedelta(minutes=10)
+EDITS_RETRY = timedelta(seconds=5)
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What one look at a policy's backups goes by: what expires because of edits, and what of that waits, by name."""
+
+    policy: BackupPolicy | None
+    gone_since: datetime | None
+    edits: frozenset[str]
+    held: frozenset[str]
 
 
 def reconcile(ctx: Context, namespace: str, name: str) -> timedelta | None:
@@ -37,17 +49,32 @@ def reconcile(ctx: Context, namespace: str, name: str) -> timedelta | None:
     rule = rule_of(retention, gone_since, ctx.settings.trash_period, ctx.now())
     used = _in_use(ctx, namespace)
     decisions = decide([point_of(run, run.name in used) for run in runs], rule, ctx.now())
-    by_name = {run.name: run for run in runs}
-    troubled = False
+    edits = edited_expiry.unconfirmed(ctx, runs, decisions, rule, policy)
+    # Two policies that were edited at once must not each think of itself alone: what goes by edits goes one by one.
+    if edits and not ctx.expiring_edits.acquire(blocking=False):
+        return EDITS_RETRY
+    try:
+        held = edited_expiry.hold(ctx, namespace, edits, policy)
+        pass_ = Pass(policy, gone_since, frozenset(edits), frozenset(held))
+        troubled = _apply_all(ctx, runs, decisions, pass_)
+    finally:
+        if edits:
+            ctx.expiring_edits.release()
+    return STORE_RETRY if troubled else _next_look(ctx, decisions)
+
+
+def _apply_all(ctx: Context, runs: Sequence[DiskBackup], decisions: Sequence[Decision], pass_: Pass) -> bool:
+    """Do what was decided; return whether some of it has to be tried again."""
+    by_name, troubled = {run.name: run for run in runs}, False
     for decision in decisions:
         run = by_name[decision.point.name]
         try:
-            _apply(ctx, run, decision, policy, gone_since)
+            _apply(ctx, run, decision, pass_)
         except StoreProblemError as problem:
             # Other backups may lie in another store; what could not be done here is tried again.
-            log.warning("%s/%s: retention waits for the store: %s", namespace, run.name, problem)
+            log.warning("%s/%s: retention waits for the store: %s", run.namespace, run.name, problem)
             troubled = True
-    return STORE_RETRY if troubled else _next_look(ctx, decisions)
+    return troubled
 
 
 def _gone_since(runs: Sequence[DiskBackup], now: datetime) -> datetime:
@@ -65,16 +92,18 @@ def _in_use(ctx: Context, namespace: str) -> set[str]:
     return used
 
 
-def _apply(
-    ctx: Context, run: DiskBackup, decision: Decision, policy: BackupPolicy | None, gone_since: datetime | None
-) -> None:
+def _apply(ctx: Context, run: DiskBackup, decision: Decision, pass_: Pass) -> None:
+    if run.name in pass_.held:
+        edited_expiry.keep_waiting(ctx, run, pass_.policy)
+        return
     if not decision.keep:
-        _expire(ctx, run, decision)
+        if _expire(ctx, run, decision) and run.name in pass_.edits:
+            trash.note_deletion(ctx, run)
         return
     if run.status.tombstoned_at is not None:
         # It was about to go, and something (a hold, a longer rule) keeps it now.
         trash.dig_out(ctx, run)
-    _describe(ctx, run, decision, policy, gone_since)
+    _describe(ctx, run, decision, pass_.policy, pass_.gone_since)
 
 
 def _describe(
@@ -121,14 +150,14 @@ def _next_look(ctx: Context, decisions: Sequence[Decision]) -> timedelta | None:
     return min(coming) - ctx.now() if coming else None
 
 
-def _expire(ctx: Context, run: DiskBackup, decision: Decision) -> None:
-    """Mark the data, then delete the object, after a second look at it."""
+def _expire(ctx: Context, run: DiskBackup, decision: Decision) -> bool:
+    """Mark the data, then delete the object, after a second look at it; return whether that was done."""
     fresh = load(ctx.cluster, DISK_BACKUP, DiskBackup, run.namespace, run.name)
     if fresh is None or fresh.uid != run.uid or fresh.metadata.deletion_timestamp:
-        return
+        return False
     if point_of(fresh) != decision.point:
         log.info("%s/%s has changed and is looked at again", run.namespace, run.name)
-        return
+        return False
     if has_data(fresh) and fresh.status.store is not None:
         if fresh.status.tombstoned_at is None:
             trash.own_repository(ctx, fresh)
@@ -138,6 +167,7 @@ def _expire(ctx: Context, run: DiskBackup, decision: Decision) -> None:
         trash.bury(ctx, fresh, by="retention")
         looked_again = load(ctx.cluster, DISK_BACKUP, DiskBackup, run.namespace, run.name)
         if looked_again is None or point_of(looked_again) != decision.point:
-            return
+            return False
     ctx.cluster.event(reference(fresh), "Normal", "Expired", "the retention of its policy keeps the backup no longer")
     ctx.cluster.delete(DISK_BACKUP, fresh.name, fresh.namespace, uid=fresh.uid)
+    return True

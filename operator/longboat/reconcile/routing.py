@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
+from longboat.plan.edited_expiry import CONFIRM_EXPIRY, HELD
 from longboat.plan.names import FINALIZER, OWNER_UID
-from longboat.plan.retention import FINISHED
+from longboat.plan.retention import FINISHED, Keep
 from longboat.reconcile.queue import Key
 
 Object = dict[str, Any]
@@ -75,6 +76,8 @@ def may_expire(backup: Object, horizon: datetime) -> bool:
     if status.get("phase") not in FINISHED:
         return False
     moment = status.get("expiresAt")
+    if status.get("keptBecause", "").startswith(Keep.CONFIRMATION):
+        return True
     return moment is None or datetime.fromisoformat(moment) <= horizon
 
 
@@ -139,7 +142,7 @@ def wakes(obj: Object, change: str | None) -> Iterator[tuple[Key, float]]:
         yield from _wakes_of_run(obj, change)
     elif change == "DELETED" or is_edited(obj) or "deletionTimestamp" in obj["metadata"]:
         yield key_of(obj), 0.0
-    if kind == "BackupPolicy" and (change in ("ADDED", "DELETED") or is_edited(obj)):
+    if kind == "BackupPolicy" and (change in ("ADDED", "DELETED") or is_edited(obj) or _answers(obj)):
         yield retention_of(obj), TOGETHER
 
 
@@ -163,6 +166,13 @@ def horizon(now: datetime, period: timedelta) -> datetime:
 def is_edited(obj: Object) -> bool:
     """Return whether the status does not speak of the newest spec."""
     return bool(_status(obj).get("observedGeneration") != obj["metadata"].get("generation"))
+
+
+def _answers(policy: Object) -> bool:
+    """Return whether a BackupPolicy says that its backups may expire, which wait for that."""
+    meta, conditions = policy["metadata"], _status(policy).get("conditions") or ()
+    answer = (meta.get("annotations") or {}).get(CONFIRM_EXPIRY)
+    return answer == str(meta.get("generation")) and any(each["type"] == HELD for each in conditions)
 
 
 def _may_be_lost(obj: Object) -> bool:

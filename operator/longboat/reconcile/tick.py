@@ -132,7 +132,7 @@ class Tick:
         """Look at what is under way, and every hour at the history too, which may be a hundred times as much."""
         horizon = routing.horizon(self._ctx.now(), HOUR)
         expiring: set[Key] = set()
-        for backup in self._ctx.cluster.list(DISK_BACKUP, fields=() if hourly else LEFT_TO_DO):
+        for backup in self._ctx.cluster.list(DISK_BACKUP, fields=() if hourly else LEFT_TO_DO, cached=True):
             self._look(backup)
             if hourly and routing.may_expire(backup, horizon):
                 expiring.add(routing.policy_of(backup, RETENTION))

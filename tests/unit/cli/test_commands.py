@@ -48,7 +48,9 @@ def test_json_is_whole_for_machines() -> None:
 class Forbidden(FakeCluster):
     """A cluster whose caller may list nothing."""
 
-    def list(self, kind: Kind, namespace: str = "", labels: Any = None, fields: Any = ()) -> Any:
+    def list(
+        self, kind: Kind, namespace: str = "", labels: Any = None, fields: Any = (), *, cached: bool = False
+    ) -> Any:
         raise RefusedError(f"forbidden: {kind.plural}")
 
     def get(self, kind: Kind, name: str, namespace: str = "") -> Object | None:

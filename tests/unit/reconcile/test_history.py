@@ -27,9 +27,15 @@ class Counting(FakeCluster):
     read = 0
 
     def list(
-        self, kind: Kind, namespace: str = "", labels: Mapping[str, str] | None = None, fields: Sequence[str] = ()
+        self,
+        kind: Kind,
+        namespace: str = "",
+        labels: Mapping[str, str] | None = None,
+        fields: Sequence[str] = (),
+        *,
+        cached: bool = False,
     ) -> Iterator[Object]:
-        for each in super().list(kind, namespace, labels, fields):
+        for each in super().list(kind, namespace, labels, fields, cached=cached):
             self.read += kind == DISK_BACKUP
             yield each
 

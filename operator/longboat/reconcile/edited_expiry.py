@@ -1,0 +1,57 @@
+"""Expiry that comes from edits: a few backups go at once, many stop and ask on their BackupPolicy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from longboat.api import BackupPolicy, DiskBackup
+from longboat.plan.conditions import find, with_condition, without_condition
+from longboat.plan.edited_expiry import HELD, Cause, Held, caused, is_confirmed, kept_because, question
+from longboat.plan.retention import Decision, Rule
+from longboat.reconcile import trash
+from longboat.reconcile.context import Context
+from longboat.reconcile.objects import reference, save_status
+
+
+def unconfirmed(
+    ctx: Context, runs: Sequence[DiskBackup], decisions: Sequence[Decision], rule: Rule, policy: BackupPolicy | None
+) -> dict[str, Cause]:
+    """Return which backups are about to expire because of edits that nobody has confirmed, by name."""
+    found = caused(runs, decisions, rule, ctx.now())
+    by_name = {run.name: run for run in runs}
+    return {name: cause for name, cause in found.items() if not is_confirmed(by_name[name], cause, policy)}
+
+
+def hold(ctx: Context, namespace: str, edits: Mapping[str, Cause], policy: BackupPolicy | None) -> set[str]:
+    """Return which of them have to wait for an answer: all, if they are too many. The policy tells of it."""
+    limit = ctx.settings.deletion_limit
+    many = bool(edits) and len(edits) + trash.recent_deletions(ctx, namespace) > limit
+    if policy is not None:
+        _tell(ctx, policy, Held(edits, limit) if many else None)
+    return set(edits) if many else set()
+
+
+def keep_waiting(ctx: Context, run: DiskBackup, policy: BackupPolicy | None) -> None:
+    """Say on a DiskBackup that it waits; what its status says of its expiry stays, as the record of what held."""
+    why = kept_because(run)
+    if run.status.kept_because == why:
+        return
+    save_status(ctx.cluster, run, run.status.model_copy(update={"kept_because": why}))
+    if policy is None:
+        # There is no policy left to ask on.
+        message = question(Held({run.name: Cause.OWN}, ctx.settings.deletion_limit), None)
+        ctx.cluster.event(reference(run), "Warning", HELD, message)
+
+
+def _tell(ctx: Context, policy: BackupPolicy, held: Held | None) -> None:
+    before, generation = policy.status.conditions, policy.metadata.generation
+    if held is None:
+        conditions = without_condition(before, HELD)
+    else:
+        message = question(held, generation)
+        conditions = with_condition(before, HELD, "True", "ManyExpiries", message, now=ctx.now(), generation=generation)
+    if find(before, HELD) == find(conditions, HELD):
+        return
+    save_status(ctx.cluster, policy, policy.status.model_copy(update={"conditions": conditions}))
+    if held is not None and find(before, HELD) is None:
+        ctx.cluster.event(reference(policy), "Warning", HELD, question(held, generation))
