@@ -1,10 +1,10 @@
-"""What every object store has to do; the same tests run on a folder and on an S3 server."""
+"""What every object store has to do; the same tests run on a folder, an S3 server, Azurite and a stand-in for GCS."""
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -35,6 +35,10 @@ def _settings(kind: str, request: pytest.FixtureRequest) -> StoreSettings:
     prefix = f"contract/{os.urandom(6).hex()}"
     if kind == "folder":
         return StoreSettings(type="folder", path=str(request.getfixturevalue("tmp_path")), prefix=prefix)
+    if kind in ("azure", "gcs"):
+        name = {"azure": "azure_server", "gcs": "gcs_stand_in"}[kind]
+        found: StoreSettings = request.getfixturevalue(name)
+        return found.model_copy(update={"prefix": prefix})
     server: S3Settings = request.getfixturevalue("s3_server")
     return StoreSettings(
         type="s3",
@@ -48,17 +52,14 @@ def _settings(kind: str, request: pytest.FixtureRequest) -> StoreSettings:
     )
 
 
-@pytest.fixture(params=["folder", "s3"])
+@pytest.fixture(params=["folder", "s3", "azure", "gcs"])
 def settings(request: pytest.FixtureRequest) -> StoreSettings:
     return _settings(request.param, request)
 
 
 @pytest.fixture
-def store(settings: StoreSettings) -> Iterator[ObjectStore]:
-    store = open_store(settings)
-    yield store
-    for info in list(store.list("")):
-        store.delete(info.name)
+def store(settings: StoreSettings) -> ObjectStore:
+    return open_store(settings)
 
 
 @pytest.fixture
@@ -156,8 +157,8 @@ def test_listing_is_by_folder_and_complete(store: ObjectStore) -> None:
 
 
 def test_listing_goes_beyond_one_page_of_the_server(store: ObjectStore) -> None:
-    for number in range(1005):
-        store.put_new(f"many/{number}", b"")
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda number: store.put_new(f"many/{number}", b""), range(1005)))
     assert sum(1 for _ in store.list("many/")) == 1005
 
 

@@ -13,7 +13,10 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
+from pydantic.alias_generators import to_camel
+
 from longboat.mover import Failure
+from longboat.repository import SECRETS
 
 Object = dict[str, Any]
 
@@ -32,7 +35,7 @@ CONTROLLER_UID = "batch.kubernetes.io/controller-uid"
 
 _CONFIG = "/etc/longboat"
 _SECRET_FIELDS = ("masterKey",)
-_SECRET_STORE_FIELDS = ("accessKeyId", "secretAccessKey")
+_SECRET_STORE_FIELDS = tuple(to_camel(name) for name in SECRETS)
 _READABLE_BY_GROUP = 0o440
 
 

@@ -3,7 +3,7 @@
 The bytes are described in docs/reference/repository-format.md. Where things are, from the outside in:
 
 - `settings` (StoreSettings), `open_store`, `check` (check_store): which store, and whether it can be used;
-  `object_store` is the port, `s3_store` and `folder_store` implement it.
+  `object_store` is the port, `bucket_store` (with `bucket_clients`, `bucket_errors`) and `folder_store` implement it.
 - `key_text`: keys as text for Secrets and safes. `wrapping`: the master key, wrapped for its recipients.
 - `repository`: opening and creating. `backups`: manifests, written and found. `tombstones`: deletion, undo, sweep.
   `leases`, `epoch`: how writers and removers stay out of each other's way. `parents`: what an export builds on.
@@ -47,7 +47,7 @@ from .repository import (
     open_with_master_key,
     open_with_recovery,
 )
-from .settings import StoreSettings, loopback_host
+from .settings import SECRETS, StoreSettings, loopback_host
 from .tombstones import (
     SweepReport,
     Tombstone,
@@ -64,6 +64,7 @@ from .verify_report import VerifyReport
 __all__ = [
     "DEFAULT_BLOCK_SIZE",
     "MAX_SKEW",
+    "SECRETS",
     "BackupManifest",
     "DiskIdentity",
     "DiskManifest",

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from urllib.parse import urlsplit
 
+from .bucket_clients import Patience
 from .errors import (
     AccessDeniedError,
     BucketNotFoundError,
@@ -23,7 +24,6 @@ from .errors import (
 )
 from .object_store import ObjectStore
 from .open_store import open_store
-from .s3_store import Patience
 from .settings import StoreSettings, forbidden_host, loopback_host
 
 CHECK_NAME = "checks/create-only"
@@ -58,17 +58,20 @@ _REMEDIES: dict[type[StoreError], tuple[StoreProblem, str]] = {
         StoreProblem.TLS,
         "check that the endpoint speaks TLS for this host name, and give its CA's certificate as CA bundle",
     ),
-    CredentialsError: (StoreProblem.CREDENTIALS, "correct the access key and secret key in the credentials' Secret"),
+    CredentialsError: (StoreProblem.CREDENTIALS, "correct the credentials' Secret"),
     AccessDeniedError: (
         StoreProblem.DENIED,
-        "correct the secret key, or let these credentials get, put and list objects in the bucket",
+        "correct the credentials' Secret, or let them get, create and list objects in the bucket",
     ),
     BucketNotFoundError: (
         StoreProblem.BUCKET,
         "create it, or correct bucket, region and path; it is never created for you",
     ),
     ClockSkewError: (StoreProblem.CLOCK, "set the clocks of this cluster and of the store by NTP"),
-    StoreUnsupportedError: (StoreProblem.CREATE_ONLY, "use a store that supports If-None-Match and If-Match on PUT"),
+    StoreUnsupportedError: (
+        StoreProblem.CREATE_ONLY,
+        "use a store that supports conditional writes (If-None-Match and If-Match on PUT)",
+    ),
 }
 
 
@@ -170,7 +173,7 @@ def _explain(error: StoreError) -> StoreCheck:
 
 
 def _forbidden_address(settings: StoreSettings) -> str:
-    host = urlsplit(settings.endpoint).hostname if settings.type == "s3" else None
+    host = urlsplit(settings.service_endpoint).hostname
     if not host:
         return ""
     try:

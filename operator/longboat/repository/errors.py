@@ -42,8 +42,14 @@ class AccessDeniedError(StoreError):
     reason = "AccessDenied"
 
 
+class ObjectLockedError(AccessDeniedError):
+    """The object is under a retention lock or hold that has not run out: nobody may remove it yet."""
+
+    reason = "ObjectLocked"
+
+
 class CredentialsError(StoreError):
-    """The store does not accept the access key or its secret."""
+    """The store does not accept the credentials."""
 
     reason = "WrongCredentials"
 

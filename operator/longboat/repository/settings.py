@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import json
 import socket
+from collections.abc import Callable
 from typing import Literal, Self
 from urllib.parse import urlsplit
 
@@ -17,40 +19,70 @@ _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _V4_COMPATIBLE = ipaddress.IPv6Network("::/96")
 
 
+SECRETS = ("access_key_id", "secret_access_key", "service_account_key", "account_key", "sas_token", "client_secret")
+"""Fields that are never part of a representation, and lie in a mover's Secret only."""
+AZURE_ENDPOINT = "https://{account}.blob.core.windows.net"
+GCS_ENDPOINT = "https://storage.googleapis.com"
+
+
 class StoreSettings(BaseModel):
     """Settings of one object store; as JSON in camelCase (snake_case is read, too).
 
-    `type: s3` needs endpoint (https), bucket and credentials; `type: folder` needs path. `prefix` is put before every
-    object name. Secrets are never part of the representation.
+    `prefix` is put before every object name. Secrets are never part of the representation. Needed for each type:
+
+    - `s3`: endpoint (https), bucket, accessKeyId, secretAccessKey; `region` if it is not us-east-1.
+    - `gcs`: bucket, serviceAccountKey (the JSON text of a service account's key). Endpoint: Google's own if empty.
+    - `azure`: account, bucket (the container), and one of accountKey, sasToken, or tenantId with clientId and
+      clientSecret. Endpoint: the account's own if empty.
+    - `folder`: path.
     """
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", alias_generator=to_camel, validate_by_name=True, validate_by_alias=True
     )
 
-    type: Literal["s3", "folder"]
+    type: Literal["s3", "gcs", "azure", "folder"]
     endpoint: str = ""
     region: str = "us-east-1"
+    account: str = ""
     bucket: str = ""
     prefix: str = Field(default="", pattern=r"^([A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*)?$")
     ca_pem: str = Field(default="", repr=False)
     access_key_id: str = Field(default="", repr=False)
     secret_access_key: str = Field(default="", repr=False)
+    service_account_key: str = Field(default="", repr=False)
+    account_key: str = Field(default="", repr=False)
+    sas_token: str = Field(default="", repr=False)
+    tenant_id: str = ""
+    client_id: str = ""
+    client_secret: str = Field(default="", repr=False)
     path: str = ""
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        problem = _s3_problem(self) if self.type == "s3" else _folder_problem(self)
+        problem = _PROBLEMS[self.type](self)
         if problem:
             raise ValueError(problem)
         return self
 
+    @property
+    def url(self) -> str:
+        """What and where in one word: `s3://bucket/prefix`, `gs://…`, `azure://account/container/prefix`, a path."""
+        parts = {"s3": ("s3:/", self.bucket), "gcs": ("gs:/", self.bucket), "folder": (self.path,)}
+        place = parts.get(self.type, ("azure:/", self.account, self.bucket))
+        return "/".join([*place, self.prefix]).rstrip("/")
+
+    @property
+    def service_endpoint(self) -> str:
+        """The https address that is talked to; empty for a folder."""
+        own = {"gcs": GCS_ENDPOINT, "azure": AZURE_ENDPOINT.format(account=self.account)}
+        return (self.endpoint or own.get(self.type, "")).rstrip("/")
+
     def describe(self) -> str:
         """Return the store's name for messages: `s3://bucket/prefix at https://endpoint` or the folder."""
-        place = f"{self.bucket}/{self.prefix}".rstrip("/")
-        return (
-            f"s3://{place} at {self.endpoint}" if self.type == "s3" else f"folder {self.path}/{self.prefix}".rstrip("/")
-        )
+        if self.type == "folder":
+            return f"folder {self.url}"
+        return f"{self.url} at {self.endpoint}" if self.endpoint else self.url
 
 
 def forbidden_host(host: str) -> bool:
@@ -89,21 +121,65 @@ def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 def _s3_problem(settings: StoreSettings) -> str:
+    if not settings.access_key_id or not settings.secret_access_key:
+        missing = "accessKeyId and secretAccessKey: both are needed; give the Secret with the store's credentials"
+    else:
+        missing = ""
+    return _endpoint_problem(settings) or _bucket_problem(settings) or missing
+
+
+def _gcs_problem(settings: StoreSettings) -> str:
+    problem = (settings.endpoint and _endpoint_problem(settings)) or _bucket_problem(settings)
+    return problem or _service_account_problem(settings.service_account_key)
+
+
+def _service_account_problem(text: str) -> str:
+    expected = "serviceAccountKey: expected the JSON text of a service account's key"
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return f"{expected}, which is what Google Cloud gives as a file"
+    needed = {"client_email", "private_key"}
+    missing = needed - found.keys() if isinstance(found, dict) else needed
+    return f"{expected}; it lacks {', '.join(sorted(missing))}" if missing else ""
+
+
+def _azure_problem(settings: StoreSettings) -> str:
+    problem = (settings.endpoint and _endpoint_problem(settings, path=True)) or _bucket_problem(settings)
+    if problem or not settings.account:
+        return problem or "account: missing; give the name of the storage account"
+    principal = [bool(each) for each in (settings.tenant_id, settings.client_id, settings.client_secret)]
+    if any(principal) and not all(principal):
+        return "tenantId, clientId and clientSecret: a service principal needs all three"
+    if [bool(settings.account_key), bool(settings.sas_token), all(principal)].count(True) != 1:
+        return "credentials: give exactly one of accountKey, sasToken, and tenantId with clientId and clientSecret"
+    return ""
+
+
+def _endpoint_problem(settings: StoreSettings, path: bool = False) -> str:
     url = urlsplit(settings.endpoint)
     if url.scheme != "https" or not url.hostname:
         return f"endpoint: expected https://<host>[:port], got {settings.endpoint!r}; plain HTTP is not supported"
-    if url.path.strip("/") or url.query or url.username:
+    if (url.path.strip("/") and not path) or url.query or url.username:
         return (
             f"endpoint: expected https://<host>[:port] alone, got {settings.endpoint!r}; the bucket has its own field"
         )
     if forbidden_host(url.hostname):
         return f"endpoint: {url.hostname} is a link-local or metadata address; give the address of an object store"
-    if not settings.bucket:
-        return "bucket: missing; give the name of an existing bucket"
-    if not settings.access_key_id or not settings.secret_access_key:
-        return "accessKeyId and secretAccessKey: both are needed; give the Secret with the store's credentials"
     return ""
+
+
+def _bucket_problem(settings: StoreSettings) -> str:
+    return "" if settings.bucket else "bucket: missing; give the name of an existing bucket or container"
 
 
 def _folder_problem(settings: StoreSettings) -> str:
     return "" if settings.path.startswith("/") else f"path: expected an absolute folder, got {settings.path!r}"
+
+
+_PROBLEMS: dict[str, Callable[[StoreSettings], str]] = {
+    "s3": _s3_problem,
+    "gcs": _gcs_problem,
+    "azure": _azure_problem,
+    "folder": _folder_problem,
+}

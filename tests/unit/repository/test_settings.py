@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from pydantic import ValidationError
 
+from longboat.plan.mover import split_secret
 from longboat.repository import StoreProblem, StoreSettings, check_store
 from longboat.repository.check import check_open_store
-from longboat.repository.settings import forbidden_host, loopback_host
+from longboat.repository.settings import SECRETS, forbidden_host, loopback_host
 from tests.fakes.object_store import MemoryStore
 
 S3 = {
@@ -17,6 +20,53 @@ S3 = {
     "accessKeyId": "id",
     "secretAccessKey": "hidden",
 }
+
+
+GCS = {"type": "gcs", "bucket": "backups", "serviceAccountKey": '{"client_email": "a", "private_key": "hidden"}'}
+AZURE = {"type": "azure", "account": "longboat", "bucket": "backups", "accountKey": "hidden"}
+TOKEN = {"accountKey": "", "sasToken": "sig=hidden"}
+PRINCIPAL = {"accountKey": "", "tenantId": "t", "clientId": "c", "clientSecret": "hidden"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "change", "field"),
+    [
+        (GCS, {"bucket": ""}, "bucket"),
+        (GCS, {"serviceAccountKey": ""}, "serviceAccountKey"),
+        (GCS, {"serviceAccountKey": "[]"}, "client_email, private_key"),
+        (GCS, {"serviceAccountKey": '{"client_email": "a"}'}, "private_key"),
+        (GCS, {"endpoint": "http://storage.example.net"}, "endpoint"),
+        (GCS, {"endpoint": "https://metadata.google.internal"}, "endpoint"),
+        (AZURE, {"account": ""}, "account"),
+        (AZURE, {"bucket": ""}, "bucket"),
+        (AZURE, {"accountKey": ""}, "exactly one"),
+        (AZURE, {"sasToken": "sig=x"}, "exactly one"),
+        (AZURE, {"accountKey": "", "clientId": "c"}, "all three"),
+        (AZURE, {"endpoint": "https://169.254.169.254"}, "endpoint"),
+    ],
+)
+def test_unusable_settings_of_other_buckets_name_the_field(
+    settings: dict[str, object], change: dict[str, object], field: str
+) -> None:
+    with pytest.raises(ValidationError, match=field):
+        StoreSettings.model_validate({**settings, **change})
+
+
+@pytest.mark.parametrize("settings", [GCS, AZURE, AZURE | TOKEN, AZURE | PRINCIPAL])
+def test_no_secret_of_any_bucket_is_shown(settings: dict[str, str]) -> None:
+    made = StoreSettings.model_validate(settings)
+    assert StoreSettings.model_validate_json(made.model_dump_json(by_alias=True)) == made
+    assert "hidden" not in repr(made) + made.describe() + made.url
+    assert "hidden" not in made.model_dump_json(exclude=set(SECRETS))
+    assert "hidden" not in json.dumps(split_secret({"store": settings})[0])
+
+
+def test_a_place_has_one_word() -> None:
+    assert StoreSettings.model_validate(S3 | {"prefix": "prod"}).url == "s3://backups/prod"
+    assert StoreSettings.model_validate(GCS).describe() == "gs://backups"
+    assert StoreSettings.model_validate(AZURE).url == "azure://longboat/backups"
+    assert StoreSettings.model_validate(AZURE).service_endpoint == "https://longboat.blob.core.windows.net"
+    assert StoreSettings(type="folder", path="/a", prefix="b").describe() == "folder /a/b"
 
 
 @pytest.mark.parametrize(
