@@ -33,6 +33,13 @@ VALID: Mapping[str, Object] = {
 }
 
 
+GCS: Object = {"bucket": "backups"}
+AZURE: Object = {"storageAccount": "longboat", "container": "backups"}
+_ENDPOINT = [("https://", "minLength"), ("https://" + "a" * 505, "maxLength")]
+_AS_GCS: tuple[Change, ...] = (("s3", ABSENT), ("gcs", GCS))
+_AS_AZURE: tuple[Change, ...] = (("s3", ABSENT), ("azure", AZURE))
+
+
 @dataclass(frozen=True)
 class Case:
     """Changes of a valid object; ``field`` and ``refusal`` say by what it is refused, None if it is accepted."""
@@ -197,7 +204,30 @@ TYPED: Mapping[tuple[str, str], Typed] = {
     ),
     ("BackupStore", "s3.caBundleRef.name"): ((), OBJECT_NAME),
     ("BackupStore", "s3.caBundleRef.key"): ((("s3.caBundleRef", {"name": "ca"}),), KEY),
+    ("BackupStore", "gcs.bucket"): (
+        _AS_GCS,
+        ([("ab", "minLength"), ("Backups", "pattern"), ("a" * 223, "maxLength")], ["backups", "a_b.c"]),
+    ),
+    ("BackupStore", "gcs.prefix"): (_AS_GCS, ([("/a", "pattern"), ("a" * 257, "maxLength")], ["", "prod"])),
+    ("BackupStore", "gcs.endpoint"): (_AS_GCS, (_ENDPOINT, ["https://storage.example.net"])),
+    ("BackupStore", "gcs.caBundleRef.name"): (_AS_GCS, OBJECT_NAME),
+    ("BackupStore", "gcs.caBundleRef.key"): ((*_AS_GCS, ("gcs.caBundleRef", {"name": "ca"})), KEY),
+    ("BackupStore", "azure.storageAccount"): (
+        _AS_AZURE,
+        ([("ab", "minLength"), ("my-account", "pattern"), ("a" * 25, "maxLength")], ["longboat1"]),
+    ),
+    ("BackupStore", "azure.container"): (
+        _AS_AZURE,
+        ([("ab", "minLength"), ("a.b", "pattern"), ("a" * 64, "maxLength")], ["backups-1"]),
+    ),
+    ("BackupStore", "azure.prefix"): (_AS_AZURE, ([("/a", "pattern"), ("a" * 257, "maxLength")], ["", "prod"])),
+    ("BackupStore", "azure.endpoint"): (_AS_AZURE, (_ENDPOINT, ["https://blob.example.net/acct"])),
+    ("BackupStore", "azure.caBundleRef.name"): (_AS_AZURE, OBJECT_NAME),
+    ("BackupStore", "azure.caBundleRef.key"): ((*_AS_AZURE, ("azure.caBundleRef", {"name": "ca"})), KEY),
     ("BackupStore", "credentialsSecretRef.name"): ((), OBJECT_NAME),
+    ("BackupStore", "restoreCredentialsSecretRef.name"): ((), OBJECT_NAME),
+    ("BackupStore", "maintenanceCredentialsSecretRef.name"): ((), OBJECT_NAME),
+    ("BackupStore", "namespaceCredentials"): ((), ([("Always", "enum")], ["Ignored", "Optional", "Required"])),
     ("BackupStore", "encryption.keySecretRef.name"): ((), OBJECT_NAME),
     ("BackupStore", "encryption.keySecretRef.key"): ((), KEY),
     ("BackupStore", "encryption.recoveryRecipient"): (
@@ -228,10 +258,19 @@ REQUIRED: Mapping[tuple[str, str], tuple[Change, ...]] = {
     ("Restore", "claim.name"): (("claim", {}),),
     ("Restore", "attach.virtualMachine"): (("attach", {"diskName": "restored"}),),
     ("Restore", "attach.diskName"): (("attach", {"virtualMachine": "db"}),),
-    ("BackupStore", "s3"): (("s3", ABSENT),),
     ("BackupStore", "s3.endpoint"): (("s3.endpoint", ABSENT),),
     ("BackupStore", "s3.bucket"): (("s3.bucket", ABSENT),),
     ("BackupStore", "s3.caBundleRef.name"): (("s3.caBundleRef", {}),),
+    ("BackupStore", "gcs.bucket"): (("s3", ABSENT), ("gcs", {})),
+    ("BackupStore", "gcs.caBundleRef.name"): (("s3", ABSENT), ("gcs", {"bucket": "backups", "caBundleRef": {}})),
+    ("BackupStore", "azure.storageAccount"): (("s3", ABSENT), ("azure", {"container": "backups"})),
+    ("BackupStore", "azure.container"): (("s3", ABSENT), ("azure", {"storageAccount": "longboat"})),
+    ("BackupStore", "azure.caBundleRef.name"): (
+        ("s3", ABSENT),
+        ("azure", {"container": "backups", "storageAccount": "longboat", "caBundleRef": {}}),
+    ),
+    ("BackupStore", "restoreCredentialsSecretRef.name"): (("restoreCredentialsSecretRef", {}),),
+    ("BackupStore", "maintenanceCredentialsSecretRef.name"): (("maintenanceCredentialsSecretRef", {}),),
     ("BackupStore", "credentialsSecretRef"): (("credentialsSecretRef", ABSENT),),
     ("BackupStore", "credentialsSecretRef.name"): (("credentialsSecretRef", {}),),
     ("BackupStore", "encryption"): (("encryption", ABSENT),),
@@ -251,6 +290,10 @@ _PLAIN = "endpoint must hold no credentials and no query"
 _BUCKET = "bucket is immutable: its backups would be lost; make another BackupStore"
 _PREFIX = "prefix is immutable: its backups would be lost; make another BackupStore"
 _S3 = VALID["BackupStore"]["s3"]
+_GCS_SPEC = Case("BackupStore", _AS_GCS).spec()
+_ONE_STORE = "exactly one of s3, gcs and azure is needed"
+_STORE_KIND = "the kind of store is immutable: its backups would be lost; make another BackupStore"
+_CONTAINER = "storageAccount and container are immutable: their backups would be lost; make another BackupStore"
 _AUTOMATIC = "an automatic snapshot has no expiresAfter: the next one replaces it"
 _BOTH_WAYS = {"virtualMachine": "db", "name": "data", "persistentVolumeClaim": "db-data"}
 
@@ -286,6 +329,18 @@ RULES: list[Case] = [
     Case("DiskSnapshot", (("origin", "Automatic"), ("expiresAfter", "7d")), "", _AUTOMATIC),
     Case("Restore", (("source", {}),), "source", _ONE_SOURCE),
     Case("Restore", (("source.diskBackup", {"name": "b"}),), "source", _ONE_SOURCE),
+    Case("BackupStore", (("s3", ABSENT),), "", _ONE_STORE),
+    Case("BackupStore", (("gcs", GCS),), "", _ONE_STORE),
+    Case("BackupStore", (("s3", ABSENT), ("gcs", GCS), ("azure", AZURE)), "", _ONE_STORE),
+    *(
+        Case("BackupStore", (*before, (f"{kind}.endpoint", value)), kind, rule)
+        for kind, before in (("gcs", _AS_GCS), ("azure", _AS_AZURE))
+        for value, rule in (
+            ("http://objects.example.net", _HTTPS),
+            ("https://169.254.169.254", _LOCAL),
+            ("https://key:secret@objects.example.net", _PLAIN),
+        )
+    ),
     Case("BackupStore", (("s3.endpoint", "http://objects.example.net"),), "s3", _HTTPS),
     Case("BackupStore", (("s3.endpoint", "objects.example.net"),), "s3", _HTTPS),
     *(Case("BackupStore", (("s3.endpoint", f"https://{host}/"),), "s3", _LOCAL) for host in LOCAL_HOSTS),
@@ -293,7 +348,8 @@ RULES: list[Case] = [
     Case("BackupStore", (("s3.endpoint", "https://objects.example.net/?x=1"),), "s3", _PLAIN),
 ]
 
-# (kind, the spec's first form, what is changed, the message): None means that the change is allowed.
+# (kind, the spec's first form, what is changed, the message): None means that the change is allowed; without a name
+# the spec is changed as a whole.
 CHANGES: list[tuple[Case, Change, str | None]] = [
     (Case("BackupPolicy", ()), ("retention", {"keepFor": "1d"}), None),
     (Case("BackupPolicy", ()), ("suspend", True), None),
@@ -320,6 +376,15 @@ CHANGES: list[tuple[Case, Change, str | None]] = [
     (Case("BackupStore", ()), ("s3", _S3 | {"bucket": "other"}), _BUCKET),
     (Case("BackupStore", ()), ("s3", _S3 | {"prefix": "prod"}), _PREFIX),
     (Case("BackupStore", (("s3.prefix", "prod"),)), ("s3", _S3), _PREFIX),
+    (Case("BackupStore", _AS_GCS), ("gcs", GCS | {"endpoint": "https://other.example.net"}), None),
+    (Case("BackupStore", _AS_GCS), ("gcs", GCS | {"bucket": "other"}), _BUCKET),
+    (Case("BackupStore", _AS_GCS), ("gcs", GCS | {"prefix": "prod"}), _PREFIX),
+    (Case("BackupStore", _AS_AZURE), ("azure", AZURE | {"container": "other"}), _CONTAINER),
+    (Case("BackupStore", _AS_AZURE), ("azure", AZURE | {"storageAccount": "other"}), _CONTAINER),
+    (Case("BackupStore", _AS_AZURE), ("azure", AZURE | {"prefix": "prod"}), _PREFIX),
+    (Case("BackupStore", ()), ("", _GCS_SPEC), _STORE_KIND),
+    (Case("BackupStore", _AS_AZURE), ("", _GCS_SPEC), _STORE_KIND),
+    (Case("BackupStore", ()), ("restoreCredentialsSecretRef", {"name": "read"}), None),
 ]
 
 
@@ -340,5 +405,6 @@ def accepted() -> Iterator[Case]:
         yield Case(kind, ())
     for (kind, field), (before, (_, good)) in TYPED.items():
         for value in good:
-            needed = (*before, ("s3.caBundleRef.name", "ca")) if field == "s3.caBundleRef.key" else before
+            of_bundle = field.endswith(".caBundleRef.key")
+            needed = (*before, (field.replace(".key", ".name"), "ca")) if of_bundle else before
             yield Case(kind, (*needed, (field, value)))

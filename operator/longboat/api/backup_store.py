@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -41,31 +41,34 @@ class CABundleRef(Model):
     key: str = Field("ca.crt", max_length=253, pattern=r"^[-._a-zA-Z0-9]+$", description="Key of the PEM bundle.")
 
 
-class S3(Model):
-    """An S3 bucket."""
+_BUCKET_FIXED = "bucket is immutable: its backups would be lost; make another BackupStore"
+_PREFIX_FIXED = rule(
+    "self.prefix == oldSelf.prefix", "prefix is immutable: its backups would be lost; make another BackupStore"
+)
+_NO_ENDPOINT = "!has(self.endpoint) || "
 
-    model_config = rules(
+
+def _endpoint_rules(optional: bool = False) -> tuple[dict[str, str], ...]:
+    given = _NO_ENDPOINT if optional else ""
+    return (
         rule(
-            "self.endpoint.startsWith('https://')",
+            f"{given}self.endpoint.startsWith('https://')",
             "endpoint must begin with https://: backups never travel unencrypted",
         ),
         rule(
-            f"!self.endpoint.matches(r'{LOCAL_ENDPOINT}')",
+            f"{given}!self.endpoint.matches(r'{LOCAL_ENDPOINT}')",
             "endpoint must not be a link-local, loopback or metadata address",
         ),
         rule(
-            "!self.endpoint.contains('@') && !self.endpoint.contains('?')",
+            f"{given}(!self.endpoint.contains('@') && !self.endpoint.contains('?'))",
             "endpoint must hold no credentials and no query",
         ),
     )
-    endpoint: str = Field(min_length=9, max_length=512, description="URL of the S3 service, https only.")
-    region: str = Field("us-east-1", min_length=1, max_length=64, description="Region of the bucket.")
-    bucket: str = Field(
-        min_length=3,
-        max_length=63,
-        pattern=r"^[a-z0-9][a-z0-9.-]*[a-z0-9]$",
-        description="Name of the bucket; it must exist.",
-    )
+
+
+class Bucket(Model):
+    """What every kind of bucket has."""
+
     prefix: str = Field(
         "",
         max_length=256,
@@ -77,11 +80,76 @@ class S3(Model):
     )
 
 
+class S3(Bucket):
+    """An S3 bucket."""
+
+    model_config = rules(*_endpoint_rules(), rule("self.bucket == oldSelf.bucket", _BUCKET_FIXED), _PREFIX_FIXED)
+    endpoint: str = Field(min_length=9, max_length=512, description="URL of the S3 service, https only.")
+    region: str = Field("us-east-1", min_length=1, max_length=64, description="Region of the bucket.")
+    bucket: str = Field(
+        min_length=3,
+        max_length=63,
+        pattern=r"^[a-z0-9][a-z0-9.-]*[a-z0-9]$",
+        description="Name of the bucket; it must exist.",
+    )
+
+
+class GCS(Bucket):
+    """A bucket of Google Cloud Storage."""
+
+    model_config = rules(
+        *_endpoint_rules(optional=True), rule("self.bucket == oldSelf.bucket", _BUCKET_FIXED), _PREFIX_FIXED
+    )
+    endpoint: str | None = Field(
+        None, min_length=9, max_length=512, description="URL of the service, https only; Google's own if absent."
+    )
+    bucket: str = Field(
+        min_length=3,
+        max_length=222,
+        pattern=r"^[a-z0-9][a-z0-9._-]*[a-z0-9]$",
+        description="Name of the bucket; it must exist.",
+    )
+
+
+class Azure(Bucket):
+    """A container of Azure Blob Storage."""
+
+    model_config = rules(
+        *_endpoint_rules(optional=True),
+        rule(
+            "self.storageAccount == oldSelf.storageAccount && self.container == oldSelf.container",
+            "storageAccount and container are immutable: their backups would be lost; make another BackupStore",
+        ),
+        _PREFIX_FIXED,
+    )
+    endpoint: str | None = Field(
+        None,
+        min_length=9,
+        max_length=512,
+        description="URL of the service, https only; https://<storageAccount>.blob.core.windows.net if absent.",
+    )
+    storage_account: str = Field(
+        min_length=3, max_length=24, pattern=r"^[a-z0-9]+$", description="Name of the storage account."
+    )
+    container: str = Field(
+        min_length=3,
+        max_length=63,
+        pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$",
+        description="Name of the container; it must exist.",
+    )
+
+
 class CredentialsSecretRef(Model):
-    """A Secret of the operator's namespace with the keys accessKeyID and secretAccessKey."""
+    """A Secret of the operator's namespace with credentials.
+
+    Its keys: accessKeyID and secretAccessKey for S3; serviceAccountKey for Google Cloud Storage; for Azure accountKey,
+    or sasToken, or tenantID, clientID and clientSecret.
+    """
 
     name: ObjectName = Field(
-        description="Name of the Secret in the operator's namespace (keys accessKeyID, secretAccessKey)."
+        description="Name of the Secret in the operator's namespace. Keys for S3: accessKeyID, secretAccessKey; "
+        "for Google Cloud Storage: serviceAccountKey; for Azure: accountKey, or sasToken, or tenantID, clientID and "
+        "clientSecret."
     )
 
 
@@ -111,12 +179,12 @@ class BackupStoreSpec(Model):
 
     model_config = rules(
         rule(
-            "self.s3.bucket == oldSelf.s3.bucket",
-            "bucket is immutable: its backups would be lost; make another BackupStore",
+            "[has(self.s3), has(self.gcs), has(self.azure)].filter(set, set).size() == 1",
+            "exactly one of s3, gcs and azure is needed",
         ),
         rule(
-            "self.s3.prefix == oldSelf.s3.prefix",
-            "prefix is immutable: its backups would be lost; make another BackupStore",
+            "has(self.s3) == has(oldSelf.s3) && has(self.gcs) == has(oldSelf.gcs)",
+            "the kind of store is immutable: its backups would be lost; make another BackupStore",
         ),
     )
     default: bool = Field(
@@ -128,8 +196,27 @@ class BackupStoreSpec(Model):
         max_length=63,
         description="Where the store is; the same as the cluster's own location gives the condition SameSite.",
     )
-    s3: S3 = Field(description="The S3 bucket.")
-    credentials_secret_ref: CredentialsSecretRef = Field(description="Credentials for the bucket.")
+    s3: S3 | None = Field(None, description="An S3 bucket.")
+    gcs: GCS | None = Field(None, description="A bucket of Google Cloud Storage.")
+    azure: Azure | None = Field(None, description="A container of Azure Blob Storage.")
+    credentials_secret_ref: CredentialsSecretRef = Field(
+        description="Credentials of exports, and of whatever has none of its own below. Exports create, read and list "
+        "objects; they neither overwrite nor delete."
+    )
+    restore_credentials_secret_ref: CredentialsSecretRef | None = Field(
+        None, description="Credentials of restores, which read and list objects; those of exports if absent."
+    )
+    maintenance_credentials_secret_ref: CredentialsSecretRef | None = Field(
+        None,
+        description="Credentials of maintenance (undoing and expiring deletions, prune), which creates, reads, lists, "
+        "overwrites and deletes objects; those of exports if absent. No export and no restore is given them.",
+    )
+    namespace_credentials: Literal["Ignored", "Optional", "Required"] = Field(
+        "Ignored",
+        description="Whether exports and restores of a namespace use Secrets of that namespace's own, which the "
+        "administrator makes beside those named above: <name of the Secret>.<namespace>. Optional: where there is one; "
+        "Required: a namespace without them can't be backed up.",
+    )
     encryption: Encryption = Field(description="Keys of the backups.")
     allowed_namespaces: LabelSelector | None = Field(
         None, description="Namespaces that may use the store, by label; all if absent."
@@ -141,6 +228,7 @@ class BackupStoreStatus(Status):
 
     last_check_time: Time | None = Field(None, description="When the store was last tried out.")
     available: str | None = Field(None, description="Yes, or the reason why not.")
+    url: str | None = Field(None, description="What the store is: kind, bucket or container, and prefix.")
     clock_skew_seconds: int | None = Field(None, description="The store's time minus the cluster's, if it is known.")
     stored_bytes: int | None = Field(None, description="Bytes that this cluster's backups added to the store.")
 
@@ -155,12 +243,16 @@ class BackupStore(Resource):
         column("Default", ".spec.default", "Used by policies that name no store.", "boolean"),
         column("Available", ".status.available", "Can backups be written and read?"),
         column("Location", ".spec.location", "Where the store is."),
-        column("Bucket", ".spec.s3.bucket", "The bucket."),
+        column("Bucket", ".status.url", "Kind, bucket or container, and prefix."),
         column("Checked", ".status.lastCheckTime", "Time since the last check.", "date"),
-        column("Endpoint", ".spec.s3.endpoint", "The S3 service.", priority=1),
         AGE,
     )
 
     kind: str = "BackupStore"
     spec: BackupStoreSpec
     status: BackupStoreStatus = Field(default_factory=BackupStoreStatus)
+
+    @property
+    def bucket_field(self) -> str:
+        """The field that says what kind of store it is, for messages: spec.s3, spec.gcs or spec.azure."""
+        return "spec.s3" if self.spec.s3 else "spec.gcs" if self.spec.gcs else "spec.azure"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from longboat.api import BackupStore
-from longboat.api.backup_store import BackupStoreStatus
+from longboat.api.backup_store import BackupStoreStatus, CredentialsSecretRef
 from longboat.api.common import Condition
 from longboat.kube.kinds import BACKUP_STORE, NAMESPACE
 from longboat.plan import kstatus
@@ -17,15 +17,15 @@ from longboat.plan.stores import default_stores, several_defaults
 from longboat.reconcile.context import Context
 from longboat.reconcile.objects import load
 from longboat.reconcile.outcome import save
-from longboat.reconcile.repositories import StoreProblemError
+from longboat.reconcile.repositories import Purpose, StoreProblemError
 from longboat.reconcile.store_access import StoreAccess
 from longboat.reconcile.store_choice import stores_of
-from longboat.repository import StoreCheck, StoreSettings, check_store
+from longboat.repository import Rights, StoreCheck, StoreSettings, check_store
 
 RETRY = timedelta(seconds=30)
 """A store in trouble is tried out this often, so that a repair is seen soon."""
 
-Check = Callable[[StoreSettings, datetime], StoreCheck]
+Check = Callable[[StoreSettings, datetime, Rights], StoreCheck]
 
 
 @dataclass(frozen=True)
@@ -73,10 +73,22 @@ def _checked(ctx: Context, store: BackupStore, check: Check) -> BackupStoreStatu
         update={
             "last_check_time": ctx.now().replace(microsecond=0),
             "available": result.reason or "Yes",
+            "url": _url(store),
             "clock_skew_seconds": skew,
             "conditions": _conditions(ctx, store, result),
         }
     )
+
+
+def _url(store: BackupStore) -> str | None:
+    spec = store.spec
+    if spec.azure is not None:
+        parts = ["azure:/", spec.azure.storage_account, spec.azure.container, spec.azure.prefix]
+    elif spec.gcs is not None:
+        parts = ["gs:/", spec.gcs.bucket, spec.gcs.prefix]
+    else:
+        parts = ["s3:/", spec.s3.bucket, spec.s3.prefix] if spec.s3 is not None else []
+    return "/".join(parts).rstrip("/") or None
 
 
 def _try_out(ctx: Context, store: BackupStore, check: Check) -> Result:
@@ -84,7 +96,7 @@ def _try_out(ctx: Context, store: BackupStore, check: Check) -> Result:
     try:
         # The key is looked at first: a store that can be reached and not be opened is no good.
         access.store_key(store)
-        found = check(access.settings_of(store), ctx.now())
+        found = _try_credentials(ctx, store, access, check)
         if not found.ok:
             retryable = found.problem in ("Unreachable", "StoreFailure")
             return Result(found.message, str(found.problem), retryable, found.clock_skew)
@@ -92,6 +104,30 @@ def _try_out(ctx: Context, store: BackupStore, check: Check) -> Result:
     except StoreProblemError as problem:
         return Result(problem.message, problem.reason, problem.retryable)
     return Result(found.message, clock_skew=found.clock_skew)
+
+
+def _try_credentials(ctx: Context, store: BackupStore, access: StoreAccess, check: Check) -> StoreCheck:
+    """Return the check of the exports' credentials, or the first one that is not well of those with others."""
+    first = check(access.settings_of(store), ctx.now(), "create")
+    others: dict[Purpose, CredentialsSecretRef | None] = {
+        "restore": store.spec.restore_credentials_secret_ref,
+        "maintenance": store.spec.maintenance_credentials_secret_ref,
+    }
+    for purpose, ref in others.items():
+        if first.ok and ref is not None:
+            found = check(access.settings_of(store, purpose), ctx.now(), _rights(store, purpose))
+            if not found.ok:
+                field = f"spec.{purpose}CredentialsSecretRef"
+                return replace(found, message=f"{field}: {found.message}", clock_skew=first.clock_skew)
+    return first
+
+
+def _rights(store: BackupStore, purpose: Purpose) -> Rights:
+    """Return what to try out: removing leaves its traces in a bucket with versions, so once for each change."""
+    before = find(store.status.conditions, "Available")
+    known = store.status.observed_generation == store.metadata.generation
+    tried = known and before is not None and before.status == "True"
+    return "remove" if purpose == "maintenance" and not tried else "read"
 
 
 def _try_key(ctx: Context, store: BackupStore) -> None:

@@ -22,7 +22,7 @@ def open_at(ctx: Context, store: BackupStore, namespace: str) -> RepositoryAcces
     if found is None:
         return Problem("NamespaceNotFound", f"the namespace {namespace!r} is gone")
     try:
-        return ctx.repositories.open(store, found["metadata"]["uid"])
+        return ctx.repositories.open(store, found["metadata"]["uid"], namespace=namespace)
     except StoreProblemError as error:
         return Problem(error.reason, f"BackupStore {store.name!r}: {error.message}")
 
@@ -35,7 +35,7 @@ def find_at(
     if found is None:
         return Problem("NamespaceNotFound", f"the namespace {namespace!r} is gone")
     try:
-        return ctx.repositories.find(store, found["metadata"]["uid"], repository_id)
+        return ctx.repositories.find(store, found["metadata"]["uid"], repository_id, namespace=namespace)
     except StoreProblemError as error:
         return Problem(error.reason, f"BackupStore {store.name!r}: {error.message}")
 

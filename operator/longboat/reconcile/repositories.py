@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from longboat.api import BackupStore
 
 if TYPE_CHECKING:
     from longboat.repository import Repository, StoreSettings
+
+
+Purpose = Literal["export", "restore", "maintenance"]
+"""Whose credentials are used: each purpose may have its own, which can do no more than it needs."""
 
 
 class StoreProblemError(Exception):
@@ -37,14 +41,23 @@ class RepositoryAccess:
 class Repositories(Protocol):
     """Opens repositories; raises StoreProblemError when the store, its credentials or its key do not allow it."""
 
-    def find(self, store: BackupStore, namespace_uid: str, repository_id: str | None = None) -> RepositoryAccess:
+    def find(
+        self,
+        store: BackupStore,
+        namespace_uid: str,
+        repository_id: str | None = None,
+        *,
+        namespace: str = "",
+        purpose: Purpose = "export",
+    ) -> RepositoryAccess:
         """Return the repository that a namespace has, for everything but the beginning of a run: none is ever made.
 
+        With the credentials of a purpose, and of the namespace of that name if it has some of its own.
         StoreProblemError RepositoryNotFound if there is none, RepositoryReplaced if it is not the one of that id.
         """
 
-    def open(self, store: BackupStore, namespace_uid: str) -> RepositoryAccess:
-        """Return the repository of a namespace, made at first use.
+    def open(self, store: BackupStore, namespace_uid: str, *, namespace: str = "") -> RepositoryAccess:
+        """Return the repository of a namespace, made at first use, with the credentials of exports.
 
         It is keyed by the namespace's UID: a namespace made anew under an old name does not get the old backups.
         """
@@ -60,6 +73,6 @@ def required(access: RepositoryAccess, repository_id: str | None) -> RepositoryA
     raise StoreProblemError(
         "RepositoryReplaced",
         f"{access.path!r} holds repository {access.repository.id}, expected {repository_id}: the store was emptied, or"
-        " spec.s3 leads to another one than before; put the store back",
+        " the BackupStore leads to another one than before; put the store back",
         retryable=False,
     )

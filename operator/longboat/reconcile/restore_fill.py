@@ -149,7 +149,13 @@ def _mover(ctx: Context, restore: Restore, staging: Object) -> Mover | Problem:
             "StoreNotFound", f"BackupStore {name!r}, which holds the backup, does not exist; create it again"
         )
     try:
-        access = ctx.repositories.find(store, namespace["metadata"]["uid"], restore.status.repository_id)
+        access = ctx.repositories.find(
+            store,
+            namespace["metadata"]["uid"],
+            restore.status.repository_id,
+            namespace=restore.namespace,
+            purpose="restore",
+        )
     except StoreProblemError as error:
         return Problem(error.reason, f"BackupStore {name!r}: {error.message}")
     if access.path != restore.status.repository:

@@ -181,7 +181,7 @@ def _require_data(access: RepositoryAccess, backup: DiskBackup) -> None:
         raise StoreProblemError(
             "BackupNotFound",
             f"the repository {access.path!r} holds nothing of backup {backup.name!r}: nothing is marked there; see"
-            f" whether spec.s3 of BackupStore {status.store.name if status.store else ''!r} leads where it did",
+            f" whether BackupStore {status.store.name if status.store else ''!r} leads where it did",
             retryable=False,
         )
 
@@ -203,7 +203,9 @@ def _open(ctx: Context, place: Place, repository_id: str | None = None) -> Repos
     store = load(ctx.cluster, BACKUP_STORE, BackupStore, "", place.store)
     if store is None:
         raise StoreProblemError("StoreNotFound", f"there is no BackupStore {place.store!r} any more; make it again")
-    return ctx.repositories.find(store, place.namespace_uid, repository_id)
+    return ctx.repositories.find(
+        store, place.namespace_uid, repository_id, namespace=place.namespace, purpose="maintenance"
+    )
 
 
 def _recent(data: Data, now: datetime) -> list[datetime]:

@@ -24,7 +24,7 @@ from .backups import (
     update_backup_expiry,
     write_backup_manifest,
 )
-from .check import MAX_SKEW, StoreCheck, StoreProblem, check_store
+from .check import MAX_SKEW, Rights, StoreCheck, StoreProblem, check_store
 from .epoch import Epoch, advance_epoch, epoch_time, read_epoch
 from .errors import RepositoryError, StoreError
 from .key_text import (
@@ -76,6 +76,7 @@ __all__ = [
     "RecoveryPair",
     "Repository",
     "RepositoryError",
+    "Rights",
     "StoreCheck",
     "StoreError",
     "StoreProblem",

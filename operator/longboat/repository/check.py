@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from typing import Literal
 from urllib.parse import urlsplit
 
 from .bucket_clients import Patience
@@ -15,6 +17,8 @@ from .errors import (
     ClockSkewError,
     CredentialsError,
     ObjectExistsError,
+    ObjectLockedError,
+    ObjectNotFoundError,
     PreconditionError,
     StoreError,
     StoreSettingsError,
@@ -27,6 +31,7 @@ from .open_store import open_store
 from .settings import StoreSettings, forbidden_host, loopback_host
 
 CHECK_NAME = "checks/create-only"
+REMOVABLE_NAME = "checks/removable"
 MAX_SKEW = timedelta(minutes=5)
 CHECK_PATIENCE = Patience(connect=5, request=15, retries=1, retry_for=15)
 _CONTENT = b"Written by longboat to check this store; it may be deleted.\n"
@@ -89,8 +94,12 @@ class StoreCheck:
         return self.problem is StoreProblem.NONE
 
 
-def check_store(settings: StoreSettings, now: datetime | None = None) -> StoreCheck:
-    """Write, read and conditionally rewrite one small object below the store's prefix; never raises a StoreError.
+Rights = Literal["create", "read", "remove"]
+"""What credentials are for: exports create, read and list; restores read and list; maintenance removes as well."""
+
+
+def check_store(settings: StoreSettings, now: datetime | None = None, rights: Rights = "create") -> StoreCheck:
+    """Try out one small object below the store's prefix, as far as the rights should go; never raises a StoreError.
 
     Takes up to half a minute if the endpoint does not answer. `now` is this machine's time, UTC.
     """
@@ -98,13 +107,17 @@ def check_store(settings: StoreSettings, now: datetime | None = None) -> StoreCh
     if refused:
         return StoreCheck(StoreProblem.SETTINGS, refused)
     try:
-        return check_open_store(open_store(settings, CHECK_PATIENCE), now)
+        return check_open_store(open_store(settings, CHECK_PATIENCE), now, rights)
     except StoreError as error:
         return _explain(error)
 
 
-def check_open_store(store: ObjectStore, now: datetime | None = None) -> StoreCheck:
+def check_open_store(store: ObjectStore, now: datetime | None = None, rights: Rights = "create") -> StoreCheck:
     """Check a store that is open already; raises a StoreError for what the store itself refuses."""
+    if rights == "read":
+        return _check_reading(store)
+    if rights == "remove":
+        return _check_removing(store)
     _create_if_missing(store)
     if not _refuses_second_creation(store):
         return StoreCheck(
@@ -123,6 +136,23 @@ def check_open_store(store: ObjectStore, now: datetime | None = None) -> StoreCh
     except PreconditionError:
         return _available(store, None)  # Another check runs at this moment.
     return _available(store, skew)
+
+
+def _check_reading(store: ObjectStore) -> StoreCheck:
+    # It is not there before the credentials of exports were tried out: that it may be asked for is what counts.
+    with contextlib.suppress(ObjectNotFoundError):
+        store.get(CHECK_NAME, 1 << 16)
+    next(iter(store.list("checks/")), None)
+    return StoreCheck(StoreProblem.NONE, f"{store.describe()}: read and listed")
+
+
+def _check_removing(store: ObjectStore) -> StoreCheck:
+    with contextlib.suppress(ObjectExistsError):
+        store.put_new(REMOVABLE_NAME, _CONTENT)
+    # Where objects are locked for a while it stays for as long, and is removed by a later check.
+    with contextlib.suppress(ObjectLockedError):
+        store.delete(REMOVABLE_NAME)
+    return StoreCheck(StoreProblem.NONE, f"{store.describe()}: written and removed")
 
 
 def _create_if_missing(store: ObjectStore) -> None:

@@ -53,13 +53,18 @@ class FolderRepositories:
     """Opens real repositories in a folder; ``problem`` is raised instead when it is set."""
 
     folder: str
+    asked: list[tuple[str, str]] = field(default_factory=list)
+    """Namespace and purpose of each search, which decide about the credentials."""
     problem: StoreProblemError | None = None
 
     def repository(self, namespace_uid: str) -> Repository:
         settings = StoreSettings(type="folder", path=self.folder)
         return open_or_create_repository(open_store(settings), f"cluster/{namespace_uid}", bytes(range(32)))
 
-    def find(self, store: BackupStore, namespace_uid: str, repository_id: str | None = None) -> RepositoryAccess:
+    def find(
+        self, store: BackupStore, namespace_uid: str, repository_id: str | None = None, **asked: Any
+    ) -> RepositoryAccess:
+        self.asked.append((asked["namespace"], asked.get("purpose", "export")))
         if self.problem:
             raise self.problem
         place = open_store(StoreSettings(type="folder", path=self.folder))
@@ -69,7 +74,7 @@ class FolderRepositories:
             raise problem_of(error) from error
         return required(self.open(store, namespace_uid), repository_id)
 
-    def open(self, store: BackupStore, namespace_uid: str) -> RepositoryAccess:
+    def open(self, store: BackupStore, namespace_uid: str, **_: Any) -> RepositoryAccess:
         if self.problem:
             raise self.problem
         repository = self.repository(namespace_uid)

@@ -20,10 +20,10 @@ SHOP = "shop"
 class NoRepositories:
     """Snapshots have nothing to do with stores."""
 
-    def find(self, store: Any, namespace_uid: str, repository_id: str | None = None) -> Any:
+    def find(self, store: Any, namespace_uid: str, repository_id: str | None = None, **_: Any) -> Any:
         raise AssertionError("nobody should look for a repository here")
 
-    def open(self, store: Any, namespace_uid: str) -> Any:
+    def open(self, store: Any, namespace_uid: str, **_: Any) -> Any:
         raise AssertionError("nobody should open a store here")
 
 

@@ -73,6 +73,8 @@ class FolderRepositories:
     """Opens real repositories in a folder; ``problem`` is raised instead when it is set."""
 
     folder: str
+    asked: list[tuple[str, str]] = field(default_factory=list)
+    """Namespace and purpose of each search, which decide about the credentials."""
     problem: StoreProblemError | None = None
     key: bytes = KEY
     clock: Clock | None = None
@@ -83,7 +85,10 @@ class FolderRepositories:
     def repository(self, namespace_uid: str) -> Repository:
         return open_or_create_repository(self.store(), f"cluster/{namespace_uid}", self.key)
 
-    def find(self, store: BackupStore, namespace_uid: str, repository_id: str | None = None) -> RepositoryAccess:
+    def find(
+        self, store: BackupStore, namespace_uid: str, repository_id: str | None = None, **asked: Any
+    ) -> RepositoryAccess:
+        self.asked.append((asked["namespace"], asked.get("purpose", "export")))
         if self.problem:
             raise self.problem
         try:
@@ -92,7 +97,7 @@ class FolderRepositories:
             raise problem_of(error) from error
         return required(self.open(store, namespace_uid), repository_id)
 
-    def open(self, store: BackupStore, namespace_uid: str) -> RepositoryAccess:
+    def open(self, store: BackupStore, namespace_uid: str, **_: Any) -> RepositoryAccess:
         if self.problem:
             raise self.problem
         try:

@@ -35,13 +35,15 @@ class Store:
     def __init__(self) -> None:
         self.error: StoreProblemError | None = None
         self.id = "first"
+        self.asked: list[tuple[str, str]] = []
 
-    def find(self, store: Any, namespace_uid: str, repository_id: str | None = None) -> RepositoryAccess:
+    def find(self, store: Any, namespace_uid: str, repository_id: str | None = None, **asked: Any) -> RepositoryAccess:
+        self.asked.append((asked["namespace"], asked["purpose"]))
         if repository_id not in (None, self.id):
             raise StoreProblemError("RepositoryReplaced", f"expected {repository_id}")
         return self.open(store, namespace_uid)
 
-    def open(self, store: Any, namespace_uid: str) -> RepositoryAccess:
+    def open(self, store: Any, namespace_uid: str, **_: Any) -> RepositoryAccess:
         if self.error:
             raise self.error
         settings = StoreSettings(type="folder", path="/store")

@@ -16,6 +16,7 @@ from longboat.reconcile import backup_store
 from longboat.reconcile.repositories import StoreProblemError
 from longboat.reconcile.store_access import StoreAccess
 from longboat.repository import (
+    Rights,
     StoreCheck,
     StoreProblem,
     StoreSettings,
@@ -34,9 +35,13 @@ class Checks:
     answer: StoreCheck = field(default_factory=lambda: StoreCheck(StoreProblem.NONE, "works", timedelta(seconds=2)))
     seen: list[StoreSettings] = field(default_factory=list)
 
-    def __call__(self, settings: StoreSettings, now: datetime) -> StoreCheck:
+    bad: dict[Rights, StoreCheck] = field(default_factory=dict)
+    rights: list[tuple[Rights, str]] = field(default_factory=list)
+
+    def __call__(self, settings: StoreSettings, now: datetime, rights: Rights) -> StoreCheck:
         self.seen.append(settings)
-        return self.answer
+        self.rights.append((rights, settings.access_key_id))
+        return self.bad.get(rights, self.answer)
 
 
 @pytest.fixture

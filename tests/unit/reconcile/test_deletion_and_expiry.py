@@ -104,6 +104,7 @@ def test_an_expired_backup_goes_and_its_data_into_the_trash(world: World) -> Non
     settle(world)
     assert [each.name for each in world.backups()] == ["new"]
     assert buried(world) == ["old"]
+    assert set(world.repositories.asked) == {(SHOP, "maintenance")}
     assert [each.name for each in list_backups(repository(world))] == ["new"]
 
 

@@ -39,6 +39,13 @@ def world(tmp_path: Path) -> BackupWorld:
 # Exports
 
 
+def test_a_run_uses_the_credentials_that_may_only_create(world: BackupWorld) -> None:
+    world.add_backup()
+    world.drive()
+    assert world.backup().status.phase == "Completed"
+    assert set(world.repositories.asked) == {(SHOP, "export")}
+
+
 def test_a_volume_without_a_disk_image_fails_its_disk_at_once(world: BackupWorld) -> None:
     world.job_failures.append(NoDiskImageError("no disk.img"))
     world.add_backup()

@@ -35,6 +35,14 @@ from tests.unit.reconcile.restore_world import (
 )
 
 
+def test_a_restore_uses_the_credentials_that_may_only_read() -> None:
+    world = shop()
+    world.add_restore("r", wish())
+    run(world)
+    assert_restored(world)
+    assert set(world.repositories.asked) == {(SHOP, "restore")}
+
+
 def test_a_mover_that_fails_is_tried_again_up_to_three_times() -> None:
     world = shop()
     failing(world, ("StoreUnreachable", True), ("Interrupted", True))
