@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from random import Random
 
 from longboat.repository import DiskStatistics, Repository
-from longboat.repository.backups import write_disk_manifest
+from longboat.repository.commit import commit_disk_manifest, condemned_packs_of, is_own
 from longboat.repository.damage import Damage, read_damage
 from longboat.repository.errors import DamagedError, ObjectNotFoundError, UnsupportedFormatError
 from longboat.repository.layout import FORMAT_VERSION, Kind
@@ -17,7 +17,14 @@ from longboat.repository.manifests import DiskManifest
 from longboat.repository.map_builder import MapBuilder, ParentUnreadableError
 from longboat.repository.map_reader import MapReader
 from longboat.repository.packs import PackSink, PackWriter
-from longboat.repository.parents import DAMAGE_UNREADABLE, NO_PARENT, REQUESTED, ParentChoice, choose_parent
+from longboat.repository.parents import (
+    CONDEMNED_UNREADABLE,
+    DAMAGE_UNREADABLE,
+    NO_PARENT,
+    REQUESTED,
+    ParentChoice,
+    choose_parent,
+)
 from longboat.repository.similar import choose_similar
 from longboat.repository.uploaded import UploadedBlocks, packs_in_leases
 
@@ -44,7 +51,6 @@ class Export:
     emit: Callable[[str], None]
     page_blocks: int
     changes: ChangeSource | None = None
-    condemned: Callable[[], Collection[str]] = tuple
     unreadable: list[str] = field(default_factory=list)
     distrust: str | None = None
     notes: list[str] = field(default_factory=list)
@@ -73,23 +79,24 @@ class Attempt:
         """Store the disk and its manifest; an attempt that fails leaves its lease for the next one."""
         try:
             with self.lease as lease:
+                unread_lists = list(lease.condemned.unreadable)
                 self._choice = self._choose()
                 earlier = self._earlier()
                 lease.name_parent(self.parent_name() or None)
                 self._assure_parent()
                 if earlier:
                     lease.name_reused(earlier)
-                # Only now: what is condemned later is looked at again, with this lease as a root, before it goes.
-                with UploadedBlocks(self._repository, earlier, self._export.condemned(), self._damage) as uploaded:
+                self._avoid_condemned()
+                # Only now: with this lease as a root, nothing more of it is condemned.
+                with UploadedBlocks(self._repository, earlier, lease.condemned.names(), self._damage) as uploaded:
                     manifest = self._read_disk(uploaded if earlier else None)
-                lease.assure()
-                stored = write_disk_manifest(self._repository, manifest)
+                stored = commit_disk_manifest(self._repository, lease, manifest, unread_lists)
         except BaseException:
             self._data.abandon()
             self._maps.abandon()
             raise
         self._progress.finish()
-        result = result_of(stored.manifest, stored.name, stored.object_id, reused=stored.manifest is not manifest)
+        result = result_of(stored.manifest, stored.name, stored.object_id, reused=not is_own(stored, manifest))
         counts = {"audited_bytes": self._audited, "resumed_bytes": self._resumed}
         return result.model_copy(update=counts | {"note": "; ".join(filter(None, [*self._notes(), result.note]))})
 
@@ -102,9 +109,19 @@ class Attempt:
             raise ParentUnreadableError(f"{self.parent_name()} was removed after it had been chosen") from None
 
     def _earlier(self) -> list[str]:
-        # Who asks for everything to be stored anew gets that, and so does who can't know what is damaged.
-        anew = self._choice.full_reason in {REQUESTED, DAMAGE_UNREADABLE}
+        # Who asks for everything to be stored anew gets that, and so does who can't know what is damaged or condemned.
+        anew = self._choice.full_reason in {REQUESTED, DAMAGE_UNREADABLE, CONDEMNED_UNREADABLE}
         return [] if anew else packs_in_leases(self._repository, self._job.disk.disk_key)
+
+    def _avoid_condemned(self) -> None:
+        """Have what lies in condemned packs stored anew, as if it were damaged."""
+        compared = self._choice.compared
+        try:
+            packs = condemned_packs_of(self._repository, compared.manifest, self.lease.condemned) if compared else []
+        except DamagedError as error:
+            raise ParentUnreadableError(str(error)) from None
+        for kind, pack in packs:
+            self._damage.add(kind, pack)
 
     def _notes(self) -> list[str]:
         return [*self._export.notes, self._choice.note]
@@ -112,6 +129,8 @@ class Attempt:
     def _choose(self) -> ParentChoice:
         if self._job.parent_policy == "None":
             return ParentChoice(None, REQUESTED)
+        if self.lease.condemned.unreadable:
+            return ParentChoice(None, CONDEMNED_UNREADABLE, "; ".join(self.lease.condemned.unreadable.values()))
         try:
             self._damage = read_damage(self._repository)
         except (DamagedError, UnsupportedFormatError) as error:

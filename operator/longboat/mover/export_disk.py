@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from longboat.repository import Repository, find_disk_manifest, open_store, open_with_master_key
+from longboat.repository.commit import require_sound
 from longboat.repository.layout import DEFAULT_PAGE_BLOCKS, MAX_BLOCK_SIZE, MIN_BLOCK_SIZE
 from longboat.repository.leases import Lease
 from longboat.repository.map_builder import ParentUnreadableError
@@ -49,6 +50,7 @@ def run_export(
     )
     finished = find_disk_manifest(repository, job.disk.disk_key, job.backup_name, job.created)
     if finished is not None:
+        require_sound(repository, finished)
         return result_of(finished.manifest, finished.name, finished.object_id, reused=True)
     if job.content == "Archive":
         with ArchiveSource(Path(job.source_path)) as files:

@@ -8,6 +8,8 @@ The bytes are described in docs/reference/repository-format.md. Where things are
 - `repository`: opening and creating. `backups`: manifests, written and found. `tombstones`: deletion, undo, sweep.
   `leases`, `epoch`: how writers and removers stay out of each other's way. `parents`: what an export builds on.
 - `verify` (and `verify_*`): is everything there and whole; `damage`: what is not, remembered; `copies`: healing.
+- `prune`: deleting what nothing refers to; `mark` (what manifests refer to), `roots`, `condemned`, `clutter` are its
+  parts, `commit` is the writers' side of the agreement.
 - `map_builder`: the map of a new backup, page by page. `map_reader`: the pages of an existing one.
 - `layout`, `crypto`, `codec`, `documents`, `packs`, `pages`, `manifests`: the format itself.
 - `errors`: one family of errors, each with a constant reason.
@@ -39,6 +41,7 @@ from .layout import DEFAULT_BLOCK_SIZE
 from .manifests import BackupManifest, DiskIdentity, DiskManifest, DiskReference, DiskStatistics
 from .object_store import ObjectInfo, ObjectStore
 from .open_store import open_store
+from .prune import DEFAULT_GRACE, PruneProgress, PruneReport, Tally, prune
 from .repository import (
     Repository,
     add_store_key,
@@ -63,6 +66,7 @@ from .verify_report import VerifyReport
 
 __all__ = [
     "DEFAULT_BLOCK_SIZE",
+    "DEFAULT_GRACE",
     "MAX_SKEW",
     "SECRETS",
     "BackupManifest",
@@ -73,6 +77,8 @@ __all__ = [
     "Epoch",
     "ObjectInfo",
     "ObjectStore",
+    "PruneProgress",
+    "PruneReport",
     "RecoveryPair",
     "Repository",
     "RepositoryError",
@@ -83,6 +89,7 @@ __all__ = [
     "StoreSettings",
     "StoredDisk",
     "SweepReport",
+    "Tally",
     "Tombstone",
     "VerifyReport",
     "add_store_key",
@@ -105,6 +112,7 @@ __all__ = [
     "parse_recovery_public",
     "parse_recovery_secret",
     "parse_store_key",
+    "prune",
     "read_disk_manifest",
     "read_epoch",
     "read_tombstones",

@@ -34,9 +34,13 @@ TOMBSTONES = "tombstones/"
 REMOVING = "removing/"
 LEASES = "leases/"
 DAMAGE = "damage/"
+CONDEMNED = "condemned/"
 
 _TIME = "%Y%m%dT%H%M%SZ"
 _DISK_NAME = re.compile(r"^disks/([0-9a-f]{32})/([0-9]{8}T[0-9]{6}Z)-([0-9a-f]{32})$")
+_PACK_NAME = re.compile(r"^(packs|maps)/([0-9a-f]{2})/(\2[0-9a-f]{30})$")
+_LEASE_NAME = re.compile(r"^leases/([0-9a-f]{32})/([0-9]{6})$")
+_CONDEMNED_NAME = re.compile(r"^condemned/([0-9a-f]{32})$")
 _BACKUP_NAME = re.compile(r"^backups/([0-9a-f]{32})/([0-9]{6})$")
 
 
@@ -50,12 +54,36 @@ class Kind(IntEnum):
     TOMBSTONE = 5
     LEASE = 6
     DAMAGE = 7
+    CONDEMNED = 8
 
 
 def pack_name(kind: Kind, object_id: bytes) -> str:
     """Return the name of a pack: `packs/<2 hex>/<32 hex>` or `maps/<2 hex>/<32 hex>`."""
     text = object_id.hex()
     return f"{PACKS if kind is Kind.DATA_PACK else MAPS}{text[:2]}/{text}"
+
+
+def split_pack_name(name: str) -> tuple[Kind, bytes] | None:
+    """Return kind and id of a pack's name, or None if it is not one."""
+    match = _PACK_NAME.fullmatch(name)
+    return (Kind.DATA_PACK if match[1] == "packs" else Kind.MAP_PACK, bytes.fromhex(match[3])) if match else None
+
+
+def split_lease_name(name: str) -> tuple[str, int] | None:
+    """Return lease id and number of a lease object's name, or None if it is not one."""
+    match = _LEASE_NAME.fullmatch(name)
+    return (match[1], int(match[2])) if match else None
+
+
+def condemned_name(object_id: bytes) -> str:
+    """Return `condemned/<32 hex>`, the name of a condemned list."""
+    return f"{CONDEMNED}{object_id.hex()}"
+
+
+def split_condemned_name(name: str) -> bytes | None:
+    """Return the id of a condemned list's name, or None if it is not one."""
+    match = _CONDEMNED_NAME.fullmatch(name)
+    return bytes.fromhex(match[1]) if match else None
 
 
 def disk_manifest_name(disk_hash: str, created: datetime, backup_hash: str) -> str:

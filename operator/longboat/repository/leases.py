@@ -4,6 +4,10 @@ A writer publishes `leases/<lease id>/<6 digits>` before it reads its parent, an
 RENEW_EVERY with the packs uploaded since; all of them together are roots. A lease lives while its newest object is
 younger, by the store's clock, than LEASE_TTL. It is removed at the end, as far as the credentials allow; a writer that
 fails leaves it, so that the next attempt finds what was uploaded.
+
+With each renewal the condemned lists are read: whoever holds a lease has seen every list that existed at any time since
+the lease began, as lists live for a grace period of at least MIN_GRACE, and no two renewals begin further apart than
+the time to live less a margin. A longer gap (a node that slept) ends the lease for good.
 """
 
 from __future__ import annotations
@@ -12,9 +16,10 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from .condemned import CondemnedPacks
 from .documents import Document, seal_document
 from .errors import LeaseLostError, StoreError
 from .layout import ID_BYTES, LEASES, Kind
@@ -25,6 +30,12 @@ from .repository import Repository
 RENEW_EVERY = timedelta(minutes=2)
 LEASE_TTL = timedelta(minutes=30)
 _MARGIN = timedelta(minutes=10)  # A manifest is written only while the lease has this long to live.
+MIN_GRACE = timedelta(hours=1)  # Condemned packs stay at least this long: longer than any gap or late commit.
+
+
+def seconds_since_boot() -> float:
+    """Return a clock that never jumps and goes on while the machine sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class LeaseRecord(Document):
@@ -45,15 +56,18 @@ class Lease:
         disk_key: str,
         backup_name: str,
         packs_since: Callable[[tuple[int, int]], tuple[list[str], list[str]]] = lambda _: ([], []),
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         """Prepare a lease; `packs_since((n, m))` names packs and map packs uploaded after the first n and m."""
         self._repository, self._disk_key, self._backup_name = repository, disk_key, backup_name
-        self._packs_since, self._clock = packs_since, clock
+        self._packs_since, self._clock = packs_since, clock or seconds_since_boot
+        self.condemned = CondemnedPacks(repository)
+        self.modified = datetime.min.replace(tzinfo=UTC)  # When the newest object was written, by the store's clock.
         self._folder = f"{LEASES}{repository.random(ID_BYTES).hex()}/"
         self._parent: str | None = None
         self._reused: tuple[str, ...] = ()
-        self._told, self._number, self._renewed = (0, 0), 0, 0.0
+        self._told, self._number = (0, 0), 0
+        self._renewed, self._lost = self._clock(), False
         self._stop, self._lock = threading.Event(), threading.Lock()
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
 
@@ -91,26 +105,34 @@ class Lease:
         self.renew()
 
     def renew(self) -> None:
-        """Publish a further object with the packs uploaded since; a StoreError if that fails."""
+        """Publish the packs uploaded since the last time and read the condemned lists; a StoreError if that fails."""
         with self._lock:
-            packs, maps = self._packs_since(self._told)
             begun = self._clock()
-            record = LeaseRecord(
-                disk_key=self._disk_key,
-                backup_name=self._backup_name,
-                parent=self._parent,
-                packs=(*self._reused, *packs, *maps),
-            )
-            data = seal_document(self._repository.keys, Kind.LEASE, self._repository.random(ID_BYTES), record)
-            put_fresh(self._repository.store, f"{self._folder}{self._number:06d}", data)
-            self._number, self._renewed = self._number + 1, begun
-            self._told, self._reused = (self._told[0] + len(packs), self._told[1] + len(maps)), ()
+            self._lost = self._lost or begun - self._renewed > (LEASE_TTL - _MARGIN).total_seconds()
+            self._publish()
+            self.condemned.refresh()
+            self._renewed = begun
 
     def assure(self) -> None:
-        """Renew before a manifest is written; LeaseLostError if the lease had come close to its end."""
-        if self._clock() - self._renewed > (LEASE_TTL - _MARGIN).total_seconds():
-            raise LeaseLostError("the lease could not be renewed in time: packs it named may be gone; run it again")
+        """Renew before a manifest is written; LeaseLostError if any renewal came so late that a list may be missed."""
         self.renew()
+        if self._lost:
+            raise LeaseLostError("the lease could not be renewed in time: packs it named may be gone; run it again")
+
+    def _publish(self) -> None:
+        packs, maps = self._packs_since(self._told)
+        record = LeaseRecord(
+            disk_key=self._disk_key,
+            backup_name=self._backup_name,
+            parent=self._parent,
+            packs=(*self._reused, *packs, *maps),
+        )
+        data = seal_document(self._repository.keys, Kind.LEASE, self._repository.random(ID_BYTES), record)
+        name = f"{self._folder}{self._number:06d}"
+        # A number is used once, even if it is not known whether the write succeeded: the next object repeats the packs.
+        self._number += 1
+        self.modified = put_fresh(self._repository.store, name, data).modified
+        self._told, self._reused = (self._told[0] + len(packs), self._told[1] + len(maps)), ()
 
     def _keep(self) -> None:
         while not self._stop.wait(RENEW_EVERY.total_seconds()):

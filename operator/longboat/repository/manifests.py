@@ -83,6 +83,8 @@ class DiskManifest(_Versioned):
     compared_with: Text | None = None
     content: Literal["Disk", "Archive"] = "Disk"
     statistics: DiskStatistics = DiskStatistics()
+    # When, by the store's clock, the lease was renewed after which the condemned lists were read for the last time.
+    checked: AwareDatetime | None = None
     map_packs: list[Id]
     pages: list[PageRef | None]
 

@@ -19,7 +19,7 @@ from .manifests import DiskManifest, PageRef
 from .map_reader import MapReader
 from .packs import PackWriter
 from .page_build import PageBuild
-from .pages import Page, encode_page
+from .pages import Page, encode_page, page_table
 
 
 class ParentUnreadableError(RepositoryError):
@@ -146,7 +146,7 @@ class MapBuilder:
     def _store(self, page: Page) -> tuple[str, int, int]:
         plain = encode_page(page)
         payload, codec = compress(plain)
-        frame = self._writer.append(payload, len(plain), codec, 0)
+        frame = self._writer.append(payload, len(plain), codec, *page_table(page))
         return frame.pack.hex(), frame.offset, frame.length
 
     def _parent_ref(self, number: int) -> tuple[str, int, int] | None:

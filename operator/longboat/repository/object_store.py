@@ -120,17 +120,18 @@ def put_once(store: ObjectStore, name: str, data: bytes) -> None:
             raise
 
 
-def put_fresh(store: ObjectStore, name: str, data: Data) -> None:
-    """Create an object under a fresh random name and read its size back.
+def put_fresh(store: ObjectStore, name: str, data: Data) -> ObjectInfo:
+    """Create an object under a fresh random name and read its size back; return what the store says of it.
 
     Whatever has this name is ours: a retry after a lost acknowledgement finds it in place. DamagedError if the store
     kept another number of bytes than it was given.
     """
     with contextlib.suppress(ObjectExistsError):
         store.put_new(name, data)
-    stored = store.head(name).size
-    if stored != len(data):
-        raise DamagedError(f"object {name}: wrote {len(data)} bytes but the store holds {stored}; check the store")
+    stored = store.head(name)
+    if stored.size != len(data):
+        raise DamagedError(f"object {name}: wrote {len(data)} bytes but the store holds {stored.size}; check the store")
+    return stored
 
 
 def _holds(store: ObjectStore, name: str, data: bytes) -> bool:

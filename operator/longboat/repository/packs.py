@@ -2,8 +2,9 @@
 
     header | frame | frame | … | index frame | u64 offset of the index frame | magic
 
-Data packs hold blocks, map packs hold pages. The index lists offset, length and block count of each frame and the ids
-of its blocks; no restore needs it, it serves resuming, verifying and salvaging.
+Data packs hold blocks, map packs hold pages. The index lists offset and length of each frame and, in data packs, number
+and ids of its blocks, in map packs, number, ids and use of the data packs that the page refers to. No restore needs it;
+it serves resuming, pruning, verifying and salvaging.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from __future__ import annotations
 import queue
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 from .codec import RAW, decompress
 from .crypto import FRAME_OVERHEAD, HEADER_BYTES, ObjectCipher, RepositoryKeys, parse_header, reading_cipher
@@ -25,6 +27,7 @@ FOOTER = struct.Struct("<Q8s")
 FOOTER_MAGIC = b"LBPKEND1"
 MIN_PACK_TAIL = FRAME_OVERHEAD + FOOTER.size  # What follows the last frame at the least: the index and the footer.
 _INDEX_ENTRY = struct.Struct("<IIH")
+_USE_BYTES = 2  # Beside the id of each pack that a page refers to: how many of the page's blocks lie there.
 
 
 class PackSink:
@@ -163,33 +166,56 @@ def open_frame(keys: RepositoryKeys, kind: Kind, ref: FrameRef, frame: Data, pla
         raise DamagedError(f"pack {pack_name(kind, ref.pack)}: {error}") from None
 
 
+class IndexEntry(NamedTuple):
+    """A frame of a pack and the ids beside it; `uses` are the blocks in each of a page's packs (map packs only)."""
+
+    frame: FrameRef
+    ids: list[bytes]
+    uses: tuple[int, ...] = ()
+
+
 def read_pack_index(keys: RepositoryKeys, kind: Kind, data: bytes) -> list[tuple[FrameRef, list[bytes]]]:
-    """Return each frame of a whole pack with its blocks' ids (none in map packs); DamagedError if it is damaged."""
+    """Return each frame of a whole pack with the ids in its index; DamagedError if it is damaged.
+
+    They are those of the frame's blocks in a data pack, those of the packs that the page refers to in a map pack.
+    """
     object_id = parse_header(data, kind, keys)
-    if len(data) < HEADER_BYTES + FRAME_OVERHEAD + FOOTER.size or len(data) > MAX_PACK:
-        raise DamagedError(f"a pack of {len(data)} bytes is out of bounds")
-    at, magic = FOOTER.unpack_from(data, len(data) - FOOTER.size)
-    if magic != FOOTER_MAGIC or not HEADER_BYTES <= at < len(data) - FOOTER.size:
+    at = index_offset(data[-FOOTER.size :], len(data))
+    index = open_index(keys, kind, object_id, at, memoryview(data)[at : -FOOTER.size])
+    return [(entry.frame, entry.ids) for entry in index]
+
+
+def index_offset(footer: bytes, size: int) -> int:
+    """Return where the index frame of a pack of `size` bytes begins; DamagedError if its last bytes are no footer."""
+    if not HEADER_BYTES + MIN_PACK_TAIL <= size <= MAX_PACK:
+        raise DamagedError(f"a pack of {size} bytes is out of bounds")
+    at, magic = FOOTER.unpack(footer)
+    if magic != FOOTER_MAGIC or not HEADER_BYTES <= at < size - FOOTER.size:
         raise DamagedError("a pack does not end in a footer")
-    ref = FrameRef(object_id, at, len(data) - FOOTER.size - at, 0)
-    payload, length, codec = reading_cipher(keys, kind, object_id).open(memoryview(data)[at : -FOOTER.size], at)
+    return int(at)
+
+
+def open_index(keys: RepositoryKeys, kind: Kind, object_id: bytes, at: int, sealed: Data) -> list[IndexEntry]:
+    """Return what a pack's index frame says, which begins at `at`; DamagedError if it is damaged.
+
+    It opens only if it is the index of this very pack, of this kind and version.
+    """
+    payload, length, codec = reading_cipher(keys, kind, object_id).open(sealed, at)
     if length > MAX_FRAME_PLAIN:
         raise DamagedError("the index of a pack is too large")
-    return parse_index(ref, decompress(payload, codec, length), kind)
+    return list(_parse_index(object_id, at, decompress(payload, codec, length), kind))
 
 
-def parse_index(pack: FrameRef, index: bytes, kind: Kind) -> list[tuple[FrameRef, list[bytes]]]:
-    """Return each frame of a pack with its blocks' ids; `pack` is the index frame, `index` its plain bytes."""
-    entries, at = [], 0
+def _parse_index(pack: bytes, end: int, index: bytes, kind: Kind) -> Iterator[IndexEntry]:
+    at, beside = 0, ID_BYTES if kind is Kind.DATA_PACK else ID_BYTES + _USE_BYTES
     while at < len(index):
         if at + _INDEX_ENTRY.size > len(index):
             raise DamagedError("the index of a pack is cut short")
-        offset, length, blocks = _INDEX_ENTRY.unpack_from(index, at)
+        offset, length, count = _INDEX_ENTRY.unpack_from(index, at)
         at += _INDEX_ENTRY.size
-        size = blocks * ID_BYTES if kind is Kind.DATA_PACK else 0
-        ids = [index[i : i + ID_BYTES] for i in range(at, at + size, ID_BYTES)]
-        if at + size > len(index) or offset + length > pack.offset:
+        if at + count * beside > len(index) or offset + length > end:
             raise DamagedError("the index of a pack is out of bounds")
-        entries.append((FrameRef(pack.pack, offset, length, blocks), ids))
-        at += size
-    return entries
+        ids = [index[i : i + ID_BYTES] for i in range(at, at + count * ID_BYTES, ID_BYTES)]
+        uses = () if kind is Kind.DATA_PACK else struct.unpack_from(f"<{count}H", index, at + count * ID_BYTES)
+        yield IndexEntry(FrameRef(pack, offset, length, count), ids, uses)
+        at += count * beside

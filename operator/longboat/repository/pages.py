@@ -15,6 +15,7 @@ from __future__ import annotations
 import struct
 import sys
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -107,9 +108,19 @@ def max_page_bytes(blocks: int) -> int:
 
 
 def page_packs(data: bytes) -> list[bytes]:
-    """Return the ids of the packs that a page's bytes refer to, without decoding its blocks."""
-    packs = _HEAD.unpack_from(data)[0]
+    """Return the ids of the packs that a page's bytes refer to, not of its blocks; DamagedError if they end early."""
+    packs = _HEAD.unpack_from(data)[0] if len(data) >= _HEAD.size else 0
+    if len(data) < _HEAD.size + packs * ID_BYTES:
+        raise DamagedError(f"a page of {len(data)} bytes is too short for its packs")
     return [data[at : at + ID_BYTES] for at in range(_HEAD.size, _HEAD.size + packs * ID_BYTES, ID_BYTES)]
+
+
+def page_table(page: Page) -> tuple[int, bytes]:
+    """Return what a map pack's index says of a page: the number of data packs, their ids, u16 blocks in each."""
+    uses, blocks = Counter(page.frame_of), dict[bytes, int]()
+    for number, frame in enumerate(page.frames, 1):
+        blocks[frame.pack] = blocks.get(frame.pack, 0) + uses[number]
+    return len(blocks), b"".join(blocks) + struct.pack(f"<{len(blocks)}H", *blocks.values())
 
 
 def _frames(table: bytes, packs: list[bytes], block_size: int) -> Iterator[FrameRef]:

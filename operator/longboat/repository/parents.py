@@ -18,6 +18,7 @@ VOLUME_CHANGED = "VolumeChanged"
 PARENT_UNREADABLE = "ParentUnreadable"
 PARENT_TOMBSTONED = "ParentTombstoned"
 DAMAGE_UNREADABLE = "DamageUnreadable"
+CONDEMNED_UNREADABLE = "CondemnedUnreadable"
 MAX_CANDIDATES = 8
 
 

@@ -1,8 +1,7 @@
 """What earlier attempts of an export have uploaded before they ended: packs that no manifest refers to yet.
 
-Their leases name them, and a new attempt that reads the same disk in the same order finds their blocks again. It has
-to name the packs in a lease of its own first, and then to leave out those that are about to be removed: whatever is
-condemned after that is looked at again, with the lease as a root, before it goes.
+Their leases name them, and a new attempt that reads the same disk in the same order finds their blocks again. It
+names the packs in a lease of its own first, so that they are not condemned meanwhile, and leaves out those that are.
 """
 
 from __future__ import annotations
@@ -12,21 +11,18 @@ from collections import deque
 from collections.abc import Collection, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from .codec import decompress
-from .crypto import FRAME_OVERHEAD, HEADER_BYTES, parse_header, reading_cipher
 from .damage import Damage
 from .documents import MAX_DOCUMENT_OBJECT, open_document
 from .errors import DamagedError, ObjectNotFoundError, UnsupportedFormatError
-from .layout import LEASES, MAX_FRAME_PLAIN, MAX_PACK, PACKS, Kind, pack_name
+from .layout import LEASES, PACKS, Kind
 from .leases import LeaseRecord
-from .packs import FOOTER, FOOTER_MAGIC, parse_index
+from .mark import read_index
 from .pages import FrameRef
 from .repository import Repository
 
 _WINDOW = 48  # Packs whose ids are in memory at a time: about 2 GiB of a disk, 15 MiB of ids.
 _AHEAD = 32  # So many of them lie beyond the newest one in which a block was found.
 _PATIENCE = 1024  # Blocks in a row that are not found before the window moves on by a pack.
-_TAIL = 64 << 10  # What is read of a pack's end at first; it holds the index of most packs.
 
 Index = list[tuple[FrameRef, list[bytes]]]
 
@@ -42,28 +38,6 @@ def packs_in_leases(repository: Repository, disk_key: str) -> list[str]:
         if record.disk_key == disk_key:
             packs.update(dict.fromkeys(name for name in record.packs if name.startswith(PACKS)))
     return list(packs)
-
-
-def read_pack_tail(repository: Repository, kind: Kind, object_id: bytes) -> Index:
-    """Return each frame of a pack with its blocks' ids, having read no more than the pack's header and end.
-
-    ObjectNotFoundError or DamagedError if the pack can't be used.
-    """
-    name = pack_name(kind, object_id)
-    size = repository.store.head(name).size
-    if not HEADER_BYTES + FRAME_OVERHEAD + FOOTER.size <= size <= MAX_PACK:
-        raise DamagedError(f"pack {name}: {size} bytes are out of bounds")
-    if parse_header(repository.store.get_range(name, 0, HEADER_BYTES), kind, repository.keys) != object_id:
-        raise DamagedError(f"pack {name}: the object in this place belongs elsewhere")
-    begin = max(HEADER_BYTES, size - _TAIL)
-    tail = memoryview(repository.store.get_range(name, begin, size - begin))
-    at, magic = FOOTER.unpack_from(tail, len(tail) - FOOTER.size)
-    if magic != FOOTER_MAGIC or not HEADER_BYTES <= at < size - FOOTER.size:
-        raise DamagedError(f"pack {name}: it does not end in a footer")
-    if at < begin:
-        tail, begin = memoryview(repository.store.get_range(name, at, size - at)), at
-    frame = FrameRef(object_id, at, size - FOOTER.size - at, 0)
-    return _index(repository, kind, frame, tail[at - begin : -FOOTER.size])
 
 
 class UploadedBlocks:
@@ -139,8 +113,9 @@ class UploadedBlocks:
 
     def _load(self, name: str) -> Index:
         try:
-            index = read_pack_tail(self._repository, Kind.DATA_PACK, bytes.fromhex(name.rsplit("/", 1)[-1]))
-            return [entry for entry in index if not self._damage.covers(Kind.DATA_PACK, *entry[0][:2])]
+            pack, size = bytes.fromhex(name.rsplit("/", 1)[-1]), self._repository.store.head(name).size
+            index = read_index(self._repository, Kind.DATA_PACK, pack, size)
+            return [(at, ids) for at, ids, _ in index if not self._damage.covers(Kind.DATA_PACK, at.pack, at.offset)]
         except (ObjectNotFoundError, DamagedError, UnsupportedFormatError, ValueError):
             return []  # Removed since, or never whole: its blocks are stored again.
 
@@ -151,10 +126,3 @@ def _record(repository: Repository, name: str) -> LeaseRecord | None:
         return open_document(repository.keys, Kind.LEASE, data, LeaseRecord)[1]
     except (ObjectNotFoundError, DamagedError, UnsupportedFormatError):
         return None
-
-
-def _index(repository: Repository, kind: Kind, frame: FrameRef, sealed: memoryview) -> Index:
-    payload, length, codec = reading_cipher(repository.keys, kind, frame.pack).open(sealed, frame.offset)
-    if length > MAX_FRAME_PLAIN:
-        raise DamagedError("the index of a pack is too large")
-    return parse_index(frame, decompress(payload, codec, length), kind)

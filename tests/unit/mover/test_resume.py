@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from longboat.mover import export_attempt
-from longboat.mover.export_attempt import Export
 from longboat.mover.results import ExportResult
 from longboat.repository import uploaded
+from longboat.repository.condemned import CondemnedList, write_condemned
 from longboat.repository.documents import open_document
 from longboat.repository.errors import StoreFailureError
 from longboat.repository.layout import Kind
@@ -77,7 +77,7 @@ def test_reused_packs_are_named_in_a_lease_before_they_are_looked_at(
     repository = repository_in(store)
     old = {name.split("namespace/")[1] for name in packs(store)}
     named: list[set[str]] = []
-    read = uploaded.read_pack_tail
+    read = uploaded.read_index
 
     def watched(*arguments: Any) -> Any:
         leases = [name for name in store.objects if "/leases/" in name]
@@ -91,21 +91,17 @@ def test_reused_packs_are_named_in_a_lease_before_they_are_looked_at(
         named.append({pack for record in records for pack in record.packs})
         return read(*arguments)
 
-    monkeypatch.setattr(uploaded, "read_pack_tail", watched)
+    monkeypatch.setattr(uploaded, "read_index", watched)
     export(store, key, folder, "one", 1)
     assert named and all(old <= names | (old - named[0]) for names in named)
     assert len(named[0] & old) >= len(old) - 1
 
 
-def test_condemned_packs_are_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_condemned_packs_are_not_used(tmp_path: Path) -> None:
     store, key, folder = interrupted(tmp_path, 24)
-    init = Export.__init__
     condemned = {name.split("namespace/")[1] for name in packs(store)}
-
-    def with_condemned(self: Export, *arguments: Any, **more: Any) -> None:
-        init(self, *arguments, **{**more, "condemned": lambda: condemned})
-
-    monkeypatch.setattr(Export, "__init__", with_condemned)
+    ids = tuple(name.rsplit("/", 1)[1] for name in condemned)
+    write_condemned(repository_in(store), CondemnedList(marked=store.now, packs=ids))
     result = export(store, key, folder, "one", 1)
     assert result.resumed_bytes == 0
     for name in list(packs(store)):

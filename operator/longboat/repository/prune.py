@@ -1,0 +1,249 @@
+"""Prune: deleting what nothing refers to, without locks, beside writers that are at work.
+
+One run marks what manifests refer to (every disk manifest there is, those of deleted backups in the trash included),
+deletes the packs that were condemned at least a grace period ago and still have no reference, and condemns those that
+have none now. It fails closed: whatever can't be read ends the run before anything is deleted, and names the object.
+docs/explanation/prune.md says why no backup can lose a pack.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from .check import MAX_SKEW
+from .clutter import old_markers, old_revisions
+from .condemned import MAX_CONDEMNED, CondemnedList, StoredList, read_condemned, write_condemned
+from .epoch import Epoch, epoch_time, read_epoch
+from .errors import ClockSkewError, EpochConflictError
+from .layout import MAPS, PACKS, Kind, split_pack_name
+from .leases import LEASE_TTL, MIN_GRACE
+from .mark import DEFAULT_THREADS, Marks, map_pack_sizes, mark_pages
+from .object_store import ObjectInfo
+from .parallel import in_batches
+from .repository import Repository
+from .roots import LeasedPacks, mark_manifests, read_leases
+
+DEFAULT_GRACE = timedelta(hours=24)
+_FOLDERS = {Kind.DATA_PACK: PACKS, Kind.MAP_PACK: MAPS}
+_BATCH = 256  # Objects that are deleted between two looks at the epoch.
+DATA_PACK, MAP_PACK, CONDEMNED_LIST = "DataPack", "MapPack", "CondemnedList"
+EXPIRED_LEASE, STALE_MARKER, OLD_REVISION = "ExpiredLease", "StaleMarker", "OldRevision"
+_REASONS = {Kind.DATA_PACK: DATA_PACK, Kind.MAP_PACK: MAP_PACK}
+
+
+@dataclass
+class Tally:
+    """A number of objects and their bytes."""
+
+    objects: int = 0
+    bytes: int = 0
+
+    def add(self, info: ObjectInfo) -> None:
+        """Count an object."""
+        self.objects += 1
+        self.bytes += info.size
+
+
+@dataclass
+class PruneReport:
+    """What a prune did, or would do if it is a dry run.
+
+    `removed` says for each reason (DataPack, MapPack, CondemnedList, ExpiredLease, StaleMarker, OldRevision) what was
+    deleted. Of the packs that were not, `live` are those that manifests refer to, `leased` those that writers at work
+    have announced; `waiting` were condemned by an earlier run and will be deleted by a later one, `condemned` by this
+    one; `later` are too young to be condemned, or there are too many at once. `unknown` counts objects among the packs
+    that are not ours and are left alone. `postponed` says why nothing was condemned, if so.
+    """
+
+    dry_run: bool = False
+    manifests: int = 0
+    leases: int = 0
+    removed: dict[str, Tally] = field(default_factory=dict)
+    live: Tally = field(default_factory=Tally)
+    leased: Tally = field(default_factory=Tally)
+    waiting: Tally = field(default_factory=Tally)
+    condemned: Tally = field(default_factory=Tally)
+    later: Tally = field(default_factory=Tally)
+    unknown: int = 0
+    postponed: str = ""
+
+    @property
+    def freed(self) -> Tally:
+        """Everything that was deleted, or would be."""
+        return Tally(sum(t.objects for t in self.removed.values()), sum(t.bytes for t in self.removed.values()))
+
+
+@dataclass(frozen=True)
+class PruneProgress:
+    """How far a prune is: its step (manifests, maps, packs) and how many of how many; a total of 0 is not known."""
+
+    step: str
+    done: int
+    total: int = 0
+
+
+def prune(
+    repository: Repository,
+    *,
+    now: datetime,
+    grace: timedelta = DEFAULT_GRACE,
+    epoch: Epoch | None = None,
+    dry_run: bool = False,
+    threads: int = DEFAULT_THREADS,
+    progress: Callable[[PruneProgress], None] = lambda _: None,
+) -> PruneReport:
+    """Delete what was condemned `grace` ago (MIN_GRACE at least) and condemn what nothing refers to now.
+
+    `epoch` is what advance_epoch() returned right before, and `now` this machine's time: ages are by the store's clock,
+    which has stamped the epoch; ClockSkewError if the two clocks disagree. EpochConflictError as soon as another one is
+    found. A dry run needs no epoch, takes `now` for the store's time, and writes nothing. DamagedError,
+    UnsupportedFormatError or a StoreError ends the run; what was deleted until then was rightly deleted.
+    """
+    if grace < MIN_GRACE:
+        raise ValueError(f"grace: expected {MIN_GRACE} or more, so that no writer at work loses a pack; found {grace}")
+    run = _Prune(repository, _store_time(repository, now, epoch, dry_run), grace, epoch, dry_run, threads, progress)
+    run.run()
+    return run.report
+
+
+def _store_time(repository: Repository, now: datetime, epoch: Epoch | None, dry_run: bool) -> datetime:
+    if dry_run:
+        return now
+    if epoch is None:
+        raise ValueError("epoch: expected what advance_epoch() returned, unless it is a dry run")
+    stamped = epoch_time(repository)
+    if abs(stamped - now) > MAX_SKEW:
+        raise ClockSkewError(
+            f"{repository.store.describe()}: the store's clock said {stamped:%Y-%m-%dT%H:%M:%SZ} when the epoch was"
+            f" advanced, this machine's says {now:%Y-%m-%dT%H:%M:%SZ}: nothing is deleted; set the clock that is wrong"
+        )
+    return stamped
+
+
+class _Condemned:
+    """The packs of all condemned lists, those among them whose grace is over, and which are still there."""
+
+    def __init__(self, lists: list[StoredList], before: datetime) -> None:
+        self._lists, self._before = lists, before
+        self.packs = {pack for each in lists for pack in each.content.ids()}
+        self.due = {pack for each in lists if each.since <= before for pack in each.content.ids()}
+        self.left: set[tuple[Kind, bytes]] = set()
+
+    def finished(self) -> Iterator[ObjectInfo]:
+        """Yield the lists none of whose packs is left."""
+        for each in self._lists:
+            if each.info.modified <= self._before and self.left.isdisjoint(each.content.ids()):
+                yield each.info
+
+
+class _Prune:
+    """One run; its steps have the order that the argument in docs/explanation/prune.md relies on."""
+
+    def __init__(
+        self,
+        repository: Repository,
+        now: datetime,
+        grace: timedelta,
+        epoch: Epoch | None,
+        dry_run: bool,
+        threads: int,
+        progress: Callable[[PruneProgress], None],
+    ) -> None:
+        self._repository, self._now, self._before, self._epoch = repository, now, now - grace, epoch
+        self._threads, self._progress = threads, progress
+        self.report = PruneReport(dry_run)
+        self._unreferenced: dict[Kind, list[bytes]] = {kind: [] for kind in _FOLDERS}
+
+    def run(self) -> None:
+        self._fence()
+        # Before the manifests: a writer that ends meanwhile has written its manifest before its lease goes.
+        leases = read_leases(self._repository, self._now - LEASE_TTL, self._before - LEASE_TTL)
+        marks = self._mark()
+        # After the mark: a list that is gone by then must be no reason to delete anything.
+        condemned = _Condemned(read_condemned(self._repository), self._before)
+        self.report.leases, self.report.postponed = leases.live, leases.lost_parent(self._repository)
+        clutter = {
+            EXPIRED_LEASE: leases.expired,
+            STALE_MARKER: list(old_markers(self._repository, self._before)),
+            OLD_REVISION: list(old_revisions(self._repository, self._before)),
+        }
+        for kind, live in ((Kind.DATA_PACK, marks.data), (Kind.MAP_PACK, marks.pages)):
+            self._remove(_REASONS[kind], self._sort(kind, live, leases, condemned))
+        self._condemn()
+        for reason, found in {**clutter, CONDEMNED_LIST: list(condemned.finished())}.items():
+            self._remove(reason, found)
+
+    def _mark(self) -> Marks:
+        marks = mark_manifests(self._repository, self._threads, self._count_manifests)
+        done = 0
+
+        def count(more: int) -> None:
+            nonlocal done
+            done += more
+            self._progress(PruneProgress("maps", done, len(marks.pages)))
+
+        mark_pages(self._repository, marks, map_pack_sizes(self._repository), self._threads, count)
+        return marks
+
+    def _count_manifests(self, count: int, total: int) -> None:
+        self.report.manifests = count
+        self._progress(PruneProgress("manifests", count, total))
+
+    def _sort(
+        self, kind: Kind, live: Collection[bytes], leases: LeasedPacks, condemned: _Condemned
+    ) -> Iterator[ObjectInfo]:
+        """Yield the packs of a kind that are to be deleted; count the others."""
+        for number, info in enumerate(self._repository.store.list(_FOLDERS[kind]), 1):
+            self._progress(PruneProgress("packs", number))
+            pack = split_pack_name(info.name)
+            if pack is None:
+                self.report.unknown += 1
+                continue
+            tally = self._fate(pack, info, pack[1] in live, pack in leases.packs, condemned)
+            if tally is None:
+                yield info
+                continue
+            tally.add(info)
+            if pack in condemned.packs:
+                condemned.left.add(pack)
+
+    def _fate(
+        self, pack: tuple[Kind, bytes], info: ObjectInfo, live: bool, leased: bool, condemned: _Condemned
+    ) -> Tally | None:
+        """Return where a pack counts, or None if it is to be deleted."""
+        if live or leased:
+            return self.report.live if live else self.report.leased
+        old = info.modified <= self._before
+        if pack in condemned.packs:
+            return None if old and pack in condemned.due else self.report.waiting
+        full = sum(map(len, self._unreferenced.values())) >= MAX_CONDEMNED
+        if not old or full or self.report.postponed:
+            return self.report.later
+        self._unreferenced[pack[0]].append(pack[1])
+        return self.report.condemned
+
+    def _condemn(self) -> None:
+        packs, maps = ([pack.hex() for pack in self._unreferenced[kind]] for kind in _FOLDERS)
+        if (packs or maps) and not self.report.dry_run:
+            self._fence()
+            write_condemned(
+                self._repository, CondemnedList(marked=self._now, packs=tuple(packs), map_packs=tuple(maps))
+            )
+
+    def _remove(self, reason: str, objects: Iterable[ObjectInfo]) -> None:
+        for info in in_batches(self._threads, _BATCH, self._delete, objects, self._fence):
+            self.report.removed.setdefault(reason, Tally()).add(info)
+
+    def _delete(self, info: ObjectInfo) -> ObjectInfo:
+        if not self.report.dry_run:
+            self._repository.store.delete(info.name)
+        return info
+
+    def _fence(self) -> None:
+        if self._epoch is not None and (found := read_epoch(self._repository)) != self._epoch:
+            raise EpochConflictError(
+                f"{self._repository.store.describe()}: somebody else began to remove data here (epoch"
+                f" {found.number if found else 0}, ours is {self._epoch.number}); this run ends. A later one goes on"
+            )
