@@ -164,6 +164,9 @@ class DiskBackupStatus(Status):
 
     phase: BackupPhase | None = Field(None, description="How far the backup is.")
     progress: str | None = Field(None, description="Progress over all disks in percent.")
+    progress_text: str | None = Field(
+        None, description="How far each disk is, for tables; when all have ended, which were not captured."
+    )
     policy: PinnedPolicy | None = Field(None, description="The policy that this backup belongs to.")
     retention: Retention | None = Field(
         None, description="The expiry rule that this backup carries, also when the policy is gone."
@@ -218,12 +221,14 @@ class DiskBackup(Resource):
         column("Target", ".status.target.name", "What is backed up."),
         column("Phase", ".status.phase", "How far the backup is."),
         column("Progress", ".status.progress", "Progress over all disks."),
+        column("Disks", ".status.progressText", "How far each disk is."),
         column("Consistency", ".status.consistency", "Application or Crash."),
         column("Same Moment", ".status.sameMoment", "All disks captured at the same moment.", "boolean"),
         column("Size", ".status.size", "Size of all disks.", priority=1),
         column("Read", ".status.read", "What was read of them.", priority=1),
         column("Stored", ".status.stored", "What was added to the store."),
         column("Store", ".status.store.name", "The store.", priority=1),
+        column("Adopted", ".status.adopted", "Taken over from the store, not run.", "boolean", priority=1),
         column("Expires", ".status.expiresAt", "When the backup expires."),
         AGE,
     )

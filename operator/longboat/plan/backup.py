@@ -93,6 +93,28 @@ def progress_of(disks: Sequence[DiskResult]) -> str:
     return percent(done, total, ended=all_ended(disks))
 
 
+def progress_text(disks: Sequence[DiskResult]) -> str | None:
+    """Return how far each disk is, the ones under way first, for tables; when all have ended, only what went wrong.
+
+    >>> progress_text([DiskResult(name="root", phase="Completed"), DiskResult(name="data", progress="43%")])
+    'data 43%, root 100%'
+    """
+    told = [disk for disk in disks if disk.phase != "Completed"] if all_ended(disks) else sorted(disks, key=_has_ended)
+    texts = [f"{disk.name} {_share(disk)}" for disk in told[:_TOLD]]
+    rest = [f"+{len(told) - _TOLD}"] if len(told) > _TOLD else []
+    return ", ".join(texts + rest) or None
+
+
+def _has_ended(disk: DiskResult) -> bool:
+    return disk.phase in ENDED
+
+
+def _share(disk: DiskResult) -> str:
+    if disk.phase in ("Failed", "Unsupported"):
+        return disk.phase.lower()
+    return "100%" if disk.phase == "Completed" else disk.progress or "0%"
+
+
 def percent(done: int, total: int, *, ended: bool) -> str:
     """Return a share in percent, rounded down; 100% is kept for what has ended.
 
@@ -126,7 +148,7 @@ def waits(disks: Sequence[DiskResult]) -> str:
 
 
 _TOLD = 3
-"""Disks that a condition tells of; the others are in status.disks."""
+"""Disks that a condition or a column tells of; the others are in status.disks."""
 
 
 def _size(disk: DiskResult) -> int:

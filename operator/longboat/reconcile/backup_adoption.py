@@ -8,9 +8,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from longboat.api import BackupStore
+from longboat.api.common import format_time
 from longboat.api.disk_backup import DiskBackupStatus, DiskResult, PinnedStore
 from longboat.plan import kstatus
-from longboat.plan.backup import expires_at, phase_of, totals
+from longboat.plan.backup import expires_at, phase_of, progress_text, totals
 from longboat.plan.problem import Problem
 from longboat.reconcile.backup_run import LATER, Run
 from longboat.reconcile.repositories import RepositoryAccess
@@ -67,6 +68,7 @@ def _status(run: Run, manifest: BackupManifest, store: BackupStore, access: Repo
         "disks": disks,
         "phase": phase_of(disks),
         "progress": "100%",
+        "progress_text": progress_text(disks),
         "store": PinnedStore(
             name=store.name, location=store.spec.location, repository=access.path, id=access.repository.id
         ),
@@ -105,10 +107,20 @@ def _finish(run: Run, status: DiskBackupStatus, problem: Problem | None) -> None
     if problem:
         conditions = kstatus.stalled(before, problem, now=now, generation=generation)
     else:
-        message = "the backup was found in the store; it is not made again"
+        message = _adopted(run, status)
         conditions = kstatus.ready(before, "Adopted", message, now=now, generation=generation)
     changed = {name: getattr(status, name) for name in DiskBackupStatus.model_fields}
     run.write(**{**changed, "conditions": conditions, "cleaned_up": True})
+
+
+def _adopted(run: Run, status: DiskBackupStatus) -> str:
+    """Return what is said of a backup that was taken over; who asked for a run now learns that there was none."""
+    store = status.store.name if status.store else ""
+    begun = format_time(status.started_at) if status.started_at else "earlier"
+    found = f"the backup of this name from {begun} was found in BackupStore {store!r} and taken over; nothing was run"
+    if run.backup.spec.slot is not None:
+        return found
+    return f"{found}: to run the policy now, create a DiskBackup of another name (metadata.generateName makes one)"
 
 
 def _saved(manifest: BackupManifest) -> dict[str, Any]:

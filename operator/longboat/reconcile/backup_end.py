@@ -8,7 +8,16 @@ from longboat.api.disk_backup import DiskResult
 from longboat.kube.kinds import VIRTUAL_MACHINE
 from longboat.kube.port import Object
 from longboat.plan import kstatus
-from longboat.plan.backup import all_ended, expires_at, expiry_rule, failures, phase_of, progress_of, totals
+from longboat.plan.backup import (
+    all_ended,
+    expires_at,
+    expiry_rule,
+    failures,
+    phase_of,
+    progress_of,
+    progress_text,
+    totals,
+)
 from longboat.plan.manifest import manifest_metadata
 from longboat.plan.problem import Problem
 from longboat.reconcile.backup_cleanup import clean
@@ -91,6 +100,7 @@ def _final(run: Run) -> dict[str, Any]:
     return {
         "phase": phase,
         "progress": None if failed else progress_of(run.disks),
+        "progress_text": progress_text(run.disks),
         "completed_at": run.ctx.now(),
         "expires_at": None if failed else expires_at(run.backup, run.status),
         **totals(run.disks),

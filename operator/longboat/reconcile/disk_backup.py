@@ -9,7 +9,7 @@ from datetime import timedelta
 
 from longboat.api import DiskBackup
 from longboat.kube.kinds import DISK_BACKUP
-from longboat.plan.backup import is_finished, phase_of, progress_of, waits
+from longboat.plan.backup import is_finished, phase_of, progress_of, progress_text, waits
 from longboat.plan.cut import needs_thaw
 from longboat.reconcile import backup_cut, backup_end, backup_snapshots, backup_start, export, hand_over
 from longboat.reconcile.backup_cleanup import clean
@@ -65,6 +65,6 @@ def _report(run: Run) -> None:
     good = sum(disk.phase == "Completed" for disk in run.disks)
     progress = progress_of(run.disks) if phase != "Exporting" or good < len(run.disks) else "99%"
     told = "; ".join(filter(None, [f"{good} of {len(run.disks)} disks are in the store", waits(run.disks)]))
-    run.under_way(phase, told, phase=phase, progress=progress)
+    run.under_way(phase, told, phase=phase, progress=progress, progress_text=progress_text(run.disks))
     if not run.waits:
         run.wait(SOON)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from longboat.api import BackupPolicy, DiskBackup
 from longboat.api.disk_backup import DiskResult
-from longboat.plan.backup import phase_of, progress_of, slot_missed
+from longboat.plan.backup import phase_of, progress_of, progress_text, slot_missed
 from longboat.plan.backup_snapshots import snapshot_name
 from longboat.plan.export import job_name
 from longboat.plan.hand_over import claim_name, copy_content_name, copy_name
@@ -93,3 +93,15 @@ def test_a_manifest_holds_what_a_restore_needs_and_nothing_that_kubectl_left() -
     vm = {"apiVersion": "v1", "kind": "V", "metadata": {"name": "db", "annotations": annotations, "managedFields": [1]}}
     saved = manifest_metadata(backup(), backup().status, vm | {"spec": {"running": True}})["virtualMachine"]
     assert saved["spec"] == {"running": True} and saved["metadata"] == {"name": "db", "annotations": {"owner": "me"}}
+
+
+def test_a_table_says_how_far_each_disk_is_and_stays_short() -> None:
+    root = DiskResult(name="root", phase="Completed", progress="100%")
+    data = DiskResult(name="data", phase="Exporting", progress="43%")
+    logs = DiskResult(name="logs", phase="HandedOver")
+    assert progress_text([root, data, logs]) == "data 43%, logs 0%, root 100%"
+    many = [root, data, logs, *(DiskResult(name=f"d{number}", phase="Pending") for number in range(9))]
+    assert progress_text(many) == "data 43%, logs 0%, d0 0%, +9"
+    failed, without = DiskResult(name="bad", phase="Failed"), DiskResult(name="cd", phase="Unsupported")
+    assert progress_text([root, failed, without]) == "bad failed, cd unsupported"
+    assert progress_text([root, root]) is None

@@ -233,6 +233,8 @@ def test_a_backup_applied_again_is_adopted_and_brought_back_from_the_trash(world
     world.drive()
     after = world.backup().status
     assert after.adopted and after.phase == "Completed" and world.condition().reason == "Adopted"
+    assert "nothing was run: to run the policy now, create a DiskBackup of another name" in world.condition().message
+    assert ("Adopted", world.condition().message) in world.cluster.events
     assert read_tombstones(world.repository()) == []
     assert len(world.exports) == 3
     same = ("manifest", "consistency", "same_moment", "logical_bytes", "policy", "retention", "expires_at", "cut")
