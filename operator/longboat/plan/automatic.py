@@ -105,7 +105,7 @@ def snapshot_of(disk: Disk, now: datetime, rules: Rules) -> dict[str, Any]:
         "apiVersion": API_VERSION,
         "kind": "DiskSnapshot",
         "metadata": {
-            "name": joined(disk.claim, "auto", stamp, digest(disk.claim_uid, length=5)),
+            "name": joined(disk.claim, "auto", stamp, digest(disk.claim_uid, length=10)),
             "namespace": disk.namespace,
             "labels": {MANAGED_BY: MANAGER, ORIGIN: "Automatic", CLAIM_UID: disk.claim_uid},
         },

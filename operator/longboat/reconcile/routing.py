@@ -110,7 +110,7 @@ class Owners:
         uid = obj["metadata"].get("uid", "")
         with self._lock:
             self._ready.discard(uid)
-            if gone or not (is_open(obj) or _may_be_lost(obj)):
+            if gone or not (is_open(obj) or may_be_lost(obj)):
                 self._keys.pop(uid, None)
             else:
                 self._keys[uid] = key_of(obj)
@@ -175,8 +175,9 @@ def _answers(policy: Object) -> bool:
     return answer == str(meta.get("generation")) and any(each["type"] == HELD for each in conditions)
 
 
-def _may_be_lost(obj: Object) -> bool:
-    # Whoever may delete a VolumeSnapshot can take a finished DiskSnapshot's data away.
+def may_be_lost(obj: Object) -> bool:
+    """Return whether an object stands for something that others can take away: a Ready DiskSnapshot."""
+    # Whoever may delete a VolumeSnapshot can take its data away.
     return bool(obj["kind"] == "DiskSnapshot" and _status(obj).get("phase") == "Ready")
 
 

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import partial
 
-from longboat.kube.kinds import BACKUP_POLICY, BACKUP_STORE, DISK_BACKUP, DISK_SNAPSHOT, RESTORE
+from longboat.kube.kinds import BACKUP_POLICY, BACKUP_STORE, DISK_BACKUP, DISK_SNAPSHOT, RESTORE, VOLUME_SNAPSHOT
+from longboat.plan.names import MANAGED_BY, MANAGER, OWNER_KIND, OWNER_UID
 from longboat.reconcile import routing, trash
 from longboat.reconcile.context import Context
 from longboat.reconcile.queue import LOW, NORMAL, URGENT, Key, WorkQueue
@@ -101,6 +102,7 @@ class Tick:
         hourly = self._is_time(self._next_hourly)
         self._tell_of_hung()
         self._guarded("unfinished", self._unfinished)
+        self._guarded("lost snapshots", self._lost_snapshots)
         self._guarded("stores", self._stores)
         self._guarded("stuck policies", self._stuck_policies)
         self._guarded("backups", lambda: self._backups(hourly))
@@ -114,6 +116,22 @@ class Tick:
         for kind in (RESTORE, DISK_SNAPSHOT):
             for each in self._ctx.cluster.list(kind):
                 self._look(each)
+
+    def _lost_snapshots(self) -> None:
+        """Look at Ready DiskSnapshots whose VolumeSnapshot is gone: no event tells of it while the operator is away."""
+        ready = {
+            each["metadata"]["uid"]: routing.key_of(each)
+            for each in self._ctx.cluster.list(DISK_SNAPSHOT)
+            if routing.may_be_lost(each)
+        }
+        if not ready:
+            return
+        # Listed after its owners: what is made for one is there before the owner is Ready.
+        for each in self._ctx.cluster.list(VOLUME_SNAPSHOT, labels={MANAGED_BY: MANAGER, OWNER_KIND: "DiskSnapshot"}):
+            if "deletionTimestamp" not in each["metadata"]:
+                ready.pop(each["metadata"]["labels"].get(OWNER_UID, ""), None)
+        for key in ready.values():
+            self._queue.add(key, priority=LOW)
 
     def _stores(self) -> None:
         for store in self._ctx.cluster.list(BACKUP_STORE):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -94,5 +95,6 @@ def test_the_name_is_the_same_within_a_slot_and_another_in_the_next() -> None:
     assert first == snapshot_of(DISK, begun + DAY - timedelta(seconds=1), RULES)
     assert first["metadata"]["name"] != snapshot_of(DISK, begun + DAY, RULES)["metadata"]["name"]
     assert len(first["metadata"]["name"]) <= 63
+    assert re.search(r"-\d{8}t\d{4}-[0-9a-f]{10}$", first["metadata"]["name"]), "40 bits, as in the names of runs"
     other = snapshot_of(replace(DISK, claim_uid="u2"), begun, RULES)
     assert other["metadata"]["name"] != first["metadata"]["name"]

@@ -16,7 +16,7 @@ from longboat.kube.kinds import (
 from longboat.kube.port import RefusedError
 from longboat.plan.names import OPT_OUT
 from longboat.reconcile import disk_snapshot
-from longboat.reconcile.automatic_snapshots import WRITES_PER_TICK, Memory, scan, tick
+from longboat.reconcile.automatic_snapshots import WRITES_PER_TICK, Creation, Memory, scan, tick
 from tests.fakes.cluster import FakeCluster
 from tests.unit.reconcile.disk_world import SHOP, SYSTEM, World
 
@@ -62,6 +62,21 @@ def test_every_disk_gets_one_and_a_claim_that_is_no_disk_none(world: World) -> N
     assert disks(world) == ["a", "b"]
     assert {each["spec"]["origin"] for each in snapshots(world)} == {"Automatic"}
     assert {each["status"]["phase"] for each in snapshots(world)} == {"Ready"}
+
+
+def test_a_version_that_names_them_otherwise_takes_no_second_one(world: World) -> None:
+    live(world, Memory())
+    for each in snapshots(world):
+        meta = each["metadata"]
+        world.cluster.delete(DISK_SNAPSHOT, meta["name"], SHOP)
+        older = {"name": meta["name"][:-5], "namespace": SHOP, "labels": meta["labels"]}
+        made = world.cluster.create({**each, "metadata": older})
+        world.cluster.update_status(made | {"status": each["status"]})
+    before = names(world)
+    assert len(before) == 2
+    assert [action for action in scan(world.context()) if isinstance(action, Creation)] == []
+    live(world, Memory(), days=1)
+    assert len(names(world)) == 2 and not before & names(world)
 
 
 def test_the_next_days_replaces_the_last_one(world: World) -> None:

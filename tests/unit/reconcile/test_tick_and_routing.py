@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from longboat.kube.kinds import BACKUP_POLICY, CONFIG_MAP
-from longboat.plan.names import FINALIZER
+from longboat.kube.kinds import BACKUP_POLICY, CONFIG_MAP, VOLUME_SNAPSHOT
+from longboat.plan.names import FINALIZER, owner_labels
 from longboat.reconcile import routing
 from longboat.reconcile.context import Context
 from longboat.reconcile.queue import Key, WorkQueue
@@ -264,3 +264,24 @@ def test_due_is_told_without_parsing_the_whole_policy() -> None:
     assert not routing.is_due(policy | {"status": status}, world.clock() - timedelta(seconds=1))
     assert not routing.is_due(policy | {"status": {"observedGeneration": 3}}, world.clock())
     assert routing.is_due(policy, world.clock())
+
+
+def ready_snapshot(world: World, name: str) -> dict[str, Any]:
+    """Add a Ready DiskSnapshot and return its VolumeSnapshot, which is not there yet."""
+    made = world.add("DiskSnapshot", name, {"disk": {"persistentVolumeClaim": "data"}, "origin": "User"})
+    world.cluster.update_status(made | {"status": {"phase": "Ready", "observedGeneration": 1}})
+    labels = owner_labels("DiskSnapshot", SHOP, made["metadata"]["uid"])
+    head = {"apiVersion": "snapshot.storage.k8s.io/v1", "kind": "VolumeSnapshot"}
+    return head | {
+        "metadata": {"name": name, "namespace": SHOP, "labels": labels, "finalizers": ["csi/bound"]},
+        "spec": {},
+    }
+
+
+def test_a_snapshot_lost_while_the_operator_was_away_is_noticed(world: World, queue: Queue) -> None:
+    for name in ("there", "going"):
+        world.cluster.create(ready_snapshot(world, name))
+    ready_snapshot(world, "lost")
+    world.cluster.delete(VOLUME_SNAPSHOT, "going", SHOP)
+    tick(world, queue).once()
+    assert sorted(queue.names()) == ["DiskSnapshot/going", "DiskSnapshot/lost"]
