@@ -93,6 +93,15 @@ def state_of(found: Object, content: Object | None) -> SnapshotState:
     )
 
 
+def not_ready(name: str, within: timedelta) -> Problem:
+    """Return the problem of a VolumeSnapshot that was not usable in the time that it was given."""
+    minutes = int(within.total_seconds() // 60)
+    return Problem(
+        "SnapshotNotReady",
+        f"VolumeSnapshot {name!r} was not readyToUse within {minutes} min; see the CSI driver and its snapshotter",
+    )
+
+
 def restores_from(restore: Object, snapshot: str) -> bool:
     """Return whether a Restore that is not done names this DiskSnapshot of its namespace."""
     source = restore["spec"].get("source", {}).get("diskSnapshot") or {}

@@ -10,7 +10,7 @@ from longboat.plan.backup_snapshots import volume_replaced
 from longboat.plan.cut import captured, verdict
 from longboat.plan.hand_over import record_of
 from longboat.plan.problem import Problem
-from longboat.plan.snapshots import SnapshotState, state_of
+from longboat.plan.snapshots import SnapshotState, not_ready, state_of
 from longboat.reconcile.backup_cleanup import bound_content
 from longboat.reconcile.backup_run import SOON, Run
 
@@ -61,8 +61,7 @@ def _too_late(run: Run, disk: DiskResult, cut: Cut, state: SnapshotState) -> Pro
         return Problem("SnapshotNotCut", f"{name} was not cut within {_minutes(CUT_PATIENCE)}: {why}")
     patience = run.ctx.settings.snapshot_ready_within
     if waited >= patience:
-        message = f"{name} was not readyToUse within {_minutes(patience)}; see the CSI driver and its snapshotter"
-        return Problem("SnapshotNotReady", message)
+        return not_ready(disk.volume_snapshot or "", patience)
     return None
 
 

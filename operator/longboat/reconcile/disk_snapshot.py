@@ -20,6 +20,7 @@ from longboat.plan.snapshots import (
     expiry,
     foreign,
     gave_up,
+    not_ready,
     state_of,
     volume_snapshot,
     volume_snapshot_name,
@@ -137,7 +138,12 @@ def _observe(ctx: Context, snapshot: DiskSnapshot, found: Object) -> timedelta |
         return _fail(ctx, snapshot, _lost(snapshot))
     if state.error:
         return _failing(ctx, snapshot, state.error)
-    return SOON if snapshot.status.phase != "Ready" else LATER
+    if snapshot.status.phase == "Ready":
+        return LATER
+    within = ctx.settings.snapshot_ready_within
+    if ctx.now() - snapshot.metadata.creation_timestamp < within:
+        return SOON
+    return _fail(ctx, snapshot, not_ready(found["metadata"]["name"], within))
 
 
 def _ready(ctx: Context, snapshot: DiskSnapshot, state: SnapshotState) -> DiskSnapshotStatus:

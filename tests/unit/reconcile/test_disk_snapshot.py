@@ -47,6 +47,17 @@ def test_a_disk_of_a_machine_is_snapshotted(world: World) -> None:
     assert reconcile(world.context(), SHOP, "before") is None
 
 
+def test_a_snapshot_that_is_never_ready_is_not_waited_for_for_ever(world: World) -> None:
+    world.add_snapshot("before", DATA)
+    reconcile(world.context(), SHOP, "before")
+    world.clock.advance(hours=11)
+    assert reconcile(world.context(), SHOP, "before") is not None
+    world.clock.advance(hours=1)
+    reconcile(world.context(), SHOP, "before")
+    assert world.get(DISK_SNAPSHOT, "before")["status"]["phase"] == "Failed"
+    assert world.reason(DISK_SNAPSHOT, "before", "Stalled") == "SnapshotNotReady"
+
+
 def test_what_tables_show_of_a_snapshot_is_short(world: World) -> None:
     world.add_snapshot("before", DATA, expiresAfter="1h")
     run(world)
