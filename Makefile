@@ -31,7 +31,11 @@ generate: ## Write the generated files (crds/, the chart's copies, manifests/, t
 .PHONY: test
 test: check ## Every test, on a local cluster with real parts (25 minutes, 60 the first time)
 	$(PY) -m tests.cluster build
-	$(PYTEST) tests --ignore=tests/unit -m "not long"
+	@# What needs no cluster waits for clocks most of the time: it runs beside the rest, and is shown after it.
+	@mkdir -p build; $(PYTEST) tests --ignore=tests/unit -m "not cluster and not long" > build/test-beside.log 2>&1 & \
+	  beside=$$!; trap 'kill $$beside' INT TERM; \
+	  $(PYTEST) tests --ignore=tests/unit -m "cluster and not long"; failed=$$?; \
+	  wait $$beside || failed=1; cat build/test-beside.log; exit $$failed
 
 .PHONY: test-long
 test-long: ## The hunts that take hours

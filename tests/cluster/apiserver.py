@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tests.cluster import binaries, controlplane, host
 from tests.cluster.pki import write_kubeconfig
-from tests.cluster.progress import ClusterError
+from tests.cluster.progress import ClusterError, wait_until
 
 READY_SECONDS = 60
 _PREFIX = "longboat-apiserver-"
@@ -58,7 +58,7 @@ def _start(directory: Path, programs: Path, stack: ExitStack) -> ApiServer:
     server.append("--disable-admission-plugins=ServiceAccount")
     processes = [_spawn(command, directory / f"{Path(command[0]).name}.log", stack) for command in (etcd, server)]
     context = controlplane.client_context(pki.ca.directory)
-    controlplane.wait_until(lambda: _ready_or_dead(processes, url, context, directory), READY_SECONDS, "API server")
+    wait_until(lambda: _ready_or_dead(processes, url, context, directory), READY_SECONDS, "API server")
     kubeconfig = directory / "kubeconfig"
     write_kubeconfig(kubeconfig, url, pki.ca, pki.admin, "longboat-apiserver")
     return ApiServer(url=url, kubeconfig=kubeconfig, directory=directory)

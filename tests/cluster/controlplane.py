@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import datetime
 import ssl
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.cluster.pki import Authority, Certificate, new_key
-from tests.cluster.progress import ClusterError
 
 SERVICE_RANGE = "10.96.0.0/16"
 SERVICE_ADDRESS = "10.96.0.1"
@@ -109,12 +107,3 @@ def is_ready(server: str, context: ssl.SSLContext, path: str = "/readyz") -> boo
             return int(answer.status) == 200
     except (urllib.error.URLError, OSError):
         return False
-
-
-def wait_until(condition: Callable[[], bool], seconds: float, what: str, interval: float = 0.1) -> None:
-    """Poll `condition` until it holds; raises ClusterError naming `what` after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise ClusterError(f"waited {seconds:.0f} s in vain: {what}")
-        time.sleep(interval)

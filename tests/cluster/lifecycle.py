@@ -14,12 +14,11 @@ from types import ModuleType
 
 from tests.cluster import binaries, cgroups, controlplane, host, images, network, node, processes
 from tests.cluster.cluster import Cluster
-from tests.cluster.controlplane import wait_until
 from tests.cluster.csi import DRIVER_NAME, cleanup
 from tests.cluster.images import Image
 from tests.cluster.network import Link
 from tests.cluster.paths import CHECKOUT, PACKAGE, cache_dir, content_key, locked
-from tests.cluster.progress import ClusterError, say
+from tests.cluster.progress import ClusterError, say, wait_until
 
 _CSI_MANIFESTS = PACKAGE / "csi" / "manifests.yaml"
 
@@ -89,11 +88,11 @@ def is_current(cluster: Cluster) -> bool:
     return is_healthy(cluster) and _record(cluster)["fingerprint"] == fingerprint()
 
 
-def fingerprint() -> str:
-    """Changes when a cluster should be started anew to have this checkout's parts."""
-    kinds = ("*.py", "csi/*.py", "csi/*.yaml", "kubevirt/**/*.py", "kubevirt/**/*.yaml", "kubevirt/**/go.sum")
-    sources = [path for kind in kinds for path in sorted(PACKAGE.glob(kind))]
-    return content_key(*[path.read_bytes() for path in sources], *[module.key().encode() for module in binaries.ALL])
+def fingerprint(package: Path = PACKAGE) -> str:
+    """Changes when a cluster should be started anew to have this checkout's parts, KubeVirt's and the guest's too."""
+    sources = [path for path in sorted(package.rglob("*")) if path.is_file() and path.suffix not in (".md", ".pyc")]
+    parts = [part for path in sources for part in (str(path.relative_to(package)).encode(), path.read_bytes())]
+    return content_key(*parts, *[module.key().encode() for module in binaries.ALL])
 
 
 def _record(cluster: Cluster) -> dict[str, object]:

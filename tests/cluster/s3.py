@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.cluster import binaries, processes
-from tests.cluster.controlplane import wait_until
 from tests.cluster.network import REMOTE_ADDRESS
 from tests.cluster.pki import Authority, write_private
-from tests.cluster.progress import ClusterError, say
+from tests.cluster.progress import ClusterError, say, wait_until
 
 REGION = "remote-1"
 BUCKET = "backups"

@@ -6,7 +6,6 @@ Every chapter raises StoryError if anything is not as told.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from itertools import pairwise
@@ -15,6 +14,7 @@ from typing import Any, cast
 from tests.cluster.cluster import Cluster
 from tests.cluster.kubevirt import guests
 from tests.cluster.kubevirt.guests import Disk, Guest
+from tests.cluster.progress import wait_until
 from tests.demo import objects
 from tests.demo.narrator import Narrator
 from tests.demo.objects import OURS, VM
@@ -290,13 +290,11 @@ class Story:
 
     def until(self, claim: str, look: Callable[[], Any], seconds: float) -> Any:
         """Look twice a second until something is there; raise StoryError after the time."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            if found := look():
-                return found
-            time.sleep(0.5)
-        everything = self.kubectl("get", "longboat", "-o", "wide")
-        raise StoryError(f"not as told within {seconds:.0f} s: {claim}\n{everything}")
+
+        def everything() -> str:
+            return self.kubectl("get", "longboat", "-o", "wide")
+
+        return wait_until(look, seconds, claim, 0.5, error=StoryError, evidence=everything)
 
 
 def _consecutive(slots: list[str]) -> bool:

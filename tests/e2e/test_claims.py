@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from tests.e2e.workloads import Namespace, Object, claim
-from tests.installation import NAMESPACE as OPERATOR_NAMESPACE
+from tests.e2e.workloads import Namespace, claim, of_backup
 
 pytestmark = pytest.mark.cluster
 MIB = 1 << 20
 
 
-def of_backup(backup: Object) -> Object:
-    return {"diskBackup": {"name": backup["metadata"]["name"]}}
-
-
 def test_restored_block_device_equals_the_one_backed_up(namespace: Namespace) -> None:
     namespace.apply(claim("disk"))
-    namespace.write("disk", seed=1)
-    before = namespace.checksum("disk")
+    before = namespace.write("disk", seed=1)
     namespace.policy("daily", "disk")
     backup = namespace.backup("daily")
     assert backup["status"]["phase"] == "Completed", backup["status"]
@@ -26,7 +20,7 @@ def test_restored_block_device_equals_the_one_backed_up(namespace: Namespace) ->
     restored = namespace.restore("restored", of_backup(backup))
     assert restored["status"]["phase"] == "Completed", restored["status"]
     assert namespace.checksum("restored") == before
-    assert_nothing_left(namespace)
+    namespace.assert_nothing_left()
 
 
 def test_incremental_costs_what_changed_and_restores_each_state(namespace: Namespace) -> None:
@@ -34,8 +28,8 @@ def test_incremental_costs_what_changed_and_restores_each_state(namespace: Names
     namespace.policy("daily", "disk")
     states = []
     for seed in (1, 2, 3):
-        namespace.write("disk", seed=seed, mebibytes=32 if seed == 1 else 1, offset=seed * 20 * MIB)
-        states.append((namespace.checksum("disk"), namespace.backup("daily")))
+        written = namespace.write("disk", seed=seed, mebibytes=32 if seed == 1 else 1, offset=seed * 20 * MIB)
+        states.append((written, namespace.backup("daily")))
     results = [backup["status"]["disks"][0] for _, backup in states]
     assert [each["mode"] for each in results] == ["Full", "Incremental", "Incremental"]
     assert all(each["storedBytes"] < 2 * MIB for each in results[1:]), results
@@ -46,8 +40,7 @@ def test_incremental_costs_what_changed_and_restores_each_state(namespace: Names
 
 def test_filesystem_volume_with_a_disk_image_comes_back(namespace: Namespace) -> None:
     namespace.apply(claim("disk", "128Mi", mode="Filesystem"))
-    namespace.write("disk", seed=3, mode="Filesystem")
-    before = namespace.checksum("disk", mode="Filesystem")
+    before = namespace.write("disk", seed=3, mode="Filesystem")
     namespace.policy("daily", "disk")
     backup = namespace.backup("daily")
     restored = namespace.restore("restored", of_backup(backup))
@@ -57,8 +50,7 @@ def test_filesystem_volume_with_a_disk_image_comes_back(namespace: Namespace) ->
 
 def test_restore_into_a_larger_claim_of_another_class_that_waits_for_its_consumer(namespace: Namespace) -> None:
     namespace.apply(claim("disk"))
-    namespace.write("disk", seed=4)
-    before = namespace.checksum("disk", length=64 * MIB)
+    before = namespace.write("disk", seed=4)
     namespace.policy("daily", "disk")
     backup = namespace.backup("daily")
     restored = namespace.restore("larger", of_backup(backup), storageClassName="reflink-wffc", size="128Mi")
@@ -71,8 +63,7 @@ def test_restore_into_a_larger_claim_of_another_class_that_waits_for_its_consume
 
 def test_snapshot_is_restored_as_it_was(namespace: Namespace) -> None:
     namespace.apply(claim("disk"))
-    namespace.write("disk", seed=5)
-    before = namespace.checksum("disk")
+    before = namespace.write("disk", seed=5)
     snapshot = namespace.ours("DiskSnapshot", "first", {"disk": {"persistentVolumeClaim": "disk"}})
     namespace.apply(snapshot)
     assert namespace.ended("disksnapshot", "first")["status"]["phase"] == "Ready"
@@ -84,8 +75,7 @@ def test_snapshot_is_restored_as_it_was(namespace: Namespace) -> None:
 
 def test_backup_outlives_its_disk_and_its_policy(namespace: Namespace) -> None:
     namespace.apply(claim("disk"))
-    namespace.write("disk", seed=7)
-    before = namespace.checksum("disk")
+    before = namespace.write("disk", seed=7)
     namespace.policy("daily", "disk")
     backup = namespace.backup("daily")
     namespace.kubectl("delete", "backuppolicy", "daily")
@@ -97,8 +87,7 @@ def test_backup_outlives_its_disk_and_its_policy(namespace: Namespace) -> None:
 
 def test_deleted_backup_applied_again_is_adopted_and_not_run_again(namespace: Namespace) -> None:
     namespace.apply(claim("disk"))
-    namespace.write("disk", seed=8)
-    before = namespace.checksum("disk")
+    before = namespace.write("disk", seed=8)
     namespace.policy("daily", "disk")
     backup = namespace.backup("daily")
     name = backup["metadata"]["name"]
@@ -110,14 +99,3 @@ def test_deleted_backup_applied_again_is_adopted_and_not_run_again(namespace: Na
     assert again["status"]["phase"] == "Completed"
     namespace.restore("restored", of_backup(again))
     assert namespace.checksum("restored") == before
-
-
-def assert_nothing_left(namespace: Namespace) -> None:
-    """Nothing that was made for this namespace is left in the operator's, nor any content of a snapshot."""
-    kinds = "jobs,pvc,secrets,volumesnapshots,volumesnapshotcontents"
-    label = f"longboat.dev/owner-namespace={namespace.name}"
-
-    def left() -> str:
-        return namespace.cluster.kubectl("-n", OPERATOR_NAMESPACE, "get", kinds, "-l", label, "-o", "name")
-
-    namespace.until(f"nothing is left: {left()}", lambda: not left(), 60)

@@ -13,35 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from tests.cluster import cgroups, images, lifecycle, network, processes
+from tests.cluster import cgroups, lifecycle, network, processes
 from tests.cluster.cluster import Cluster
-from tests.cluster.controlplane import wait_until
 from tests.cluster.csi import cleanup, loop
 from tests.cluster.paths import CHECKOUT
+from tests.cluster.progress import wait_until
+from tests.e2e.workloads import Namespace, claim, job
 
 pytestmark = pytest.mark.cluster
 
 MEBIBYTE = 1 << 20
-RESTRICTED = {
-    "allowPrivilegeEscalation": False,
-    "capabilities": {"drop": ["ALL"]},
-    "readOnlyRootFilesystem": True,
-    "runAsNonRoot": True,
-    "runAsUser": 65532,
-    "runAsGroup": 65532,
-    "seccompProfile": {"type": "RuntimeDefault"},
-}
-
-
-def claim(name: str, source: str = "") -> dict[str, Any]:
-    """A block PVC of 16 MiB, empty or from a snapshot."""
-    spec: dict[str, Any] = {"accessModes": ["ReadWriteOnce"], "volumeMode": "Block", "storageClassName": "reflink"}
-    spec["resources"] = {"requests": {"storage": "16Mi"}}
-    if source:
-        spec["dataSource"] = {"apiGroup": "snapshot.storage.k8s.io", "kind": "VolumeSnapshot", "name": source}
-    return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name}, "spec": spec}
 
 
 def snapshot(name: str, of: str) -> dict[str, Any]:
@@ -52,48 +34,6 @@ def snapshot(name: str, of: str) -> dict[str, Any]:
         "metadata": {"name": name},
         "spec": spec,
     }
-
-
-def job(name: str, script: str, disk: str = "") -> dict[str, Any]:
-    """A Job that runs Python as nonroot under the restricted pod security standard, with a PVC as /dev/disk."""
-    container: dict[str, Any] = {"name": "main", "image": images.ensure_base().reference, "imagePullPolicy": "Never"}
-    container |= {"command": ["python3", "-c", script], "securityContext": RESTRICTED}
-    pod: dict[str, Any] = {"restartPolicy": "Never", "automountServiceAccountToken": False, "containers": [container]}
-    if disk:
-        container["volumeDevices"] = [{"name": "disk", "devicePath": "/dev/disk"}]
-        pod["volumes"] = [{"name": "disk", "persistentVolumeClaim": {"claimName": disk}}]
-    spec = {"backoffLimit": 0, "template": {"spec": pod}}
-    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": name}, "spec": spec}
-
-
-class Namespace:
-    """A namespace under the restricted pod security standard."""
-
-    def __init__(self, cluster: Cluster, name: str) -> None:
-        self.cluster, self.name = cluster, name
-        labels = {"pod-security.kubernetes.io/enforce": "restricted"}
-        self.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
-        wait_until(lambda: "default" in self.kubectl("get", "serviceaccounts"), 30, f"service account of {name}")
-
-    def kubectl(self, *arguments: str) -> str:
-        return self.cluster.kubectl(f"--namespace={self.name}", *arguments)
-
-    def apply(self, *objects: dict[str, Any]) -> None:
-        namespaced = [f"--namespace={self.name}"] if objects[0]["kind"] != "Namespace" else []
-        self.cluster.kubectl(*namespaced, "apply", "--filename=-", stdin=yaml.safe_dump_all(objects))
-
-    def run(self, name: str, script: str, disk: str = "") -> str:
-        """Run a Job to its end and return what it printed."""
-        self.apply(job(name, script, disk))
-        wait_until(lambda: bool(self._finished(name)), 90, f"job {name} of namespace {self.name}", interval=0.3)
-        output = self.kubectl("logs", f"job/{name}").strip()
-        assert self._finished(name) == ["Complete"], output
-        return output
-
-    def _finished(self, job_name: str) -> list[str]:
-        """The conditions that say how a Job ended, if it has."""
-        conditions = json.loads(self.kubectl("get", "job", job_name, "--output=json"))["status"].get("conditions", [])
-        return [each["type"] for each in conditions if each["type"] in ("Complete", "Failed")]
 
 
 @pytest.fixture
@@ -111,13 +51,13 @@ def test_up_twice_leaves_the_running_cluster_as_it_is(cluster: Cluster) -> None:
 
 
 def test_a_nonroot_job_reads_a_volume_made_from_a_snapshot(namespace: Namespace) -> None:
-    namespace.apply(claim("disk"))
+    namespace.apply(claim("disk", "16Mi"))
     write = "import os; d = os.open('/dev/disk', os.O_WRONLY); os.write(d, {0!r} * 1048576); os.fsync(d)"
     namespace.run("write", write.format(b"a"), disk="disk")
     namespace.apply(snapshot("first", of="disk"))
     namespace.kubectl("wait", "--for=jsonpath={.status.readyToUse}=true", "--timeout=60s", "volumesnapshot/first")
     namespace.run("overwrite", write.format(b"b"), disk="disk")
-    namespace.apply(claim("copy", source="first"))
+    namespace.apply(claim("copy", "16Mi", snapshot="first"))
     read = f"import hashlib; print(hashlib.sha256(open('/dev/disk', 'rb').read({MEBIBYTE})).hexdigest())"
     assert namespace.run("read", read, disk="copy") == hashlib.sha256(b"a" * MEBIBYTE).hexdigest()
 
@@ -157,7 +97,7 @@ def separate_cluster() -> Iterator[Cluster]:
 def test_stopping_leaves_nothing_behind(separate_cluster: Cluster) -> None:
     lifecycle.up(separate_cluster, kubevirt=False)
     namespace = Namespace(separate_cluster, "residue")
-    namespace.apply(claim("disk"), job("hold", "import time; time.sleep(600)", disk="disk"))
+    namespace.apply(claim("disk", "16Mi"), job("hold", "import time; time.sleep(600)", disk="disk"))
     wait_until(lambda: "1/1" in namespace.kubectl("get", "pods", "--no-headers"), 60, "a pod with a volume")
     devices = cleanup.devices_of(separate_cluster.state / "pool.img")
     assert len(devices) >= 2

@@ -10,8 +10,7 @@ from contextlib import contextmanager
 import pytest
 
 from tests.cluster.progress import ClusterError
-from tests.e2e.test_claims import assert_nothing_left, of_backup
-from tests.e2e.workloads import Namespace, Object, claim
+from tests.e2e.workloads import Namespace, Object, claim, of_backup
 from tests.installation import NAMESPACE as OPERATOR_NAMESPACE
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
@@ -76,8 +75,7 @@ def another_job(namespace: Namespace, than: Object) -> Callable[[], Object | Non
 
 def test_backup_ends_well_though_the_operator_is_killed_at_every_step(namespace: Namespace) -> None:
     namespace.apply(claim("disk"))
-    namespace.write("disk", seed=11, mebibytes=16)
-    before = namespace.checksum("disk")
+    before = namespace.write("disk", seed=11, mebibytes=16)
     namespace.policy("daily", "disk")
     with killed_at_every_step(namespace, step_of(namespace, "diskbackups")) as steps:
         backup = namespace.backup("daily", seconds=400)
@@ -86,13 +84,12 @@ def test_backup_ends_well_though_the_operator_is_killed_at_every_step(namespace:
     assert len(namespace.items("diskbackups")) == 1
     namespace.restore("restored", of_backup(backup))
     assert namespace.checksum("restored") == before
-    assert_nothing_left(namespace)
+    namespace.assert_nothing_left()
 
 
 def test_restore_ends_well_though_the_operator_is_killed_at_every_step(namespace: Namespace) -> None:
     namespace.apply(claim("disk"))
-    namespace.write("disk", seed=12, mebibytes=16)
-    before = namespace.checksum("disk")
+    before = namespace.write("disk", seed=12, mebibytes=16)
     namespace.policy("daily", "disk")
     backup = namespace.backup("daily")
     with killed_at_every_step(namespace, step_of(namespace, "restores")) as steps:
@@ -100,22 +97,32 @@ def test_restore_ends_well_though_the_operator_is_killed_at_every_step(namespace
     assert len(steps) >= 3, steps
     assert restored["status"]["phase"] == "Completed", restored["status"]
     assert namespace.checksum("restored") == before
-    assert_nothing_left(namespace)
+    namespace.assert_nothing_left()
 
 
-def test_export_goes_on_after_its_job_is_deleted_and_after_its_pod_is_killed(namespace: Namespace) -> None:
-    namespace.apply(claim("disk", "256Mi"))
-    namespace.write("disk", seed=13, mebibytes=96)
-    before = namespace.checksum("disk")
-    namespace.policy("daily", "disk")
-    name = namespace.create(namespace.ours("DiskBackup", "daily-", {"policyRef": {"name": "daily"}}))
-    job = namespace.until("an export Job", lambda: job_of(namespace), 90)
+def lose_job_then_pod(namespace: Namespace) -> None:
+    """Delete the mover's Job when it is there, and kill the pod of the one that is made in its place."""
+    job = namespace.until("a mover's Job", lambda: job_of(namespace), 90)
     named = ["-n", OPERATOR_NAMESPACE, "delete", "--grace-period=0", "--force", "--wait=false"]
     namespace.cluster.kubectl(*named, "job", job["metadata"]["name"])
-    again = namespace.until("another export Job", another_job(namespace, job), 120)
+    again = namespace.until("another Job", another_job(namespace, job), 120)
     namespace.cluster.kubectl(*named, "pod", "-l", f"job-name={again['metadata']['name']}")
-    backup = namespace.ended("diskbackup", name, 300)
+
+
+def test_export_and_restore_go_on_after_the_job_is_deleted_and_after_its_pod_is_killed(namespace: Namespace) -> None:
+    namespace.apply(claim("disk", "256Mi"))
+    before = namespace.write("disk", seed=13, mebibytes=96)
+    namespace.policy("daily", "disk")
+    namespace.apply(namespace.ours("DiskBackup", "killed", {"policyRef": {"name": "daily"}}))
+    lose_job_then_pod(namespace)
+    backup = namespace.ended("diskbackup", "killed", 300)
     assert backup["status"]["phase"] == "Completed", backup["status"]
-    namespace.restore("restored", of_backup(backup))
+    namespace.assert_nothing_left()
+    restore = {"source": of_backup(backup), "claim": {"name": "restored"}}
+    namespace.apply(namespace.ours("Restore", "restored", restore))
+    lose_job_then_pod(namespace)
+    restored = namespace.ended("restore", "restored", 300)
+    assert restored["status"]["phase"] == "Completed", restored["status"]
+    assert restored["status"]["attempts"] > 1, restored["status"]
     assert namespace.checksum("restored") == before
-    assert_nothing_left(namespace)
+    namespace.assert_nothing_left()

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import pytest
 
 from tests.cluster.cluster import Cluster
-from tests.cluster.controlplane import wait_until
 from tests.cluster.kubevirt import guests
 from tests.cluster.kubevirt.guests import Disk, Guest
+from tests.cluster.progress import wait_until
 
 pytestmark = pytest.mark.cluster
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from tests.cluster import images
 from tests.cluster.cluster import Cluster
-from tests.cluster.progress import ClusterError
+from tests.cluster.progress import ClusterError, wait_until
+from tests.installation import NAMESPACE as OPERATOR_NAMESPACE
 
 Object = dict[str, Any]
+T = TypeVar("T")
 RESTRICTED = {
     "allowPrivilegeEscalation": False,
     "capabilities": {"drop": ["ALL"]},
@@ -32,34 +34,44 @@ READ = (
 )
 
 
-def claim(name: str, size: str = "64Mi", mode: str = "Block", storage_class: str = "reflink") -> Object:
-    """A PersistentVolumeClaim."""
-    spec = {
+def claim(
+    name: str, size: str = "64Mi", mode: str = "Block", storage_class: str = "reflink", snapshot: str = ""
+) -> Object:
+    """A PersistentVolumeClaim, empty or from a VolumeSnapshot."""
+    spec: Object = {
         "accessModes": ["ReadWriteOnce"],
         "volumeMode": mode,
         "storageClassName": storage_class,
         "resources": {"requests": {"storage": size}},
     }
+    if snapshot:
+        spec["dataSource"] = {"apiGroup": "snapshot.storage.k8s.io", "kind": "VolumeSnapshot", "name": snapshot}
     return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name}, "spec": spec}
 
 
-def job(name: str, script: str, disk: str, mode: str = "Block") -> Object:
-    """A Job that runs Python as user 107 under the restricted pod security standard, with a claim in it."""
+def job(name: str, script: str, disk: str = "", mode: str = "Block") -> Object:
+    """A Job that runs Python as user 107 under the restricted pod security standard, with a claim in it if named."""
     container: Object = {"name": "main", "image": images.ensure_base().reference, "imagePullPolicy": "Never"}
     container |= {"command": ["python3", "-c", script], "securityContext": RESTRICTED}
-    if mode == "Block":
+    if disk and mode == "Block":
         container["volumeDevices"] = [{"name": "disk", "devicePath": "/dev/disk"}]
-    else:
+    elif disk:
         container["volumeMounts"] = [{"name": "disk", "mountPath": "/disk"}]
-    pod = {
+    pod: Object = {
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
         "securityContext": {"fsGroup": 107},
         "containers": [container],
-        "volumes": [{"name": "disk", "persistentVolumeClaim": {"claimName": disk}}],
     }
+    if disk:
+        pod["volumes"] = [{"name": "disk", "persistentVolumeClaim": {"claimName": disk}}]
     spec = {"backoffLimit": 0, "template": {"spec": pod}}
     return {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": name}, "spec": spec}
+
+
+def of_backup(backup: Object) -> Object:
+    """The source of a Restore: the only disk of a DiskBackup."""
+    return {"diskBackup": {"name": backup["metadata"]["name"]}}
 
 
 class Namespace:
@@ -101,7 +113,7 @@ class Namespace:
         naming = {"generateName": name} if name.endswith("-") else {"name": name}
         return {"apiVersion": "longboat.dev/v1alpha1", "kind": kind, "metadata": naming, "spec": spec}
 
-    def run(self, name: str, script: str, disk: str, mode: str = "Block") -> str:
+    def run(self, name: str, script: str, disk: str = "", mode: str = "Block") -> str:
         """Run a Job on a claim to its end, remove it, and return what it printed."""
         self.apply(job(name, script, disk, mode))
         try:
@@ -112,11 +124,16 @@ class Namespace:
         self.kubectl("delete", "job", name, "--cascade=foreground")
         return printed
 
-    def write(self, disk: str, *, seed: int, mebibytes: int = 8, offset: int = 0, mode: str = "Block") -> None:
-        """Write data; a filesystem volume gets a disk.img of 64 MiB, as KubeVirt makes it."""
+    def write(self, disk: str, *, seed: int, mebibytes: int = 8, offset: int = 0, mode: str = "Block") -> str:
+        """Write data, and return size and SHA-256 of the disk as it is then.
+
+        A filesystem volume gets a disk.img of 64 MiB, as KubeVirt makes it.
+        """
         path, end = ("/dev/disk", "") if mode == "Block" else ("/disk/disk.img", "os.truncate(f,64<<20); ")
         script = WRITE.format(seed=seed, path=path, offset=offset, mebibytes=mebibytes, end=end)
-        self.run(f"write-{disk}-{time.monotonic_ns():x}", script, disk, mode)
+        # In the same pod: another one takes seconds to start.
+        script = f"{script}; {READ.format(path=path)}"
+        return self.run(f"write-{disk}-{time.monotonic_ns():x}", script, disk, mode)
 
     def checksum(self, disk: str, mode: str = "Block", length: int | None = None) -> str:
         """Size and SHA-256 of a disk, or of its first bytes."""
@@ -127,15 +144,9 @@ class Namespace:
             )
         return self.run(f"read-{disk}-{time.monotonic_ns():x}", script, disk, mode)
 
-    def until(self, claim_: str, look: Callable[[], Any], seconds: float = 60) -> Any:
-        """Look until something is there; fail after the time with what there is of ours."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            if found := look():
-                return found
-            time.sleep(0.3)
-        everything = self.cluster.kubectl("get", "longboat,jobs,pods,pvc,volumesnapshots", "-A", "-o", "wide")
-        raise AssertionError(f"not within {seconds:.0f} s: {claim_}\n{everything}")
+    def until(self, what: str, look: Callable[[], T], seconds: float = 60) -> T:
+        """Look until something is there; fail after the time (tests.evidence shows then what there is)."""
+        return wait_until(look, seconds, what, 0.3, error=AssertionError)
 
     def ended(self, kind: str, name: str, seconds: float = 180) -> Object:
         """Wait until one of our objects is in a last phase."""
@@ -145,19 +156,21 @@ class Namespace:
             found = self.get(kind, name)
             return found if found and (found.get("status") or {}).get("phase") in last else None
 
-        result: Object = self.until(f"{kind} {name} ends", look, seconds)
-        return result
+        found = self.until(f"{kind} {name} ends", look, seconds)
+        assert found
+        return found
 
-    def condition(self, kind: str, name: str, type_: str, seconds: float = 60) -> Callable[[str], Object]:
-        """Return a function that waits for a reason of a condition."""
+    def condition(self, kind: str, name: str, type_: str, seconds: float = 60) -> Callable[..., Object]:
+        """Return a function that waits for a reason of a condition, or, without one, for the condition to be True."""
 
-        def wait(reason: str) -> Object:
+        def wait(reason: str = "") -> Object:
             def look() -> Object | None:
                 found = (self.get(kind, name) or {}).get("status") or {}
                 each = next((each for each in found.get("conditions") or () if each["type"] == type_), None)
-                return each if each and each["reason"] == reason else None
+                return each if each and (each["reason"] == reason if reason else each["status"] == "True") else None
 
-            found: Object = self.until(f"{kind} {name} has {type_} with reason {reason}", look, seconds)
+            found = self.until(f"{kind} {name} has {type_} with reason {reason or 'any'}", look, seconds)
+            assert found
             return found
 
         return wait
@@ -180,3 +193,13 @@ class Namespace:
         """Restore into the claim of the same name and wait for the end."""
         self.apply(self.ours("Restore", name, {"source": source, "claim": {"name": name} | claim_}))
         return self.ended("restore", name, seconds)
+
+    def assert_nothing_left(self) -> None:
+        """Nothing that was made for this namespace is left in the operator's, nor any content of a snapshot."""
+        kinds = "jobs,pvc,secrets,volumesnapshots,volumesnapshotcontents"
+        label = f"longboat.dev/owner-namespace={self.name}"
+
+        def left() -> str:
+            return self.cluster.kubectl("-n", OPERATOR_NAMESPACE, "get", kinds, "-l", label, "-o", "name")
+
+        self.until("nothing is left in the operator's namespace", lambda: not left(), 60)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster import images, network, paths
+from tests.cluster import images, lifecycle, network, paths
 from tests.cluster.progress import ClusterError
 
 
@@ -52,3 +52,16 @@ def test_a_changed_or_renamed_input_makes_another_image(tmp_path: Path) -> None:
     first = images.content_of(tmp_path)
     (tmp_path / "one").rename(tmp_path / "two")
     assert images.content_of(tmp_path) != first
+
+
+@pytest.mark.parametrize("part", ["kubevirt/guest/root/bin/disks", "kubevirt/build/tools.go", "csi/manifests.yaml"])
+def test_cluster_of_other_parts_is_not_taken_for_a_current_one(tmp_path: Path, part: str) -> None:
+    changed = tmp_path / part
+    changed.parent.mkdir(parents=True)
+    changed.write_text("one")
+    before = lifecycle.fingerprint(tmp_path)
+    changed.write_text("other")
+    assert lifecycle.fingerprint(tmp_path) != before
+    changed.with_name("README.md").write_text("other words")
+    changed.write_text("one")
+    assert lifecycle.fingerprint(tmp_path) == before, "a text about the parts is none of them"

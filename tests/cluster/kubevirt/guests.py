@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.cluster.cluster import Cluster
-from tests.cluster.controlplane import wait_until
 from tests.cluster.kubevirt import images
 from tests.cluster.kubevirt.guestdisk import SIZE_MIB
 from tests.cluster.paths import locked
-from tests.cluster.progress import ClusterError
+from tests.cluster.progress import ClusterError, wait_until
 
 ROOT_SIZE = f"{SIZE_MIB}Mi"
 # An idle machine needs an eighth of it; other tests and builds may run at the same time.
