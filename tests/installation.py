@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 from longboat.repository import generate_recovery_pair, generate_store_key
 from tests.cluster import binaries, images
@@ -39,6 +44,39 @@ def install(cluster: Cluster, values: Mapping[str, str] | None = None) -> None:
 def uninstall(cluster: Cluster) -> None:
     """Remove the release; CRDs and objects stay, as the chart promises."""
     helm(cluster, "uninstall", RELEASE, "--wait", "--timeout=3m", "--ignore-not-found")
+
+
+def restart(cluster: Cluster) -> None:
+    """Replace the operator's pod, without grace, and wait until the new one is ready."""
+    deployment = ("-n", NAMESPACE, "rollout", "status", "deployment/longboat", "--timeout=120s")
+    pods = ("-n", NAMESPACE, "delete", "pods", "-l", "app.kubernetes.io/component=operator")
+    cluster.kubectl(*pods, "--grace-period=0", "--force")
+    cluster.kubectl(*deployment)
+
+
+def install_by_kustomize(cluster: Cluster) -> None:
+    """Install manifests/ through the overlay of the docs, with this checkout's image, and wait until it is ready."""
+    built = image()
+    cluster.load_image(built.archive)
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "kustomization.yaml").write_text(_overlay(built, Path(folder)))
+        cluster.kubectl("apply", "--server-side", "-k", folder)
+    cluster.kubectl("-n", NAMESPACE, "rollout", "status", "deployment/longboat", "--timeout=120s")
+
+
+def _overlay(built: images.Image, folder: Path) -> str:
+    """The overlay of docs/examples as a user would change it: the image, and where the manifests are."""
+    repository, _, tag = built.reference.rpartition(":")
+    overlay = yaml.safe_load((CHECKOUT / "docs" / "examples" / "overlay" / "kustomization.yaml").read_text())
+    overlay["resources"] = [os.path.relpath(CHECKOUT / "manifests", folder.resolve())]
+    overlay["images"][0] |= {"newName": repository, "newTag": tag}
+    return str(yaml.safe_dump(overlay))
+
+
+def uninstall_by_kustomize(cluster: Cluster) -> None:
+    """Remove what manifests/ hold but for CRDs and namespace, with which objects and Secrets would go."""
+    files = [f"--filename={CHECKOUT / 'manifests' / name}.yaml" for name in ("operator", "admission-policies", "rbac")]
+    cluster.kubectl("delete", *files, "--wait=true", "--timeout=60s")
 
 
 def helm(cluster: Cluster, *arguments: str) -> str:

@@ -6,8 +6,8 @@ import datetime
 import socket
 from pathlib import Path
 
-from tests.cluster.controlplane import wait_until
 from tests.cluster.pki import Authority, Certificate
+from tests.cluster.progress import wait_until
 
 LOOPBACK = "127.0.0.1"
 

@@ -36,6 +36,10 @@ def backup(name: str) -> Object:
     return {"policyRef": {"name": name}}
 
 
+def snapshot(**more: str) -> Object:
+    return {"disk": {"persistentVolumeClaim": "disk"}} | more
+
+
 def restore(source: Object, **claim_: Any) -> Object:
     return {"source": source, "claim": {"name": "new"} | claim_}
 
@@ -73,6 +77,19 @@ ROWS = [
     Row("backup of no policy", "DiskBackup", backup("none"), "policyRef.*none", "PolicyNotFound"),
     Row("snapshot of an unknown claim", "DiskSnapshot", {"disk": {"persistentVolumeClaim": "none"}}, "'none'",
         "ClaimNotFound"),
+    Row("expiry that is no moment", "DiskBackup", backup("good") | {"expiresAt": "tomorrow"},
+        r"spec.expiresAt.*tomorrow"),
+    Row("expiry beyond the calendar", "DiskBackup", backup("good") | {"expiresAt": "9999-12-31T23:59:59Z"},
+        r"spec.expiresAt.*should match"),
+    Row("slot before all time", "DiskBackup", backup("good") | {"slot": "0001-01-01T00:00:00+14:00"},
+        r"spec.slot.*should match"),
+    Row("slot of long ago", "DiskBackup", backup("good") | {"slot": "2020-02-29T03:30:00Z"},
+        r"spec.slot.*2020-02-29T03:30Z", "SlotMissed"),
+    Row("snapshot that expires never", "DiskSnapshot", snapshot(expiresAfter="99999999d"), r"spec.expiresAfter"),
+    Row("snapshot that expires at once", "DiskSnapshot", snapshot(expiresAfter="0d"),
+        r"spec.expiresAfter.*should match"),
+    Row("snapshot that calls itself automatic", "DiskSnapshot", snapshot(origin="Automatic"),
+        "automatic snapshots are made by the operator alone"),
     Row("restore of an unknown backup", "Restore", restore({"diskBackup": {"name": "none"}}), "'none'",
         "SourceNotFound"),
     Row("restore onto an existing claim", "Restore", restore(GOOD, name="disk"), "'disk'", "ClaimExists"),
