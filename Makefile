@@ -51,7 +51,7 @@ guest-image: ## The guest's disk for make demo CLUSTER=current, in build/guest, 
 	$(PY) -m tests.demo.guest_image
 
 .PHONY: bench
-bench: ## The mover beside restic and Borg on one image; writes build/bench.json (ARGS=--help)
+bench: ## The mover beside restic and Borg on one image; writes build/bench/data-path.json (ARGS=--help)
 	$(PY) -m tests.bench $(ARGS)
 
 .PHONY: cluster

@@ -1,84 +1,128 @@
-"""A disk image as a file system leaves it: files of many sizes with holes between them; the same bytes every time."""
+"""A disk as a machine's is: a sparse ext4 file system with the files of installed packages, and what changes on it."""
 
 from __future__ import annotations
 
+import os
 import random
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.cluster.progress import ClusterError
+
 BLOCK = 4096
 MIB = 1 << 20
-# Half of the disk is in use, as on a disk that somebody has planned for.
-FILLED = 0.5
-REWRITTEN = 0.01
-_LARGEST_FILE = 16 * MIB
+FILLED = 0.7  # Of the disk, by files; the file system's own tables come on top.
+CHANGED = 0.01
+_CLUSTER = (64 << 10, 1 << 20)  # Sizes of the stretches that a clustered change rewrites.
+_PACKAGES = Path("/var/lib/dpkg/info")
+Ranges = list[tuple[int, int]]
 
 
 def write_image(path: Path, size: int) -> int:
-    """Write a sparse image of `size` bytes, nothing of it twice, and return the bytes of data in it."""
-    random_source = random.Random(1)
-    written = 0
+    """Make a sparse ext4 image of `size` bytes with package contents; return the bytes that it occupies."""
+    staging = path.parent / "content"
+    _stage(staging, int(size * FILLED))
+    path.unlink(missing_ok=True)
     with path.open("wb") as image:
         image.truncate(size)
-        for offset, length in _extents(random_source, size):
-            image.seek(offset)
-            image.write(_file(random_source, length))
-            written += length
-    return written
+    options = "lazy_itable_init=1,nodiscard,hash_seed=00000000-0000-4000-8000-000000000001"
+    uuid = "00000000-0000-4000-8000-000000000002"
+    command = ["mke2fs", "-q", "-F", "-t", "ext4", "-U", uuid, "-E", options, "-d", str(staging), str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    shutil.rmtree(staging)
+    if done.returncode:
+        raise ClusterError(f"mke2fs failed: {done.stderr[-500:]}")
+    os.sync()
+    return sum(length for _, length in data_ranges(path))
 
 
-def rewrite_blocks(path: Path, size: int) -> int:
-    """Rewrite 1 % of the blocks that hold data, scattered as a database does it; return the bytes rewritten."""
-    blocks = [
-        block for offset, length in _extents(random.Random(1), size) for block in range(offset, offset + length, BLOCK)
-    ]
-    random_source = random.Random(2)
-    chosen = random_source.sample(blocks, int(len(blocks) * REWRITTEN))
+def data_ranges(path: Path) -> Ranges:
+    """Where the image has data, as (offset, length): what a storage would report as allocated."""
+    found: Ranges = []
+    with path.open("rb") as image:
+        size, end = os.fstat(image.fileno()).st_size, 0
+        while end < size:
+            try:
+                start = os.lseek(image.fileno(), end, os.SEEK_DATA)
+            except OSError:
+                break
+            end = os.lseek(image.fileno(), start, os.SEEK_HOLE)
+            found.append((start, end - start))
+    return found
+
+
+def rewrite_scattered(path: Path) -> Ranges:
+    """Rewrite 1 % of the 4 KiB blocks that hold data, at random, as a database does; return what was written."""
+    blocks = _blocks(path)
+    chosen = sorted(random.Random(2).sample(blocks, int(len(blocks) * CHANGED)))
+    return _rewrite(path, [(block, BLOCK) for block in chosen])
+
+
+def rewrite_clustered(path: Path) -> Ranges:
+    """Rewrite 1 % of the data in stretches of 64 KiB to 1 MiB, as programs that write files do."""
+    source, blocks = random.Random(3), _blocks(path)
+    wanted, taken = int(len(blocks) * CHANGED) * BLOCK, dict[int, int]()
+    while wanted > 0:
+        start = source.randrange(len(blocks))
+        length = min(source.randint(*_CLUSTER) // BLOCK, len(blocks) - start)
+        taken.update(dict.fromkeys(blocks[start : start + length], BLOCK))
+        wanted -= length * BLOCK
+    return _rewrite(path, sorted(taken.items()))
+
+
+def _rewrite(path: Path, ranges: Ranges) -> Ranges:
+    source = random.Random(4)
     with path.open("r+b") as image:
-        for block in chosen:
-            image.seek(block)
-            image.write(_page(random_source))
-    return len(chosen) * BLOCK
+        for offset, _ in ranges:
+            image.seek(offset)
+            image.write(_page(source))
+        image.flush()
+        os.fsync(image.fileno())
+    return ranges
 
 
-def _extents(random_source: random.Random, size: int) -> Iterator[tuple[int, int]]:
-    """Offset and length in bytes of each file: sizes from a block to 16 MiB, small ones as often as large ones."""
-    layout = random.Random(random_source.random())
-    offset = 0
-    while True:
-        length = BLOCK * int((_LARGEST_FILE // BLOCK) ** layout.random())
-        if offset + length > size:
-            return
-        yield offset, length
-        offset += length + BLOCK * int(length / BLOCK * 2 * layout.random() * (1 - FILLED) / FILLED)
+def _blocks(path: Path) -> list[int]:
+    return [block for at, length in data_ranges(path) for block in range(at, at + length, BLOCK)]
 
 
-def _file(random_source: random.Random, length: int) -> bytes:
-    """A file's content: media that can't be compressed, text, or the pages of a database."""
-    kind = random_source.choice(("media", "text", "pages"))
-    if kind == "media":
-        return random_source.randbytes(length)
-    if kind == "text":
-        return _text(random_source, length)
-    return b"".join(_page(random_source) for _ in range(length // BLOCK))
-
-
-def _text(random_source: random.Random, length: int) -> bytes:
-    """Words with the frequencies of a language."""
-    picked = random_source.choices(_WORDS, _WEIGHTS, k=length // 6)
-    return " ".join(picked).encode()[:length].ljust(length)
-
-
-def _page(random_source: random.Random) -> bytes:
+def _page(source: random.Random) -> bytes:
     """A page of a database: keys, values, and a rest that is free."""
-    page = random_source.randbytes(BLOCK // 4) + _text(random_source, BLOCK // 2)
-    return page.ljust(BLOCK, b"\0")
+    words = " ".join(source.choices(_WORDS, k=BLOCK // 12)).encode()
+    return (source.randbytes(BLOCK // 4) + words[: BLOCK // 2]).ljust(BLOCK, b"\0")
 
 
-def _vocabulary(random_source: random.Random) -> list[str]:
-    letters = "etaoinshrdlucmfwypvbgkjqxz"
-    return ["".join(random_source.choices(letters, k=random_source.randint(2, 10))) for _ in range(4000)]
+def _stage(folder: Path, wanted: int) -> None:
+    """Link the files of installed packages into a folder, in an order that is the same each time."""
+    shutil.rmtree(folder, ignore_errors=True)
+    used = 0
+    for file in _installed():
+        info = file.lstat()
+        if used + info.st_size > wanted:
+            continue
+        target = folder / file.relative_to("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.link(file, target)
+        used += max(info.st_size, BLOCK)
+        if used > wanted - MIB:
+            return
+    if used < wanted * 0.9:
+        raise ClusterError(f"the packages of this machine hold {used // MIB} MiB, the image needs {wanted // MIB}")
+
+
+def _installed() -> Iterator[Path]:
+    lists = sorted(_PACKAGES.glob("*.list"))
+    random.Random(1).shuffle(lists)
+    for each in lists:
+        for line in each.read_text().splitlines():
+            file = Path(line)
+            if file.is_relative_to("/usr") and file.is_file() and not file.is_symlink():
+                yield file
+
+
+def _vocabulary(source: random.Random) -> list[str]:
+    return ["".join(source.choices("etaoinshrdlucmfwypvbgkjqxz", k=source.randint(2, 10))) for _ in range(4000)]
 
 
 _WORDS = _vocabulary(random.Random(3))
-_WEIGHTS = [1 / rank for rank in range(1, len(_WORDS) + 1)]

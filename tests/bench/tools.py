@@ -17,7 +17,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Protocol
 
-from longboat.repository import StoreSettings, find_disk_manifest, open_or_create_repository, open_store
+from longboat.repository import (
+    DEFAULT_BLOCK_SIZE,
+    StoreSettings,
+    find_disk_manifest,
+    open_or_create_repository,
+    open_store,
+)
+from tests.bench.image import Ranges, data_ranges
 from tests.cluster.paths import CHECKOUT
 
 KEY = b"k" * 32
@@ -44,38 +51,61 @@ class Tool(Protocol):
     def prepare(self) -> None:
         """Make the repository."""
 
-    def backup(self, number: int) -> Command:
-        """How the image is backed up for the nth time, from 0 on."""
+    def backup(self, number: int, changed: Ranges) -> Command:
+        """How the disk is backed up for the nth time, from 0 on; `changed` is what was written since the last time."""
 
     def restore(self, target: Path) -> Command:
         """How the newest backup is restored into an empty folder, as disk.img in it or below it."""
 
+    def counts(self) -> dict[str, int]:
+        """What the program itself knows of its last run: `puts`, `gets`, `bytes_read`."""
+
 
 class Longboat:
-    """Our mover, as its Jobs start it."""
+    """Our mover, as its Jobs start it; reads the image, or a device with the same bytes, with or without tracking."""
 
-    def __init__(self, name: str, image: Path, work: Path, settings: StoreSettings, stored: Path) -> None:
-        self.name, self.stored = name, stored
+    def __init__(self, name: str, image: Path, source: Path, work: Path, settings: StoreSettings, stored: Path) -> None:
+        self.name, self.stored, self.device = name, stored, source if source.is_block_device() else None
         self._image, self._work, self._settings = image, work, settings
+        self._source = source
         self._newest, self._created = "", datetime(2026, 1, 1, tzinfo=UTC)
+        self.tracked = False
+        self.block_size = DEFAULT_BLOCK_SIZE
+
+    def with_tracking(self) -> Longboat:
+        """Tell the mover what is allocated and what has changed."""
+        self.tracked = True
+        return self
 
     def prepare(self) -> None:
         for folder in (self._work, self.stored):
             folder.mkdir(parents=True, exist_ok=True)
         self._repository = open_or_create_repository(open_store(self._settings), REPOSITORY, KEY)
 
-    def backup(self, number: int) -> Command:
+    def backup(self, number: int, changed: Ranges) -> Command:
         self._newest = f"backup-{number}"
         self._created = created = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(days=number)
-        job = {"sourcePath": str(self._image.parent), "disk": {"diskKey": DISK}, "backupName": self._newest}
-        return self._command("export", job | {"created": created.isoformat()})
+        job: dict[str, object] = {
+            "sourcePath": str(self._source),
+            "disk": {"diskKey": DISK},
+            "backupName": self._newest,
+        }
+        job |= {"created": created.isoformat(), "snapshotHandle": f"snapshot-{number}", "blockSize": self.block_size}
+        if not self.tracked:
+            return self._command("export", job)
+        known = self._work / "changes.json"
+        known.write_text(json.dumps({"allocated": data_ranges(self._image), "delta": changed}))
+        return self._command("export", job, str(known))
 
     def restore(self, target: Path) -> Command:
         found = find_disk_manifest(self._repository, DISK, self._newest, self._created)
         assert found, f"backup {self._newest} has left no manifest"
         return self._command("restore", {"manifest": found.name, "targetPath": str(target)})
 
-    def _command(self, role: str, job: Mapping[str, object]) -> Command:
+    def counts(self) -> dict[str, int]:
+        return dict(json.loads((self._work / "counts.json").read_text()))
+
+    def _command(self, role: str, job: Mapping[str, object], *more: str) -> Command:
         common = {
             "store": json.loads(self._settings.model_dump_json(by_alias=True)),
             "repositoryPath": REPOSITORY,
@@ -84,8 +114,10 @@ class Longboat:
         }
         file = self._work / f"{role}.json"
         file.write_text(json.dumps(common | dict(job)))
-        program = (sys.executable, "-m", "longboat", role, "--job", str(file))
-        return Command(program, {"PYTHONPATH": str(CHECKOUT / "operator")}, self._work)
+        program = (sys.executable, "-m", "tests.bench.mover", role, str(file), str(self._work / "counts.json"), *more)
+        # In an image everything is compiled beforehand; a checkout must not pay for that in each run.
+        compiled = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(self._work.parent / "compiled")}
+        return Command(program, {"PYTHONPATH": f"{CHECKOUT / 'operator'}:{CHECKOUT}", **compiled}, self._work)
 
 
 class Restic:
@@ -106,11 +138,14 @@ class Restic:
         self._work.mkdir(parents=True)
         run(self._command("init", "--repository-version=2"))
 
-    def backup(self, number: int) -> Command:
+    def backup(self, number: int, changed: Ranges) -> Command:
         return self._command("backup", "--force", "--host=bench", self._image.name)
 
     def restore(self, target: Path) -> Command:
         return self._command("restore", "latest", f"--target={target}")
+
+    def counts(self) -> dict[str, int]:
+        return {}
 
     def _command(self, *arguments: str) -> Command:
         return Command(("restic", *self._options, *arguments), self._environment, self._image.parent)
@@ -127,7 +162,7 @@ class Borg:
     def prepare(self) -> None:
         run(Command(("borg", "init", "--encryption=repokey-blake2"), self._environment, self._image.parent))
 
-    def backup(self, number: int) -> Command:
+    def backup(self, number: int, changed: Ranges) -> Command:
         self._newest = f"::backup-{number}"
         options = ("--sparse", "--chunker-params=fixed,4194304", "--compression=zstd,1", "--files-cache=disabled")
         arguments = ("borg", "create", *options, self._newest, self._image.name)
@@ -135,6 +170,35 @@ class Borg:
 
     def restore(self, target: Path) -> Command:
         return Command(("borg", "extract", "--sparse", self._newest), self._environment, target)
+
+    def counts(self) -> dict[str, int]:
+        return {}
+
+
+class Rustic:
+    """rustic, restic's format in Rust; measured if it is installed."""
+
+    def __init__(self, program: str, image: Path, work: Path, stored: Path) -> None:
+        self.name, self.stored = "rustic", stored
+        self._program, self._image, self._work = program, image, work
+        self._environment = {"RUSTIC_REPOSITORY": str(stored), "RUSTIC_PASSWORD": PASSWORD}
+        self._environment["RUSTIC_CACHE_DIR"] = str(work / "cache")
+
+    def prepare(self) -> None:
+        self._work.mkdir(parents=True)
+        run(self._command("init"))
+
+    def backup(self, number: int, changed: Ranges) -> Command:
+        return self._command("backup", "--force", "--host=bench", self._image.name)
+
+    def restore(self, target: Path) -> Command:
+        return self._command("restore", "latest", str(target))
+
+    def counts(self) -> dict[str, int]:
+        return {}
+
+    def _command(self, *arguments: str) -> Command:
+        return Command((self._program, "--no-progress", *arguments), self._environment, self._image.parent)
 
 
 def run(command: Command) -> None:

@@ -22,7 +22,13 @@ MAX_JOB_BYTES = 1 << 20
 
 class _Job(BaseModel):
     model_config = ConfigDict(
-        frozen=True, extra="forbid", alias_generator=to_camel, validate_by_name=True, validate_by_alias=True
+        frozen=True,
+        extra="forbid",
+        alias_generator=to_camel,
+        validate_by_name=True,
+        validate_by_alias=True,
+        # A mover builds the model of its own job only.
+        defer_build=True,
     )
 
     store: StoreSettings

@@ -16,7 +16,9 @@ EXIT_RETRY = 3  # The termination message says why; trying again may help.
 
 
 class _Result(BaseModel):
-    model_config = ConfigDict(frozen=True, alias_generator=to_camel, validate_by_name=True, validate_by_alias=True)
+    model_config = ConfigDict(
+        frozen=True, alias_generator=to_camel, validate_by_name=True, validate_by_alias=True, defer_build=True
+    )
 
 
 class ExportResult(_Result):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import mmap
@@ -14,6 +15,8 @@ _LIBC.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c
 _PUNCH_HOLE_KEEP_SIZE = 0x03
 _BLKZEROOUT = 0x127F
 _BLKGETSIZE64 = 0x80081272
+_HUGE_PAGE = 2 << 20
+_WORTH_IT = 1 << 20  # Smaller buffers would waste most of a huge page.
 
 
 class AlignedBuffer:
@@ -21,9 +24,17 @@ class AlignedBuffer:
 
     def __init__(self, size: int) -> None:
         """Allocate `size` bytes."""
-        self._map = mmap.mmap(-1, size)
-        self.view = memoryview(self._map)
+        # Within a huge page the kernel pins one page for a direct read, not hundreds; it is used where there is one.
+        whole = -(-size // _HUGE_PAGE) * _HUGE_PAGE
+        length = whole + _HUGE_PAGE if size >= _WORTH_IT else size
+        self._map = mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self._address = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
+        start = -self._address % _HUGE_PAGE if size >= _WORTH_IT else 0
+        if size >= _WORTH_IT:
+            with contextlib.suppress(OSError):
+                self._map.madvise(mmap.MADV_HUGEPAGE)
+        self.view = memoryview(self._map)[start : start + size]
+        self._address += start
 
     def is_zero(self, start: int, length: int) -> bool:
         """Tell whether a part is all zeros; the GIL is released, and most data is told apart at its first bytes."""

@@ -19,7 +19,13 @@ class Document(BaseModel):
     """Base of the documents' models: camelCase JSON, unknown fields of the same version are ignored."""
 
     model_config = ConfigDict(
-        frozen=True, extra="ignore", alias_generator=to_camel, validate_by_name=True, validate_by_alias=True
+        frozen=True,
+        extra="ignore",
+        alias_generator=to_camel,
+        validate_by_name=True,
+        validate_by_alias=True,
+        # A short program builds only the models that it uses.
+        defer_build=True,
     )
 
 

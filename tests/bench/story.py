@@ -1,0 +1,92 @@
+"""The cases, one after the other: every program does a step before the next one, so that all see the same image."""
+
+from __future__ import annotations
+
+import filecmp
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.bench import image, measure
+from tests.bench.devices import loop_device
+from tests.bench.figures import Figures
+from tests.bench.tools import Command, Longboat, Tool
+from tests.cluster.progress import ClusterError, say
+
+
+class Story:
+    """Runs the cases and collects what they took."""
+
+    def __init__(self, tools: Sequence[Tool], disk: Path, work: Path, cores: int) -> None:
+        self._tools, self._disk, self._work = tools, disk, work
+        self._cpus = ",".join(str(cpu) for cpu in sorted(os.sched_getaffinity(0))[:cores])
+        self._number = 0
+        self._data = sum(length for _, length in image.data_ranges(disk))
+        self.figures: list[Figures] = []
+
+    def tell(self) -> list[Figures]:
+        """Run every case with every program."""
+        for tool in self._tools:
+            tool.prepare()
+        self._backups("full", [])
+        self._backups("unchanged", [])
+        self._backups("clustered", image.rewrite_clustered(self._disk))
+        self._backups("scattered", image.rewrite_scattered(self._disk))
+        for tool in self._tools:
+            if isinstance(tool, Longboat) and tool.device:
+                self._restore_device(tool)
+            else:
+                self._restore_file(tool)
+        return self.figures
+
+    def _backups(self, case: str, changed: image.Ranges) -> None:
+        for tool in self._tools:
+            whole = isinstance(tool, Longboat) and tool.device and not tool.tracked and case != "full"
+            size = self._disk.stat().st_size if whole else self._data
+            self._step(tool, case, tool.backup(self._number, changed), size)
+        self._number += 1
+
+    def _restore_file(self, tool: Tool) -> None:
+        target = self._work / "restored"
+        target.mkdir()
+        self._step(tool, "restore", tool.restore(target), self._data)
+        self._compare(tool, next(target.rglob(self._disk.name)))
+        shutil.rmtree(target)
+
+    def _restore_device(self, tool: Tool) -> None:
+        backing = self._work / "restored.img"
+        with backing.open("wb") as file:
+            file.truncate(self._disk.stat().st_size)
+        with loop_device(backing) as device:
+            self._step(tool, "restore", tool.restore(device), self._data)
+        self._compare(tool, backing)
+        backing.unlink()
+
+    def _compare(self, tool: Tool, restored: Path) -> None:
+        if not filecmp.cmp(self._disk, restored, shallow=False):
+            raise ClusterError(f"{tool.name} restored something else than it was given")
+
+    def _step(self, tool: Tool, case: str, command: Command, size: int) -> None:
+        """Run a command beside nothing else of ours; raise ClusterError if it fails."""
+        say(f"{case}: {tool.name}")
+        before = _stored(tool.stored)
+        # Without site and environment the measuring process stays small: its peak counts for the program it starts.
+        launcher = ["taskset", "-c", self._cpus, sys.executable, "-I", "-S", str(measure.__file__), *command.arguments]
+        environment = os.environ | dict(command.environment)
+        done = subprocess.run(launcher, env=environment, cwd=command.folder, capture_output=True, text=True, check=True)
+        taken = json.loads(done.stdout.splitlines()[-1])
+        if taken.pop("exit_code"):
+            raise ClusterError(f"`{' '.join(command.arguments)}` failed: {done.stderr[-2000:]}")
+        after = _stored(tool.stored)
+        counted = {"puts": after[1] - before[1], "gets": None} | tool.counts()
+        self.figures.append(Figures(case, tool.name, size, stored_bytes=after[0] - before[0], **(taken | counted)))
+
+
+def _stored(folder: Path) -> tuple[int, int]:
+    """Bytes and number of the files below a folder."""
+    sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
+    return sum(sizes), len(sizes)
