@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, Field
+from pydantic import AwareDatetime, FailFast, Field
 
 from .documents import MAX_DOCUMENT_OBJECT, Document, open_document, seal_document
 from .errors import DamagedError, ObjectNotFoundError
@@ -21,7 +21,7 @@ from .pages import Page
 from .repository import Repository
 
 WHOLE = -1  # Stands for every frame of a pack.
-_ENTRIES = 500_000  # Packs and frames that one document names at most: a few MiB of JSON.
+_ENTRIES = 100_000  # Packs and frames that one document names at most: a few MiB of JSON.
 _KINDS: dict[Literal["data", "map"], Kind] = {"data": Kind.DATA_PACK, "map": Kind.MAP_PACK}
 
 
@@ -31,14 +31,14 @@ class DamagedPack(Document):
     kind: Literal["data", "map"]
     pack: Id
     whole: bool = False
-    frames: tuple[Annotated[int, Field(ge=0, le=MAX_PACK)], ...] = ()
+    frames: Annotated[tuple[Annotated[int, Field(ge=0, le=MAX_PACK)], ...], FailFast()] = ()
 
 
 class DamageRecord(Document):
     """What one run found, and when."""
 
     found: AwareDatetime
-    packs: list[DamagedPack]
+    packs: Annotated[list[DamagedPack], FailFast()]
 
 
 class Damage:

@@ -6,11 +6,12 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.alias_generators import to_camel
+from pydantic_core import from_json
 
 from .codec import compress, decompress
 from .crypto import FRAME_OVERHEAD, HEADER_BYTES, ObjectCipher, RepositoryKeys, parse_header
 from .errors import DamagedError
-from .layout import MAX_DOCUMENT, Kind
+from .layout import MAX_DOCUMENT, MAX_DOCUMENT_VALUES, Kind
 
 MAX_DOCUMENT_OBJECT = MAX_DOCUMENT + HEADER_BYTES + FRAME_OVERHEAD
 
@@ -37,6 +38,8 @@ def seal_document(keys: RepositoryKeys, kind: Kind, object_id: bytes, document: 
     plain = document.model_dump_json(by_alias=True).encode()
     if len(plain) > MAX_DOCUMENT:
         raise ValueError(f"a document of {len(plain)} bytes is larger than the format allows ({MAX_DOCUMENT})")
+    if _values(plain) > MAX_DOCUMENT_VALUES:
+        raise ValueError(f"a document of more values than the format allows ({MAX_DOCUMENT_VALUES})")
     cipher = ObjectCipher(keys, kind, object_id)
     payload, codec = compress(plain)
     out = bytearray(HEADER_BYTES + FRAME_OVERHEAD + len(payload))
@@ -54,8 +57,20 @@ def open_document(keys: RepositoryKeys, kind: Kind, data: bytes, model: type[D])
     payload, length, codec = ObjectCipher(keys, kind, object_id).open(memoryview(data)[HEADER_BYTES:], HEADER_BYTES)
     if length > MAX_DOCUMENT:
         raise DamagedError(f"a document of {length} bytes is larger than the format allows ({MAX_DOCUMENT})")
+    plain = decompress(payload, codec, length)
+    # Each value costs the parser hundreds of bytes, so that a document within bounds could still take all memory.
+    if _values(plain) > MAX_DOCUMENT_VALUES:
+        raise DamagedError(f"a document of more values than the format allows ({MAX_DOCUMENT_VALUES})")
     try:
-        return object_id, model.model_validate_json(decompress(payload, codec, length))
+        # Parsed first, validated then: errors of validation hold each the whole input, which here they share.
+        return object_id, model.model_validate(from_json(plain, allow_inf_nan=False))
     except ValidationError as error:
-        first = error.errors()[0]
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         raise DamagedError(f"a {kind.name} breaks the format: {first['loc']}: {first['msg']}") from None
+    except ValueError as error:
+        raise DamagedError(f"a {kind.name} is no JSON: {error}") from None
+
+
+def _values(plain: bytes) -> int:
+    """Return at least how many values a JSON text has."""
+    return plain.count(b",") + plain.count(b"[") + plain.count(b"{")

@@ -21,6 +21,7 @@ FRAME_TARGET = 512 << 10  # Blocks are compressed together up to this many bytes
 PACK_TARGET = 32 << 20
 MAX_PACK = 256 << 20
 MAX_DOCUMENT = 64 << 20
+MAX_DOCUMENT_VALUES = 2 << 20  # Commas and opening brackets: enough for the pages of a disk of 128 TiB.
 MAX_DISK_SIZE = 1 << 50
 
 HEADER_NAME = "repository"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import AwareDatetime, Field, JsonValue, StringConstraints, field_validator, model_validator
+from pydantic import AwareDatetime, FailFast, Field, JsonValue, StringConstraints, field_validator, model_validator
 
 from .crypto import FRAME_OVERHEAD, HEADER_BYTES
 from .documents import Document
@@ -85,8 +85,9 @@ class DiskManifest(_Versioned):
     statistics: DiskStatistics = DiskStatistics()
     # When, by the store's clock, the lease was renewed after which the condemned lists were read for the last time.
     checked: AwareDatetime | None = None
-    map_packs: list[Id]
-    pages: list[PageRef | None]
+    # One error is enough: a list of false entries would otherwise make as many of them.
+    map_packs: Annotated[list[Id], FailFast()]
+    pages: Annotated[list[PageRef | None], FailFast()]
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -129,7 +130,7 @@ class BackupManifest(_Versioned):
     name: Annotated[str, StringConstraints(min_length=1, max_length=253)]
     revision: Annotated[int, Field(ge=1, le=999_999)] = 1
     created: AwareDatetime
-    disks: list[DiskReference]
+    disks: Annotated[list[DiskReference], FailFast()]
     expiry: JsonValue = None
     metadata: JsonValue = None
 

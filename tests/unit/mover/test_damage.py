@@ -88,7 +88,7 @@ def test_next_backup_does_not_refer_to_a_lost_pack_and_is_whole(tmp_path: Path, 
     assert (third.mode, third.stored_bytes) == ("Incremental", 0)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(chosen=st.sets(st.integers(0, 20), max_size=6))
 def test_exactly_the_blocks_of_damaged_frames_are_stored_anew(tmp_path: Path, chosen: set[int]) -> None:
     store, repository, first, folder = one_backup(tmp_path / "a")

@@ -6,6 +6,7 @@ import contextlib
 import os
 import struct
 import threading
+import tracemalloc
 from array import array
 
 import pytest
@@ -14,9 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from longboat.repository.codec import RAW, ZSTD, compress, decompress
-from longboat.repository.crypto import HEADER_BYTES, RepositoryKeys
+from longboat.repository.crypto import FRAME_OVERHEAD, HEADER_BYTES, ObjectCipher, RepositoryKeys
+from longboat.repository.documents import open_document
 from longboat.repository.errors import DamagedError, StoreFailureError, UnsupportedFormatError
 from longboat.repository.layout import ID_BYTES, Kind
+from longboat.repository.manifests import DiskManifest
 from longboat.repository.packs import PackSink, PackWriter, open_frame, read_pack_index
 from longboat.repository.pages import FrameRef, build_page, decode_page, encode_page, max_page_bytes, page_packs
 from tests.fakes.object_store import FaultyStore, MemoryStore
@@ -168,3 +171,38 @@ def test_failed_upload_ends_every_writer_that_waits() -> None:
     assert len(failures) == 4
     with pytest.raises(StoreFailureError):
         sink.close()
+
+
+def sealed_json(plain: bytes) -> bytes:
+    """Return a disk manifest object with this text, sealed with the right key."""
+    cipher = ObjectCipher(KEYS, Kind.DISK_MANIFEST, b"o" * 16)
+    payload, codec = compress(plain)
+    out = bytearray(cipher.header) + bytes(FRAME_OVERHEAD + len(payload))
+    cipher.seal_into(memoryview(out)[HEADER_BYTES:], HEADER_BYTES, payload, len(plain), codec)
+    return bytes(out)
+
+
+@pytest.mark.parametrize(
+    "plain",
+    [
+        b'{"pages": [' + b"[0,0,0]," * (1 << 20) + b"0]}",
+        b'{"expiry": [' + b"[]," * (2 << 20) + b"0]}",
+        b'{"pages": [' + b"[0,0,0]," * 20_000 + b"0]}",
+        b'{"mapPacks": [' + b'"",' * 50_000 + b"0]}",
+        b'{"expiry": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        b'{"sizeBytes": ' + b"9" * 1_000_000 + b"}",
+        b'{"sizeBytes": NaN}',
+        b'{"backupName": "\\ud800"}',
+        b"\xff\xfe",
+        b"",
+    ],
+)
+def test_hostile_document_is_refused_in_little_memory(plain: bytes) -> None:
+    data = sealed_json(plain)
+    tracemalloc.start()
+    try:
+        with pytest.raises(DamagedError):
+            open_document(KEYS, Kind.DISK_MANIFEST, data, DiskManifest)
+        assert tracemalloc.get_traced_memory()[1] < 40 << 20
+    finally:
+        tracemalloc.stop()
