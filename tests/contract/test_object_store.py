@@ -78,6 +78,15 @@ def test_object_reads_back_whole_and_in_ranges(store: ObjectStore) -> None:
     assert store.get("buffer", 10) == b"iew"
 
 
+def test_folders_are_told_without_what_is_in_them(store: ObjectStore) -> None:
+    for name in ("a/b/c/one", "a/b/two", "a/d/three", "a/four", "ab/five", "six"):
+        store.put_new(name, b"x")
+    assert sorted(store.folders("")) == ["a", "ab"]
+    assert sorted(store.folders("a/")) == ["b", "d"]
+    assert list(store.folders("a/d/")) == list(store.folders("nowhere/")) == []
+    assert sorted(ScopedStore(store, "a").folders("b/")) == ["c"]
+
+
 def test_empty_object_is_an_object(store: ObjectStore) -> None:
     store.put_new("empty", b"")
     assert store.get("empty", 0) == b""

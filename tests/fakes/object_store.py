@@ -63,6 +63,11 @@ class MemoryStore:
             names = [name for name in self.objects if name.startswith(prefix)]
         return iter([self.head(name) for name in names])
 
+    def folders(self, prefix: str) -> Iterator[str]:
+        with self._lock:
+            below = [name.removeprefix(prefix) for name in self.objects if name.startswith(prefix)]
+        return iter(sorted({name.split("/")[0] for name in below if "/" in name}))
+
     def delete(self, name: str) -> None:
         self.objects.pop(name, None)
 
@@ -125,6 +130,9 @@ class FaultyStore:
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         return self._run(lambda: self.store.list(prefix))
+
+    def folders(self, prefix: str) -> Iterator[str]:
+        return self._run(lambda: self.store.folders(prefix))
 
     def delete(self, name: str) -> None:
         self._run(lambda: self.store.delete(name))

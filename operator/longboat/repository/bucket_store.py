@@ -82,6 +82,12 @@ class BucketStore:
                 return
             yield from (info for info in map(self._info, chunk) if info.name.startswith(prefix))
 
+    def folders(self, prefix: str) -> Iterator[str]:
+        """See ObjectStore."""
+        place = self._prefix + prefix
+        found = self._run(prefix, lambda: obstore.list_with_delimiter(self._client, place.rstrip("/") or None))
+        yield from (each.rstrip("/").removeprefix(place) for each in found["common_prefixes"])
+
     def delete(self, name: str) -> None:
         """See ObjectStore."""
         path = self._path(name)

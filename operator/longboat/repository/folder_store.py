@@ -91,6 +91,15 @@ class FolderStore:
                     if not file.startswith("."):
                         yield _info(str(path.relative_to(self._base)), path.stat())
 
+    def folders(self, prefix: str) -> Iterator[str]:
+        """See ObjectStore."""
+        with self._guard(prefix):
+            self._root.stat()
+            if not (self._base / prefix).is_dir():
+                return
+            names = [each.name for each in (self._base / prefix).iterdir() if each.is_dir()]
+        yield from (name for name in names if not name.startswith("."))
+
     def delete(self, name: str) -> None:
         """See ObjectStore."""
         path = self._path(name)

@@ -50,6 +50,9 @@ class ObjectStore(Protocol):
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """Yield every object below the folder `prefix` (ending in `/`, or empty), in no particular order."""
 
+    def folders(self, prefix: str) -> Iterator[str]:
+        """Yield the names of the folders directly below the folder `prefix`, without listing what is in them."""
+
     def delete(self, name: str) -> None:
         """Remove an object; one that is not there is no error."""
 
@@ -95,6 +98,10 @@ class ScopedStore:
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """See ObjectStore."""
         return map(self._relative, self._store.list(self._folder + prefix))
+
+    def folders(self, prefix: str) -> Iterator[str]:
+        """See ObjectStore."""
+        return self._store.folders(self._folder + prefix)
 
     def delete(self, name: str) -> None:
         """See ObjectStore."""

@@ -81,6 +81,23 @@ def wrap_count(store: ObjectStore, key_id: str, wrap: WrapKey) -> int:
     return sum(record.recipient_id == wrap.recipient_id for record in _records(store, key_id))
 
 
+@dataclass(frozen=True)
+class Recipient:
+    """A wrapped copy: its object's name, for whom it is (`store` or `recovery`) and the id of that key."""
+
+    name: str
+    kind: str
+    key_id: str
+
+
+def list_recipients(store: ObjectStore, key_id: str) -> list[Recipient]:
+    """Return the wrapped copies of a master key; those that can't be read have the kind `unreadable`."""
+    return [
+        Recipient(name, r.recipient if r else "unreadable", r.recipient_id if r else "")
+        for name, r in _all(store, key_id)
+    ]
+
+
 def unwrap_master(store: ObjectStore, repository_id: bytes, key_id: str, wrap: WrapKey) -> bytes:
     """Return the master key `key_id`; WrongKeyError if no copy of it opens with this recipient's key."""
     others = set()
@@ -98,11 +115,18 @@ def unwrap_master(store: ObjectStore, repository_id: bytes, key_id: str, wrap: W
 
 
 def _records(store: ObjectStore, key_id: str) -> Iterator[WrappedKey]:
+    # One copy may be damaged and another one whole; if none is, opening fails closed.
+    return (record for _, record in _all(store, key_id) if record is not None)
+
+
+def _all(store: ObjectStore, key_id: str) -> Iterator[tuple[str, WrappedKey | None]]:
     for info in store.list(f"{KEYS}{key_id}/"):
         try:
-            yield WrappedKey.model_validate_json(store.get(info.name, MAX_WRAP))
-        except (ValidationError, DamagedError, ObjectNotFoundError):
-            continue  # Another copy may be whole; if none is, opening fails closed.
+            yield info.name, WrappedKey.model_validate_json(store.get(info.name, MAX_WRAP))
+        except (ValidationError, DamagedError):
+            yield info.name, None
+        except ObjectNotFoundError:
+            continue
 
 
 def _open(record: WrappedKey, repository_id: bytes, key_id: str, wrap: WrapKey) -> bytes | None:

@@ -1,0 +1,179 @@
+"""How `longboat repo` reaches a store and its repositories: settings, the key, and which repository is meant."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from longboat.repository import (
+    Repository,
+    RepositoryError,
+    StoreSettings,
+    open_repository,
+    open_with_recovery,
+    parse_recovery_secret,
+    parse_store_key,
+)
+from longboat.repository.errors import KeyTextError
+from longboat.repository.key_text import RECOVERY_SECRET_PREFIX
+from longboat.repository.layout import BACKUPS, DISKS, KEYS, MAPS, PACKS
+from longboat.repository.object_store import ObjectStore
+
+_OURS = {folder.rstrip("/") for folder in (PACKS, MAPS, DISKS, BACKUPS, KEYS)}
+_OPTIONS = {"endpoint": "--endpoint", "bucket": "--bucket", "prefix": "--prefix", "path": "--folder"}
+_MAX_FILE = 1 << 20
+# Each setting's variables, the first one that is set counts. The usual names of S3 programs are read, too.
+_VARIABLES = {
+    "endpoint": ("LONGBOAT_ENDPOINT", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
+    "region": ("LONGBOAT_REGION", "AWS_REGION", "AWS_DEFAULT_REGION"),
+    "bucket": ("LONGBOAT_BUCKET",),
+    "prefix": ("LONGBOAT_PREFIX",),
+    "folder": ("LONGBOAT_FOLDER",),
+    "ca_file": ("LONGBOAT_CA_FILE", "AWS_CA_BUNDLE"),
+    "key_file": ("LONGBOAT_KEY_FILE",),
+    "repository": ("LONGBOAT_REPOSITORY",),
+}
+
+
+class UsageError(Exception):
+    """The command line, or what it names, can't be used; the message says what was expected."""
+
+
+@dataclass(frozen=True, repr=False)
+class Key:
+    """A key that opens repositories: the store's, or the secret half of the recovery pair."""
+
+    kind: Literal["store", "recovery"]
+    material: bytes
+
+
+def setting(arguments: argparse.Namespace, environment: Mapping[str, str], name: str) -> str:
+    """Return an option's value, else that of its first variable that is set, else an empty text."""
+    given = getattr(arguments, name, None)
+    return given or next((environment[each] for each in _VARIABLES[name] if environment.get(each)), "")
+
+
+def store_settings(arguments: argparse.Namespace, environment: Mapping[str, str]) -> StoreSettings:
+    """Return the store that the arguments and variables name. Raises UsageError."""
+    data: dict[str, Any] = _json_object(Path(arguments.store)) if arguments.store else {}
+    folder = setting(arguments, environment, "folder")
+    if folder:
+        data |= {"type": "folder", "path": str(Path(folder).absolute())}
+    for name in ("endpoint", "region", "bucket", "prefix"):
+        value = setting(arguments, environment, name)
+        if value and not (folder and name != "prefix"):
+            data[name] = value
+    if data.setdefault("type", "s3") == "s3":
+        data |= _credentials(environment)
+        if ca_file := setting(arguments, environment, "ca_file"):
+            data["caPem"] = _text(Path(ca_file), "--ca-file")
+    try:
+        return StoreSettings.model_validate(data)
+    except ValidationError as error:
+        raise UsageError(_explain(error)) from None
+
+
+def _credentials(environment: Mapping[str, str]) -> dict[str, str]:
+    if environment.get("AWS_SESSION_TOKEN"):
+        raise UsageError("AWS_SESSION_TOKEN: temporary credentials are not supported; give an access key of its own")
+    names = {"accessKeyId": "AWS_ACCESS_KEY_ID", "secretAccessKey": "AWS_SECRET_ACCESS_KEY"}
+    return {field: environment[name] for field, name in names.items() if environment.get(name)}
+
+
+def _explain(error: ValidationError) -> str:
+    # Only places and messages are shown: the input holds credentials.
+    first = error.errors()[0]
+    field = ".".join(map(str, first["loc"]))
+    message = f"{_OPTIONS.get(field, field)}: {first['msg']}" if field else first["msg"].removeprefix("Value error, ")
+    hint = {
+        "endpoint": "give --folder, or --endpoint and --bucket",
+        "accessKeyId": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    }
+    remedy = next((text for start, text in hint.items() if message.startswith(start)), "")
+    return f"store: {message}" + (f" ({remedy})" if remedy else "")
+
+
+def read_key(arguments: argparse.Namespace, environment: Mapping[str, str], ask: Callable[[str], str] | None) -> Key:
+    """Return the key in --key-file, in $LONGBOAT_KEY, or as a person answers `ask`. Raises UsageError."""
+    if file := setting(arguments, environment, "key_file"):
+        return parse_key(_text(Path(file), "--key-file"))
+    if text := environment.get("LONGBOAT_KEY"):
+        return parse_key(text)
+    if ask is None:
+        raise UsageError("no key: give --key-file FILE or $LONGBOAT_KEY (the store's key, or the recovery secret)")
+    return parse_key(ask("Key of the store, or recovery secret: "))
+
+
+def parse_key(text: str) -> Key:
+    """Return the key that a text is. Raises UsageError."""
+    try:
+        if text.strip().startswith(RECOVERY_SECRET_PREFIX):
+            return Key("recovery", parse_recovery_secret(text))
+        return Key("store", parse_store_key(text))
+    except KeyTextError as error:
+        raise UsageError(f"key: {error}") from None
+
+
+def open_at(store: ObjectStore, path: str, key: Key) -> Repository:
+    """Open the repository at a path below the prefix with the key at hand. Raises RepositoryError."""
+    opener = open_repository if key.kind == "store" else open_with_recovery
+    return opener(store, path, key.material)
+
+
+def repository_paths(store: ObjectStore) -> list[str]:
+    """Return the paths (`<cluster id>/<namespace UID>`) of the repositories below the store's prefix."""
+    paths = (f"{cluster}/{namespace}" for cluster in store.folders("") for namespace in store.folders(f"{cluster}/"))
+    return sorted(path for path in paths if _OURS.intersection(store.folders(f"{path}/")))
+
+
+def choose_paths(paths: list[str], wanted: str) -> list[str]:
+    """Return the paths that a text names: a path, a namespace's UID, or the beginning of either. Raises UsageError."""
+    found = [path for path in paths if wanted in (path, path.split("/")[1])]
+    found = found or [path for path in paths if path.startswith(wanted) or path.split("/")[1].startswith(wanted)]
+    if wanted and not found:
+        known = ", ".join(paths[:5]) or "none"
+        raise UsageError(
+            f"--repository: none begins with {wanted!r}; there are: {known}{' …' if len(paths) > 5 else ''}"
+        )
+    return found or paths
+
+
+def open_all(store: ObjectStore, paths: list[str], key: Key) -> Iterator[tuple[str, Repository]]:
+    """Yield each repository that the key opens, with its path. Raises why if there is none, or the store is away."""
+    opened, first = 0, None
+    for path in paths:
+        try:
+            repository = open_at(store, path, key)
+        except RepositoryError as error:
+            if error.retryable:
+                raise
+            first = first or error
+            continue
+        opened += 1
+        yield path, repository
+    if first is not None and not opened:
+        raise first
+
+
+def _text(path: Path, option: str) -> str:
+    try:
+        with path.open() as file:
+            return file.read(_MAX_FILE)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{option} {path}: can not be read: {error}") from None
+
+
+def _json_object(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(_text(path, "--store"))
+    except ValueError as error:
+        raise UsageError(f"--store {path}: expected JSON: {error}") from None
+    if not isinstance(data, dict):
+        raise UsageError(f"--store {path}: expected a JSON object with type, endpoint, bucket, prefix, …")
+    return data

@@ -1,0 +1,99 @@
+"""The command line of `longboat repo`."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TypeAlias
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+EXIT_CODES = """\
+exit codes: 0 done, 1 failed or damage found, 2 wrong usage, 3 failed but trying again may help, 130 interrupted
+
+The store: --folder, or --endpoint and --bucket with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or --store FILE.
+The key: --key-file, or $LONGBOAT_KEY, or it is asked for: the store's key (longboat-key-1-…) or the recovery secret
+(longboat-recovery-secret-1-…). Every option of the store has a variable, too: LONGBOAT_ENDPOINT, LONGBOAT_BUCKET, …
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser; `command` names the subcommand, `key_command` that of `key`."""
+    top = argparse.ArgumentParser(
+        prog="longboat repo",
+        description="Works on backups with nothing but the store and its key: no cluster is needed.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = top.add_subparsers(dest="command", required=True, metavar="command")
+    _list(commands)
+    _show(commands)
+    _restore(commands)
+    _export(commands)
+    _key(commands)
+    return top
+
+
+def _command(commands: Commands, name: str, what: str) -> argparse.ArgumentParser:
+    made = commands.add_parser(
+        name,
+        help=what,
+        description=what[0].upper() + what[1:] + ".",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    store = made.add_argument_group("store and key")
+    store.add_argument(
+        "--store", metavar="FILE", help="JSON with type, endpoint, region, bucket, prefix, caPem or path"
+    )
+    store.add_argument("--folder", metavar="PATH", help="a folder instead of a bucket")
+    store.add_argument("--endpoint", metavar="URL", help="https://host[:port] of the object store")
+    store.add_argument("--region", help="its region")
+    store.add_argument("--bucket", help="its bucket")
+    store.add_argument("--prefix", help="what the BackupStore's spec.s3.prefix says")
+    store.add_argument("--ca-file", metavar="FILE", help="certificates that the endpoint's one is checked with")
+    store.add_argument("--key-file", metavar="FILE", help="the store's key, or the recovery secret")
+    store.add_argument("--repository", metavar="NAME", help="<cluster id>/<namespace UID>, either, or how it begins")
+    made.add_argument("-o", "--output", choices=("table", "json"), default="table", help="form of the output")
+    return made
+
+
+def _list(commands: Commands) -> None:
+    made = _command(commands, "list", "list repositories and their backups, deleted ones included")
+    made.add_argument("-n", "--namespace", help="only backups made in the namespace of this name")
+
+
+def _show(commands: Commands) -> None:
+    _command(commands, "show", "show one backup in full").add_argument("backup", help="its name")
+
+
+def _restore(commands: Commands) -> None:
+    made = _command(commands, "restore", "write a disk of a backup into a block device or a raw file")
+    _disk(made)
+    made.add_argument("--size", help="make the file this large, such as 20Gi; the rest reads as zeros")
+
+
+def _export(commands: Commands) -> None:
+    made = _command(commands, "export", "write a disk of a backup into an image file")
+    _disk(made)
+    made.add_argument("--format", choices=("raw", "qcow2"), default="qcow2", help="%(default)s if absent")
+
+
+def _disk(made: argparse.ArgumentParser) -> None:
+    made.add_argument("backup", help="the backup's name")
+    made.add_argument("target", help="where to write it; a file gets its name when it is complete")
+    made.add_argument("--disk", help="the disk's name; not needed if the backup has one only")
+    made.add_argument("-f", "--force", action="store_true", help="overwrite without asking")
+
+
+def _key(commands: Commands) -> None:
+    what = "say who can open the repositories, and change that"
+    keys = commands.add_parser("key", help=what, description=what[0].upper() + what[1:] + ".")
+    verbs = keys.add_subparsers(dest="key_command", required=True, metavar="command")
+    _command(verbs, "list", "list for whom the master keys are wrapped")
+    made = _command(verbs, "rotate", "wrap the master keys for another key")
+    made.add_argument("--new-key-file", metavar="FILE", help="the store's new key (longboat key generate)")
+    made.add_argument(
+        "--recovery-recipient", metavar="KEY", help="also for this public key (longboat-recovery-public-1-…)"
+    )
+    made.add_argument("--remove-old", action="store_true", help="take all other store keys away; asks first")
+    made.add_argument("-y", "--yes", action="store_true", help="do not ask")

@@ -1,0 +1,144 @@
+"""`longboat repo restore` and `export`: a disk of a backup into a device, a raw file or a qcow2 image."""
+
+from __future__ import annotations
+
+import argparse
+import stat
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from longboat.cli.repo_access import UsageError
+from longboat.cli.repo_progress import Bar
+from longboat.mover.progress import Progress
+from longboat.mover.restore_damage import DamageHandler, refuse
+from longboat.mover.restore_disk import Restored, write_disk
+from longboat.mover.restore_qcow2 import open_qcow2
+from longboat.mover.target import Target, open_device, open_image
+from longboat.plan.quantities import bytes_of, size_text
+from longboat.repository import BackupManifest, DiskReference, Repository, StoredDisk, read_disk_manifest
+from longboat.repository.errors import DamagedError
+from longboat.repository.map_reader import MapReader
+
+Confirm = Callable[[str], bool]
+"""Asks a person; raises UsageError if there is nobody to ask."""
+
+
+@dataclass(frozen=True)
+class Console:
+    """Where a command speaks: progress and questions go to `err`, `clock` counts seconds."""
+
+    err: TextIO
+    clock: Callable[[], float]
+    confirm: Confirm
+
+
+def choose_disk(backup: BackupManifest, wanted: str | None) -> DiskReference:
+    """Return the disk of that name; the only one if none is named. Raises UsageError."""
+    names = ", ".join(disk.disk for disk in backup.disks)
+    found = [disk for disk in backup.disks if wanted in (None, disk.disk)]
+    if len(found) == 1:
+        return found[0]
+    if wanted is None:
+        raise UsageError(f"--disk: backup {backup.name!r} has {len(backup.disks)} disks, name one of: {names}")
+    raise UsageError(f"--disk: backup {backup.name!r} has no disk {wanted!r}, it has: {names}")
+
+
+def read_disk(repository: Repository, disk: DiskReference) -> StoredDisk:
+    """Return the disk's manifest; DamagedError if another one has taken its place."""
+    stored = read_disk_manifest(repository, disk.manifest)
+    if stored.object_id != disk.object_id:
+        raise DamagedError(f"{disk.manifest}: it is object {stored.object_id}, the backup has {disk.object_id}")
+    return stored
+
+
+def restore(
+    arguments: argparse.Namespace, repository: Repository, stored: StoredDisk, console: Console
+) -> dict[str, object]:
+    """Write a disk into the target that the arguments name, after asking; return what was done as JSON."""
+    path = Path(arguments.target)
+    target = _open(arguments, path, repository, stored, console.confirm)
+    size = stored.manifest.size_bytes
+    bar = Bar(f"{arguments.command} {path.name}", console.err, console.clock)
+    with closing(target), closing(bar):
+        progress = Progress(size, bar.emit, console.clock)
+        restored = write_disk(repository, stored.manifest, target, progress, damage_handler(arguments))
+        progress.finish()
+    return _outcome(path, stored, restored)
+
+
+def damage_handler(_arguments: argparse.Namespace) -> DamageHandler:
+    """Return what is done about data that can't be read."""
+    return refuse
+
+
+def outcome_text(outcome: dict[str, object]) -> str:
+    """Return what a restore did, in a sentence."""
+    sizes = {name: size_text(int(str(outcome[name]))) for name in ("writtenBytes", "keptBytes", "checkedBytes")}
+    kept = f", {sizes['keptBytes']} were there already" if outcome["keptBytes"] else ""
+    return f"{outcome['target']}: {sizes['writtenBytes']} written{kept}, {sizes['checkedBytes']} read back and compared"
+
+
+def _open(
+    arguments: argparse.Namespace, path: Path, repository: Repository, stored: StoredDisk, confirm: Confirm
+) -> Target:
+    manifest = stored.manifest
+    device = _is_device(path)
+    if device and arguments.command == "export":
+        raise UsageError(f"{path}: is a block device; export makes files, use restore")
+    _ask(arguments, path, device, manifest.size_bytes, confirm)
+    if device:
+        return open_device(path, manifest.size_bytes, exclusive=True)
+    if getattr(arguments, "format", "raw") == "qcow2":
+        return open_qcow2(path, MapReader(repository, manifest), replace=True)
+    size = max(manifest.size_bytes, _wanted_size(getattr(arguments, "size", None), manifest.size_bytes))
+    return open_image(path, size, manifest.statistics.allocated_bytes, replace=True)
+
+
+def _is_device(path: Path) -> bool:
+    """Tell whether the target is a block device. Raises UsageError if no disk can be written there."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        if not path.parent.is_dir():
+            raise UsageError(f"{path}: the folder {path.parent} does not exist") from None
+        return False
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from None
+    if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
+        raise UsageError(f"{path}: expected a block device, or the name of a file to be made")
+    return stat.S_ISBLK(mode)
+
+
+def _ask(arguments: argparse.Namespace, path: Path, device: bool, size: int, confirm: Confirm) -> None:
+    if arguments.force or not path.exists():
+        return
+    what = f"everything on the device {path}" if device else f"the file {path}"
+    if not confirm(f"Overwrite {what} with a disk of {size_text(size)}?"):
+        raise UsageError(f"{path}: left as it is")
+
+
+def _wanted_size(text: str | None, least: int) -> int:
+    if text is None:
+        return least
+    try:
+        size = bytes_of(text)
+    except ValueError as error:
+        raise UsageError(f"--size: {error}") from None
+    if size < least:
+        raise UsageError(f"--size: the backup has {least} bytes, {text} is less")
+    return size
+
+
+def _outcome(path: Path, stored: StoredDisk, restored: Restored) -> dict[str, object]:
+    return {
+        "target": str(path),
+        "manifest": stored.name,
+        "sizeBytes": stored.manifest.size_bytes,
+        "writtenBytes": restored.moved.written,
+        "keptBytes": restored.moved.kept,
+        "readBytes": restored.moved.read,
+        "checkedBytes": restored.checked_bytes,
+    }

@@ -1,0 +1,414 @@
+"""Backups are read with nothing but the store and its key; mistakes are told, and nothing is overwritten unasked."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from longboat.cli import repo
+from longboat.cli.repo_access import UsageError, store_settings
+from longboat.cli.repo_arguments import parser
+from longboat.cli.repo_output import expiry_text
+from longboat.cli.repo_progress import Bar
+from longboat.mover.export_disk import run_export
+from longboat.mover.jobs import ExportJob
+from longboat.repository import (
+    DiskIdentity,
+    StoreSettings,
+    generate_recovery_pair,
+    generate_store_key,
+    open_or_create_repository,
+    open_store,
+    parse_recovery_public,
+    parse_store_key,
+    read_disk_manifest,
+    reference_to,
+    write_backup_manifest,
+    write_tombstone,
+)
+from longboat.repository.bucket_clients import Patience
+from tests.unit.mover.disks import BLOCK, write_image
+from tests.unit.mover.test_restore_qcow2 import read_qcow2
+
+SHOP, BLOG = "cluster-1/aaaa-shop", "cluster-1/bbbb-blog"
+SIZE = 40 * BLOCK
+WHEN = datetime(2026, 11, 22, 3, 30, tzinfo=UTC)
+
+
+class World:
+    """A store in a folder with two namespaces' repositories; that of the shop has a backup of two disks."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "store").mkdir()
+        self.settings = StoreSettings(type="folder", path=str(folder / "store"), prefix="prod")
+        self.key, self.pair = generate_store_key(), generate_recovery_pair()
+        self.key_file = self.write("key", self.key)
+        self.shop = self.repository(SHOP)
+        self.blog = self.repository(BLOG)
+        self.images: dict[str, bytes] = {}
+        self.backup(self.shop, SHOP, "db-1", "data", "root")
+        self.backup(self.blog, BLOG, "web-1", "data")
+
+    def repository(self, path: str) -> Any:
+        recovery = parse_recovery_public(self.pair.public)
+        return open_or_create_repository(open_store(self.settings), path, parse_store_key(self.key), recovery)
+
+    def write(self, name: str, text: str) -> Path:
+        (self.folder / name).write_text(text)
+        return self.folder / name
+
+    def backup(self, repository: Any, path: str, name: str, *disks: str) -> None:
+        references = []
+        for disk in disks:
+            content = {0: f"{name} {disk}".encode() * 3000, 30 * BLOCK: b"end"}
+            source = write_image(self.folder / "source", content, SIZE)
+            self.images[f"{name} {disk}"] = (source / "disk.img").read_bytes()
+            job = ExportJob(
+                store=self.settings,
+                repository_path=path,
+                master_key=base64.b64encode(repository.master_key).decode(),
+                source_path=str(source),
+                disk=DiskIdentity(disk_key=f"{name}-{disk}", claim_name=f"claim-{disk}"),
+                backup_name=name,
+                created=WHEN,
+                block_size=BLOCK,
+                workers=1,
+            )
+            result = run_export(job, emit=lambda _: None)
+            references.append(reference_to(read_disk_manifest(repository, result.manifest), disk))
+        metadata = {
+            "diskBackup": {"namespace": path.split("-")[-1], "spec": {"policyRef": {"name": "daily"}}},
+            "status": {"consistency": "Application", "sameMoment": True, "virtualMachine": "db"},
+        }
+        expiry = {"retention": {"keepFor": "30d", "keepLast": 3}, "hold": False}
+        write_backup_manifest(repository, name, WHEN, references, expiry, metadata)
+
+    def __call__(self, *arguments: object, key: Path | None = None) -> int:
+        store = ["--folder", str(self.folder / "store"), "--prefix", "prod", "--key-file", str(key or self.key_file)]
+        return repo.main([*map(str, arguments), *store])
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+Capture = pytest.CaptureFixture[str]
+
+
+def test_list_tells_namespaces_backups_and_what_is_deleted(world: World, capsys: Capture) -> None:
+    write_tombstone(world.shop, "db-1", WHEN, "kubectl")
+    assert world("list", "-o", "json") == 0
+    shop, blog = json.loads(capsys.readouterr().out)
+    assert (shop["clusterId"], shop["namespaceUid"], shop["namespaces"]) == ("cluster-1", "aaaa-shop", ["shop"])
+    (backup,) = shop["backups"]
+    assert backup["sizeBytes"] == 2 * SIZE and backup["consistency"] == "Application"
+    assert [disk["disk"] for disk in backup["disks"]] == ["data", "root"]
+    assert backup["deleted"] == {"at": "2026-11-22T03:30:00Z", "by": "kubectl"}
+    assert blog["backups"][0]["deleted"] is None
+    assert world("list") == 0
+    table = capsys.readouterr().out
+    assert "Repository cluster-1/aaaa-shop (namespace shop)" in table
+    assert "30d, last 3" in table and "320Ki" in table
+
+
+def test_list_can_be_narrowed_to_a_namespace_or_a_repository(world: World, capsys: Capture) -> None:
+    assert world("list", "-n", "blog", "-o", "json") == 0
+    assert [each["repository"] for each in json.loads(capsys.readouterr().out)] == [BLOG]
+    for name in (SHOP, "aaaa-shop", "aaaa"):
+        assert world("list", "--repository", name, "-o", "json") == 0
+        assert [each["repository"] for each in json.loads(capsys.readouterr().out)] == [SHOP]
+    assert world("list", "--repository", "zzz") == 2
+    assert "there are: cluster-1/aaaa-shop" in capsys.readouterr().err
+
+
+def test_a_damaged_manifest_hides_no_other_backup(world: World, capsys: Capture) -> None:
+    world.backup(world.shop, SHOP, "db-2", "data")
+    folder = world.folder / "store/prod" / SHOP / "backups" / world.shop.keys.name_hash("db-1")
+    next(folder.iterdir()).write_bytes(b"LONGBOAT")
+    assert world("list", "--repository", SHOP, "-o", "json") == 1
+    (shop,) = json.loads(capsys.readouterr().out)
+    assert [each["name"] for each in shop["backups"]] == ["db-2"]
+    assert "backups/" in shop["problems"][0]
+
+
+def test_a_repository_under_another_key_hides_no_other_one(world: World, capsys: Capture) -> None:
+    other = parse_store_key(generate_store_key())
+    open_or_create_repository(open_store(world.settings), "cluster-1/cccc-other", other)
+    assert world("list", "-o", "json") == 1
+    found = json.loads(capsys.readouterr().out)
+    assert [len(each["backups"]) for each in found] == [1, 1, 0]
+    assert "wrapped for" in found[2]["problems"][0]
+    assert world("restore", "db-1", world.folder / "out", "--disk", "data") == 0
+
+
+def test_show_tells_all_of_a_backup(world: World, capsys: Capture) -> None:
+    assert world("show", "db-1") == 0
+    text = capsys.readouterr().out
+    assert all(word in text for word in ("claim-data", "Application", "policy:         daily", "160Ki (163840 bytes)"))
+    assert world("show", "db-1", "-o", "json") == 0
+    data = json.loads(capsys.readouterr().out)
+    assert [each["claimName"] for each in (disk["disk"] for disk in data["diskManifests"])] == [
+        "claim-data",
+        "claim-root",
+    ]
+    assert data["metadata"]["status"]["virtualMachine"] == "db"
+
+
+def test_a_disk_is_restored_into_a_file(world: World, capsys: Capture) -> None:
+    target = world.folder / "data.img"
+    assert world("restore", "db-1", target, "--disk", "data", "--size", "1Mi") == 0
+    assert target.read_bytes() == world.images["db-1 data"] + bytes((1 << 20) - SIZE)
+    assert "read back and compared" in capsys.readouterr().out
+    assert world("restore", "web-1", target, "--force", "-o", "json") == 0
+    assert json.loads(capsys.readouterr().out)["sizeBytes"] == SIZE == target.stat().st_size
+
+
+def test_the_recovery_secret_opens_everything(world: World) -> None:
+    secret, target = world.write("recovery", world.pair.secret + "\n"), world.folder / "root.img"
+    assert world("restore", "db-1", target, "--disk", "root", key=secret) == 0
+    assert target.read_bytes() == world.images["db-1 root"]
+
+
+def test_a_disk_is_exported_as_raw_and_as_qcow2(world: World) -> None:
+    raw, qcow2 = world.folder / "root.raw", world.folder / "root.qcow2"
+    assert world("export", "db-1", raw, "--disk", "root", "--format", "raw") == 0
+    assert world("export", "db-1", qcow2, "--disk", "root") == 0
+    assert raw.read_bytes() == world.images["db-1 root"] == read_qcow2(qcow2.read_bytes())
+
+
+@pytest.mark.parametrize("command", ["restore", "export"])
+def test_nothing_is_overwritten_without_asking(
+    world: World, command: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = world.write("precious", "precious")
+    assert world(command, "web-1", target) == 2
+    assert "--force" in capsys.readouterr().err
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(sys, "stdin", Terminal("n\n"))
+    assert world(command, "web-1", target) == 2
+    assert target.read_text() == "precious"
+    monkeypatch.setattr(sys, "stdin", Terminal("y\n"))
+    assert world(command, "web-1", target) == 0
+    assert "Overwrite the file" in capsys.readouterr().err
+    assert target.read_bytes() != b"precious"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("restore", "db-1", "{}/out"), "2 disks, name one of: data, root"),
+        (("restore", "db-1", "{}/out", "--disk", "x"), "has no disk 'x'"),
+        (("restore", "web-1", "{}"), "expected a block device, or the name of a file"),
+        (("restore", "web-1", "{}/no/out"), "does not exist"),
+        (("restore", "web-1", "{}/out", "--size", "1Ki"), "is less"),
+        (("restore", "web-1", "{}/out", "--size", "many"), "--size"),
+        (("key", "rotate"), "at least one is needed"),
+        (("key", "rotate", "--new-key-file", "{}/none"), "--new-key-file"),
+        (("key", "rotate", "--recovery-recipient", "longboat-key-1-x"), "expected a recovery public key"),
+    ],
+)
+def test_mistakes_are_usage_errors(world: World, capsys: Capture, arguments: tuple[str, ...], words: str) -> None:
+    assert world(*(each.format(world.folder) for each in arguments)) == 2
+    assert words in capsys.readouterr().err
+    assert not (world.folder / "out").exists()
+
+
+@pytest.mark.parametrize("command", [("show", "none"), ("restore", "none", "/tmp/none")])
+def test_an_unknown_backup_is_told(world: World, capsys: Capture, command: tuple[str, ...]) -> None:
+    assert world(*command) == 1
+    assert "no backup 'none'" in capsys.readouterr().err
+
+
+def test_a_wrong_key_is_told(world: World, capsys: Capture) -> None:
+    assert world("show", "db-1", key=world.write("wrong", generate_store_key())) == 1
+    assert "the store key given is" in capsys.readouterr().err
+    assert world("show", "db-1", key=world.write("misspelt", world.key[:-1])) == 2
+    assert world("show", "db-1", key=world.folder / "none") == 2
+    assert world.key not in capsys.readouterr().err
+
+
+def test_a_damaged_pack_is_told_with_its_place_and_leaves_no_file(world: World, capsys: Capture) -> None:
+    for pack in (world.folder / "store/prod" / BLOG).glob("packs/*/*"):
+        data = bytearray(pack.read_bytes())
+        data[70] ^= 1
+        pack.write_bytes(data)
+    assert world("restore", "web-1", world.folder / "out") == 1
+    assert "can't be restored from byte 0 on" in capsys.readouterr().err
+    assert not (world.folder / "out").exists()
+
+
+def test_a_store_that_is_away_is_worth_another_try(
+    world: World, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["list", "--endpoint", "https://127.0.0.1:9", "--bucket", "b", "--key-file", str(world.key_file)]
+    environment = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
+    patient = Patience(connect=1, request=1, retries=0, retry_for=1)
+    monkeypatch.setattr(repo, "open_store", lambda settings: open_store(settings, patient))
+    assert repo.run(parser().parse_args(arguments), environment) == 3
+    assert "no connection" in capsys.readouterr().err
+
+
+def _settings(*arguments: str, **environment: str) -> StoreSettings:
+    return store_settings(parser().parse_args(["list", *arguments]), environment)
+
+
+def test_the_store_comes_from_flags_variables_or_a_file(tmp_path: Path) -> None:
+    keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
+    (tmp_path / "ca.pem").write_text("certificate")
+    found = _settings("--bucket", "b", "--prefix", "p", AWS_ENDPOINT_URL="https://s", AWS_REGION="r", **keys)
+    assert (found.endpoint, found.region, found.bucket, found.prefix) == ("https://s", "r", "b", "p")
+    found = _settings(
+        LONGBOAT_ENDPOINT="https://t", LONGBOAT_BUCKET="c", AWS_CA_BUNDLE=str(tmp_path / "ca.pem"), **keys
+    )
+    assert (found.endpoint, found.bucket, found.ca_pem) == ("https://t", "c", "certificate")
+    (tmp_path / "store.json").write_text('{"type": "s3", "endpoint": "https://u", "bucket": "d"}')
+    found = _settings("--store", str(tmp_path / "store.json"), "--bucket", "e", **keys)
+    assert (found.endpoint, found.bucket) == ("https://u", "e")
+    assert _settings("--folder", str(tmp_path), AWS_REGION="r").path == str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "words"),
+    [
+        ((), {}, "endpoint"),
+        (("--endpoint", "http://plain", "--bucket", "b"), {}, "plain HTTP"),
+        (("--endpoint", "https://s", "--bucket", "b"), {}, "AWS_ACCESS_KEY_ID"),
+        (("--endpoint", "https://s", "--bucket", "b"), {"AWS_SESSION_TOKEN": "t"}, "temporary credentials"),
+        (("--store", "/nowhere"), {}, "--store /nowhere"),
+        (("--folder", "/x", "--prefix", "../up"), {}, "--prefix"),
+        (("--ca-file", "/nowhere", "--endpoint", "https://s", "--bucket", "b"), {}, "--ca-file"),
+    ],
+)
+def test_a_store_that_cannot_be_meant_is_told(
+    arguments: tuple[str, ...], environment: dict[str, str], words: str
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        _settings(*arguments, **environment)
+
+
+def test_a_rotated_key_opens_everything_and_the_old_one_stays_until_it_is_taken_away(
+    world: World, capsys: Capture
+) -> None:
+    new = world.write("new", generate_store_key())
+    assert world("key", "rotate", "--new-key-file", new) == 0
+    assert world("key", "rotate", "--new-key-file", new) == 0
+    capsys.readouterr()
+    assert world("key", "list", "-o", "json", key=new) == 0
+    for each in json.loads(capsys.readouterr().out):
+        assert sorted(recipient["kind"] for recipient in each["recipients"]) == ["recovery", "store", "store"]
+    assert world("key", "rotate", "--new-key-file", new, "--remove-old") == 2
+    assert world("list") == 0
+    assert world("key", "rotate", "--new-key-file", new, "--remove-old", "--yes") == 0
+    assert world("list") == 1
+    assert world("restore", "web-1", world.folder / "out", key=new) == 0
+    assert world("list", key=world.write("recovery", world.pair.secret)) == 0
+    capsys.readouterr()
+    assert world("key", "list", key=new) == 0
+    assert capsys.readouterr().out.count("store") == 2
+
+
+def test_a_lost_key_is_replaced_with_the_recovery_secret(world: World) -> None:
+    new, secret = world.write("new", generate_store_key()), world.write("recovery", world.pair.secret)
+    assert world("key", "rotate", "--new-key-file", new, "--remove-old", "--yes", key=secret) == 0
+    assert world("list", key=new) == 0
+    assert world("list") == 1
+
+
+def test_a_recovery_recipient_is_added_once(world: World, capsys: Capture) -> None:
+    pair = generate_recovery_pair()
+    for _ in range(2):
+        assert world("key", "rotate", "--recovery-recipient", pair.public) == 0
+    assert world("list", key=world.write("second", pair.secret)) == 0
+    capsys.readouterr()
+    assert world("key", "list", "-o", "json") == 0
+    assert [len(each["recipients"]) for each in json.loads(capsys.readouterr().out)] == [3, 3]
+
+
+def test_no_repository_is_rotated_if_one_does_not_open(world: World) -> None:
+    open_or_create_repository(open_store(world.settings), "cluster-1/cccc", parse_store_key(generate_store_key()))
+    before = sorted((world.folder / "store").rglob("keys/*/*"))
+    assert world("key", "rotate", "--new-key-file", world.write("new", generate_store_key())) == 1
+    assert sorted((world.folder / "store").rglob("keys/*/*")) == before
+
+
+def test_expiry_is_told_in_words() -> None:
+    assert expiry_text({"retention": {"keepFor": "7d"}, "hold": True}) == "7d, held"
+    assert (
+        expiry_text({"expiresAt": "2026-12-01T00:00:00Z", "retention": {"keepFor": "7d"}}) == "at 2026-12-01T00:00:00Z"
+    )
+    assert expiry_text(None) == expiry_text({}) == expiry_text({"retention": 3}) == "-"
+
+
+def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere() -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    now = [0.0]
+    terminal, plain = Terminal(), io.StringIO()
+    for out in (terminal, plain):
+        now[0] = 0.0
+        bar = Bar("restore", out, lambda: now[0])
+        for second in range(1, 21):
+            now[0] = second
+            bar.show(second * 1024, 20 * 1024)
+        bar.close()
+    assert terminal.getvalue().count("\r") == 20 and "[###############...............] 50 %" in terminal.getvalue()
+    assert plain.getvalue().splitlines() == [
+        "restore: 50 %, 10Ki of 20Ki, 1Ki/s, 10 s left",
+        "restore: 100 %, 20Ki of 20Ki, 1Ki/s",
+    ]
+
+
+def _process(world: World, *arguments: str, code: str = "") -> subprocess.Popen[str]:
+    store = ["--folder", str(world.folder / "store"), "--prefix", "prod", "--key-file", str(world.key_file)]
+    program = f"{code}\nimport sys\nfrom longboat.__main__ import main\nsys.exit(main(sys.argv[1:]))"
+    return subprocess.Popen(
+        [sys.executable, "-c", program, "repo", *arguments, *store],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": "operator"},
+    )
+
+
+def test_neither_kopf_nor_the_kubernetes_client_is_needed(world: World) -> None:
+    block = "import sys; sys.modules['kubernetes'] = sys.modules['kopf'] = None"
+    process = _process(world, "list", code=block)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, "")
+    assert "db-1" in out
+
+
+@pytest.mark.parametrize("told", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_restore_leaves_no_file_and_goes_on(world: World, told: signal.Signals) -> None:
+    target = world.folder / "out"
+    slow = "import os, time\nread = os.pread\nos.pread = lambda *a: (time.sleep(1), read(*a))[1]"
+    process = _process(world, "restore", "web-1", str(target), code=slow)
+    deadline = time.monotonic() + 60
+    while not list(world.folder.glob(".out.longboat-partial")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(told)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in err and "run it again" in err
+    assert not target.exists()
+    assert world("restore", "web-1", target) == 0
+    assert target.read_bytes() == world.images["web-1 data"]
