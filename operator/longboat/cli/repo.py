@@ -10,10 +10,11 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from longboat.cli import repo_key, repo_output, repo_restore
+from longboat.cli import repo_key, repo_output, repo_restore, repo_verify
 from longboat.cli.repo_access import (
     Key,
     UsageError,
@@ -146,6 +147,17 @@ def _restore(session: Session) -> int:
     return OK
 
 
+def _verify(session: Session) -> int:
+    console, now = session.console, datetime.now(UTC)
+    reports = repo_verify.verify_all(session.arguments, session.repositories(), console.err, console.clock, now)
+    if session.json:
+        repo_output.print_json([repo_verify.report_json(*each) for each in reports], sys.stdout)
+    else:
+        for each in reports:
+            repo_verify.print_report(*each, sys.stdout)
+    return OK if all(report.state == "ok" for _, report in reports) else FAILED
+
+
 def _key(session: Session) -> int:
     return _list_keys(session) if session.arguments.key_command == "list" else _rotate(session)
 
@@ -241,5 +253,6 @@ _COMMANDS: dict[str, Callable[[Session], int]] = {
     "show": _show,
     "restore": _restore,
     "export": _restore,
+    "verify": _verify,
     "key": _key,
 }

@@ -29,6 +29,7 @@ def parser() -> argparse.ArgumentParser:
     _show(commands)
     _restore(commands)
     _export(commands)
+    _verify(commands)
     _key(commands)
     return top
 
@@ -76,6 +77,24 @@ def _export(commands: Commands) -> None:
     made = _command(commands, "export", "write a disk of a backup into an image file")
     _disk(made)
     made.add_argument("--format", choices=("raw", "qcow2"), default="qcow2", help="%(default)s if absent")
+
+
+def _verify(commands: Commands) -> None:
+    made = _command(commands, "verify", "see whether backups are whole and can be read")
+    made.add_argument("backups", nargs="*", metavar="backup", help="whose data is sampled; all if absent")
+    made.add_argument(
+        "--share", type=_percent, default=1.0, metavar="PERCENT", help="of the data to read (%(default)s)"
+    )
+    made.add_argument(
+        "--no-record", dest="record", action="store_false", help="only look: do not note damage down in the repository"
+    )
+
+
+def _percent(text: str) -> float:
+    share = float(text.removesuffix("%"))
+    if not 0 <= share <= 100:
+        raise argparse.ArgumentTypeError(f"expected 0 to 100, found {text}")
+    return share
 
 
 def _disk(made: argparse.ArgumentParser) -> None:

@@ -254,6 +254,25 @@ def test_a_damaged_pack_is_told_with_its_place_and_leaves_no_file(world: World, 
     assert not (world.folder / "out").exists()
 
 
+def test_verify_finds_damage_and_names_whom_it_hurts(world: World, capsys: Capture) -> None:
+    assert world("verify", "--share", "100", "-o", "json") == 0
+    reports = json.loads(capsys.readouterr().out)
+    assert [(each["repository"], each["state"]) for each in reports] == [(SHOP, "ok"), (BLOG, "ok")]
+    assert world("verify", "web-1", "--share", "100%") == 0
+    assert "bbbb-blog: ok" in capsys.readouterr().out
+    for pack in (world.folder / "store/prod" / BLOG).glob("packs/*/*"):
+        data = bytearray(pack.read_bytes())
+        data[70] ^= 1
+        pack.write_bytes(data)
+    assert world("verify", "--share", "100", "--no-record") == 1
+    text = capsys.readouterr().out
+    assert "backup web-1 is damaged" in text and "disk data: " in text and "aaaa-shop: ok" in text
+    assert not list((world.folder / "store").rglob("damage/*"))
+    assert world("verify", "none") == 1
+    with pytest.raises(SystemExit, match="2"):
+        world("verify", "--share", "101")
+
+
 def test_a_store_that_is_away_is_worth_another_try(
     world: World, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -401,8 +420,10 @@ def test_neither_kopf_nor_the_kubernetes_client_is_needed(world: World) -> None:
 @pytest.mark.parametrize("told", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_restore_leaves_no_file_and_goes_on(world: World, told: signal.Signals) -> None:
     target = world.folder / "out"
-    slow = "import os, time\nread = os.pread\nos.pread = lambda *a: (time.sleep(1), read(*a))[1]"
-    process = _process(world, "restore", "web-1", str(target), code=slow)
+    # Who is started in the background is born deaf to Ctrl-C.
+    deaf = "import os, signal, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    slow = "read = os.pread\nos.pread = lambda *a: (time.sleep(1), read(*a))[1]"
+    process = _process(world, "restore", "web-1", str(target), code=deaf + slow)
     deadline = time.monotonic() + 60
     while not list(world.folder.glob(".out.longboat-partial")) and time.monotonic() < deadline:
         time.sleep(0.01)
