@@ -66,12 +66,13 @@ class _OpenTarget:
     def __init__(self, path: Path, handle: int, size: int, blank: bool = False) -> None:
         self.path, self.size, self.blank, self._handle = path, size, blank, handle
         self._direct = _reopened_direct(handle)
+        self._writes_directly = False
         self._unsupported: set[object] = set()
 
     def write(self, offset: int, data: memoryview) -> None:
         while data:
             try:
-                count = os.pwrite(self._handle, data, offset)
+                count = self._write_some(offset, data)
             except OSError as error:
                 raise write_error(self.path, f"writing at byte {offset}", error) from None
             data, offset = data[count:], offset + count
@@ -94,6 +95,18 @@ class _OpenTarget:
         for handle in (self._handle, self._direct):
             if handle is not None:
                 os.close(handle)
+
+    def _write_some(self, offset: int, data: memoryview) -> int:
+        if self._writes_directly and self._direct is not None and not offset % _ALIGNMENT and len(data) >= _ALIGNMENT:
+            buffer, length = _buffer(), min(len(data) // _ALIGNMENT * _ALIGNMENT, _STEP)
+            buffer.view[:length] = data[:length]
+            try:
+                return os.pwrite(self._direct, buffer.view[:length], offset)
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+                self._writes_directly = False
+        return os.pwrite(self._handle, data, offset)
 
     def _read_direct(self, offset: int, length: int, buffer: AlignedBuffer) -> bool:
         if self._direct is None or offset % _ALIGNMENT:
@@ -148,7 +161,16 @@ class _OpenTarget:
 
 
 class DeviceTarget(_OpenTarget):
-    """A block device; nothing is assumed of what it held before."""
+    """A block device; nothing is assumed of what it held before.
+
+    It is written past the page cache: that costs half the CPU time, leaves the node's memory to others, and tells of a
+    failed write at once.
+    """
+
+    def __init__(self, path: Path, handle: int, size: int) -> None:
+        """Write to an open device."""
+        super().__init__(path, handle, size)
+        self._writes_directly = True
 
     def zero(self, offset: int, length: int) -> None:
         """Have the device forget the range where it can, else overwrite with zeros what is not zero."""
@@ -310,7 +332,7 @@ def _too_small(path: Path, capacity: int, size: int) -> TargetTooSmallError:
 
 def _reopened_direct(handle: int) -> int | None:
     try:
-        return os.open(f"/proc/self/fd/{handle}", os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
+        return os.open(f"/proc/self/fd/{handle}", os.O_RDWR | os.O_DIRECT | os.O_CLOEXEC)
     except OSError:
         return None
 
