@@ -86,7 +86,7 @@ def test_pods_and_jobs_are_reached_in_the_operators_namespace_only() -> None:
 
 def test_claims_of_users_cannot_be_deleted_or_changed() -> None:
     verbs = {verb for _, resource, verb in _rules("ClusterRole") if resource == "persistentvolumeclaims"}
-    assert verbs == {"get", "list", "watch", "create"}
+    assert verbs == {"get", "list", "create"}
 
 
 def test_users_get_no_status_and_no_stores() -> None:
