@@ -12,13 +12,20 @@ from tests.contract import azurite, gcs_server
 
 
 @pytest.fixture(scope="session")
-def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Settings]:
-    """A real S3 server."""
+def remote_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RemoteStore]:
+    """A real S3 server, and how to make buckets and users there."""
     store = RemoteStore(tmp_path_factory.mktemp("remote-store"))
     try:
-        yield store.start()
+        store.start()
+        yield store
     finally:
         store.remove()
+
+
+@pytest.fixture(scope="session")
+def s3_server(remote_store: RemoteStore) -> S3Settings:
+    """How to reach the real S3 server."""
+    return remote_store.settings()
 
 
 @pytest.fixture(scope="session")

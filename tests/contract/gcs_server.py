@@ -71,7 +71,7 @@ class _Handler(BaseHTTPRequestHandler):
         with self.bucket.lock:
             current = self.bucket.objects.get(name)
             if current and not self.bucket.may_overwrite:
-                self._error(403, "AccessDenied")
+                self._error(403, "AccessDenied", "export@example does not have storage.objects.delete access")
                 return
             wanted = self.headers.get("x-goog-if-generation-match")
             if wanted is not None and int(wanted) != (current.generation if current else 0):
@@ -142,8 +142,9 @@ class _Handler(BaseHTTPRequestHandler):
         body = f"<ListBucketResult><IsTruncated>{str(more).lower()}</IsTruncated>{text}</ListBucketResult>"
         self._answer(200, body.encode(), {"Content-Type": "application/xml"})
 
-    def _error(self, status: int, code: str) -> None:
-        self._answer(status, f"<?xml version='1.0'?><Error><Code>{code}</Code></Error>".encode())
+    def _error(self, status: int, code: str, details: str = "") -> None:
+        text = f"<?xml version='1.0'?><Error><Code>{code}</Code><Details>{details}</Details></Error>"
+        self._answer(status, text.encode())
 
     def _answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
         self.send_response(status)

@@ -204,6 +204,12 @@ TYPED: Mapping[tuple[str, str], Typed] = {
     ),
     ("BackupStore", "s3.caBundleRef.name"): ((), OBJECT_NAME),
     ("BackupStore", "s3.caBundleRef.key"): ((("s3.caBundleRef", {"name": "ca"}),), KEY),
+    ("BackupStore", "s3.readVersions"): ((), ([("Newest", "enum")], ["Latest", "Oldest"])),
+    ("BackupStore", "s3.objectLock.mode"): ((("s3.objectLock", {"days": 30}),), ([("None", "enum")], ["Governance"])),
+    ("BackupStore", "s3.objectLock.days"): (
+        (("s3.objectLock", {"mode": "Compliance"}),),
+        ([(1, "minimum"), (36501, "maximum")], [2, 36500]),
+    ),
     ("BackupStore", "gcs.bucket"): (
         _AS_GCS,
         ([("ab", "minLength"), ("Backups", "pattern"), ("a" * 223, "maxLength")], ["backups", "a_b.c"]),
@@ -261,6 +267,8 @@ REQUIRED: Mapping[tuple[str, str], tuple[Change, ...]] = {
     ("BackupStore", "s3.endpoint"): (("s3.endpoint", ABSENT),),
     ("BackupStore", "s3.bucket"): (("s3.bucket", ABSENT),),
     ("BackupStore", "s3.caBundleRef.name"): (("s3.caBundleRef", {}),),
+    ("BackupStore", "s3.objectLock.mode"): (("s3.objectLock", {"days": 30}),),
+    ("BackupStore", "s3.objectLock.days"): (("s3.objectLock", {"mode": "Governance"}),),
     ("BackupStore", "gcs.bucket"): (("s3", ABSENT), ("gcs", {})),
     ("BackupStore", "gcs.caBundleRef.name"): (("s3", ABSENT), ("gcs", {"bucket": "backups", "caBundleRef": {}})),
     ("BackupStore", "azure.storageAccount"): (("s3", ABSENT), ("azure", {"container": "backups"})),

@@ -80,6 +80,20 @@ class Bucket(Model):
     )
 
 
+class ObjectLock(Model):
+    """Locks of objects, in a bucket that was made with Object Lock and has a default retention."""
+
+    mode: Literal["Governance", "Compliance"] = Field(
+        description="Governance: who has a special right can still remove an object; Compliance: nobody can."
+    )
+    days: int = Field(
+        ge=2,
+        le=36500,
+        description="For how long what backups need is locked, again and again while they need it; as many days as the "
+        "bucket's default retention.",
+    )
+
+
 class S3(Bucket):
     """An S3 bucket."""
 
@@ -91,6 +105,19 @@ class S3(Bucket):
         max_length=63,
         pattern=r"^[a-z0-9][a-z0-9.-]*[a-z0-9]$",
         description="Name of the bucket; it must exist.",
+    )
+    delete_versions: bool = Field(
+        False,
+        description="Whether maintenance removes every version of what it removes. Without it a bucket with versions "
+        "needs a lifecycle rule that expires noncurrent ones.",
+    )
+    read_versions: Literal["Latest", "Oldest"] = Field(
+        "Latest",
+        description="Which versions restores read. Oldest: as if nothing had been overwritten or deleted since it was "
+        "written, to restore after an attack on the bucket.",
+    )
+    object_lock: ObjectLock | None = Field(
+        None, description="Locks that maintenance extends for what backups still need."
     )
 
 

@@ -41,7 +41,7 @@ class SettingsReader:
         InvalidSettings.
         """
         field = store.bucket_field
-        place = _place(store)
+        place = _place(store) | _versions(store, purpose)
         if loopback_host(_host(place["endpoint"])):
             shown = f"{field}.endpoint: {place['endpoint']!r}"
             message = f"{shown} is loopback, the operator's own pod; give the store's address"
@@ -164,6 +164,17 @@ def _place(store: BackupStore) -> dict[str, Any]:
         raise StoreProblemError("InvalidSettings", "spec: exactly one of s3, gcs and azure is needed", retryable=False)
     names: Mapping[str, str] = {"account": spec.azure.storage_account, "bucket": spec.azure.container}
     return {"type": "azure", "endpoint": spec.azure.endpoint or "", "prefix": spec.azure.prefix, **names}
+
+
+def _versions(store: BackupStore, purpose: Purpose) -> dict[str, Any]:
+    """Return what a purpose has to do with versions: exports nothing, so that nobody can make them remove any."""
+    s3 = store.spec.s3
+    if s3 is None or purpose == "export":
+        return {}
+    if purpose == "restore":
+        return {"read_versions": s3.read_versions}
+    lock = {"lock_mode": s3.object_lock.mode, "lock_days": s3.object_lock.days} if s3.object_lock else {}
+    return {"delete_versions": s3.delete_versions, **lock}
 
 
 def _secret_for(store: BackupStore, purpose: Purpose) -> tuple[str, str]:

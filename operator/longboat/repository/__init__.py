@@ -4,6 +4,7 @@ The bytes are described in docs/reference/repository-format.md. Where things are
 
 - `settings` (StoreSettings), `open_store`, `check` (check_store): which store, and whether it can be used;
   `object_store` is the port, `bucket_store` (with `bucket_clients`, `bucket_errors`) and `folder_store` implement it.
+  `versioned_store`, `write_once` (with `s3_versions`, `s3_requests`): S3 buckets that keep versions and locks.
 - `key_text`: keys as text for Secrets and safes. `wrapping`: the master key, wrapped for its recipients.
 - `repository`: opening and creating. `backups`: manifests, written and found. `tombstones`: deletion, undo, sweep.
   `leases`, `epoch`: how writers and removers stay out of each other's way. `parents`: what an export builds on.
@@ -63,6 +64,7 @@ from .tombstones import (
 )
 from .verify import verify
 from .verify_report import VerifyReport
+from .write_once import WriteOnceReport, keep_write_once
 
 __all__ = [
     "DEFAULT_BLOCK_SIZE",
@@ -92,6 +94,7 @@ __all__ = [
     "Tally",
     "Tombstone",
     "VerifyReport",
+    "WriteOnceReport",
     "add_store_key",
     "advance_epoch",
     "check_store",
@@ -101,6 +104,7 @@ __all__ = [
     "generate_recovery_pair",
     "generate_store_key",
     "holds_backup",
+    "keep_write_once",
     "list_backups",
     "list_disk_manifests",
     "loopback_host",

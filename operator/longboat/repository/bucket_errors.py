@@ -25,6 +25,8 @@ from .errors import (
     UnreachableError,
 )
 
+MAY_NOT_OVERWRITE = "storage.objects.delete"
+"""The right that Google Cloud Storage misses when an object is created whose name is taken."""
 CONFLICT = "ConditionalRequestConflict"
 _CODE = re.compile(r"<Code>([A-Za-z0-9.]+)</Code>")
 _STATUS = re.compile(r"(?:status code|\(code): (\d{3})")
@@ -95,7 +97,13 @@ def translate(error: Exception, what: str) -> Exception:
     elif isinstance(error, ObstorePreconditionError):
         kind = PreconditionError
     kind = kind or _by_sign(text) or _by_class(error) or _by_status(text) or _by_transport(text)
-    return kind(f"{what}: {code[1] if code else detail(error)}")
+    words = code[1] if code else detail(error)
+    return kind(f"{what}: {words}, lacking {MAY_NOT_OVERWRITE}" if MAY_NOT_OVERWRITE in text else f"{what}: {words}")
+
+
+def error_of_code(code: str) -> type[RepositoryError]:
+    """Return the error that a service's code stands for."""
+    return _CODES.get(code, StoreFailureError)
 
 
 def _by_sign(text: str) -> type[StoreError] | None:

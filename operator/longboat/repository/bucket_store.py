@@ -10,7 +10,7 @@ import obstore
 from obstore.exceptions import BaseError
 
 from .bucket_clients import Patience, bucket_client
-from .bucket_errors import CONFLICT, translate
+from .bucket_errors import CONFLICT, MAY_NOT_OVERWRITE, translate
 from .errors import AccessDeniedError, DamagedError, ObjectExistsError, ObjectNotFoundError, StoreFailureError
 from .object_store import Data, ObjectInfo, check_name
 from .settings import StoreSettings
@@ -38,10 +38,9 @@ class BucketStore:
         """See ObjectStore."""
         try:
             return self._create(name, data)
-        except AccessDeniedError:
-            # Some services ask whether one may overwrite before they look at the condition.
-            with contextlib.suppress(ObjectNotFoundError, AccessDeniedError):
-                self.head(name)
+        except AccessDeniedError as error:
+            # Google Cloud Storage may ask whether one may overwrite before it looks at the condition.
+            if self._by_generation and MAY_NOT_OVERWRITE in str(error):
                 raise ObjectExistsError(f"{self._place}: {name} exists") from None
             raise
 

@@ -57,6 +57,11 @@ class StoreSettings(BaseModel):
     client_id: str = ""
     client_secret: str = Field(default="", repr=False)
     path: str = ""
+    # Of S3 buckets that keep versions: see versioned_store and write_once.
+    delete_versions: bool = False
+    read_versions: Literal["Latest", "Oldest"] = "Latest"
+    lock_mode: Literal["Governance", "Compliance"] | None = None
+    lock_days: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
     def _complete(self) -> Self:

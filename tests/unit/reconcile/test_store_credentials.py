@@ -141,6 +141,20 @@ def test_a_file_that_is_no_key_of_google_is_named_without_its_content(world: Wor
     assert (found.reason, "spec.gcs" in found.message) == ("InvalidSettings", True)
 
 
+def test_versions_are_removed_by_maintenance_and_read_by_restores_alone(world: World) -> None:
+    lock = {"mode": "Governance", "days": 30}
+    s3 = STORE_SPEC["s3"] | {"deleteVersions": True, "readVersions": "Oldest", "objectLock": lock}
+    world.add_store(s3=s3)
+    access = StoreAccess(world.cluster, world.settings)
+    purposes: tuple[Purpose, ...] = ("export", "restore", "maintenance")
+    found = [access.settings_of(world.store(), purpose) for purpose in purposes]
+    assert [(each.delete_versions, each.read_versions, each.lock_days) for each in found] == [
+        (False, "Latest", 0),
+        (False, "Oldest", 0),
+        (True, "Latest", 30),
+    ]
+
+
 def test_all_credentials_are_tried_out_and_removing_once_for_each_change(world: World) -> None:
     checks = Checks()
     world.add_store(**OWN)

@@ -1,0 +1,122 @@
+"""Keeping a write-once bucket: locks of what backups need are extended, what was removed goes when its lock is over.
+
+Both are for maintenance, of one repository at a time, and stop nowhere midway that a repetition would not mend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import groupby, islice
+
+from .errors import ObjectLockedError, StoreSettingsError
+from .layout import CONDEMNED, EPOCH_NAME, LEASES, REMOVING, TOMBSTONES
+from .object_store import check_name
+from .s3_versions import S3Versions, Version
+from .settings import StoreSettings
+
+THREADS = 8
+HIDDEN_FOR = timedelta(days=7)
+"""A removed object is purged no sooner than this: who finds that backups were hidden has as long to say so."""
+
+
+VOLATILE = (LEASES, TOMBSTONES, REMOVING, EPOCH_NAME, CONDEMNED)
+"""Names of what comes and goes: no backup is lost with it, so that its locks are never extended."""
+
+
+@dataclass
+class WriteOnceReport:
+    """What was done to a repository's objects.
+
+    `looked` objects were looked at for their locks, `extended` of them were given a new one. `removed` versions, of
+    `removed_bytes` bytes, are gone for good; `locked` are hidden objects that have to wait for the end of their lock.
+    """
+
+    looked: int = 0
+    extended: int = 0
+    removed: int = 0
+    removed_bytes: int = 0
+    locked: int = 0
+
+
+def keep_write_once(settings: StoreSettings, path: str, now: datetime) -> WriteOnceReport:
+    """Extend locks and purge what was hidden, in the repository at `path`, as far as the settings ask for either.
+
+    For maintenance, after each prune and at least twice in a lock's period; `now` is the store's time. Nothing is done
+    on stores other than S3.
+    """
+    report = WriteOnceReport()
+    if settings.type == "s3" and settings.lock_mode is not None:
+        extend_locks(settings, path, now, report)
+    if settings.type == "s3" and settings.delete_versions:
+        purge_hidden(settings, path, now, report)
+    return report
+
+
+def extend_locks(settings: StoreSettings, path: str, now: datetime, report: WriteOnceReport) -> None:
+    """Lock whatever can be seen, and is not volatile, for at least half the lock's period from `now` on.
+
+    What has less than half the period left is locked for a whole one. The oldest version is: the one that its writer
+    made. Prune hides what no backup needs, so that its lock runs out.
+    """
+    mode = settings.lock_mode
+    if mode is None or settings.lock_days <= 0:
+        raise StoreSettingsError(f"{settings.describe()}: it has no objectLock, so that no lock can be extended")
+    versions, period = _versions(settings, path), timedelta(days=settings.lock_days)
+
+    def extend(version: Version) -> bool:
+        until = versions.locked_until(version)
+        if until is not None and until >= now + period / 2:
+            return False
+        versions.lock(version, mode, now + period)
+        return True
+
+    with ThreadPoolExecutor(THREADS) as threads:
+        # Some at a time: a repository may have millions of objects.
+        for batch in _batches(_needed(versions)):
+            extended = list(threads.map(extend, batch))
+            report.looked += len(extended)
+            report.extended += sum(extended)
+
+
+def purge_hidden(settings: StoreSettings, path: str, now: datetime, report: WriteOnceReport) -> None:
+    """Remove the versions of objects that were hidden at least HIDDEN_FOR ago, as far as they are not locked.
+
+    Everything of an object that can be seen stays.
+    """
+    versions = _versions(settings, path)
+    for _, group in groupby(versions.below(""), key=lambda each: each.name):
+        found = [*group]
+        if found[0].marker and found[0].modified + HIDDEN_FOR <= now:
+            _purge(versions, found, report)
+
+
+def _purge(versions: S3Versions, found: Iterable[Version], report: WriteOnceReport) -> None:
+    # Delete markers go last: what they hide must not come into sight again.
+    for version in sorted(found, key=lambda each: each.marker):
+        try:
+            versions.delete(version)
+        except ObjectLockedError:
+            report.locked += 1
+            return
+        report.removed += 1
+        report.removed_bytes += version.size
+
+
+def _needed(versions: S3Versions) -> Iterator[Version]:
+    for name, group in groupby(versions.below(""), key=lambda each: each.name):
+        found = [*group]
+        if not found[0].marker and not name.startswith(VOLATILE):
+            yield next(each for each in reversed(found) if not each.marker)
+
+
+def _batches(versions: Iterator[Version]) -> Iterator[list[Version]]:
+    while batch := list(islice(versions, 256)):
+        yield batch
+
+
+def _versions(settings: StoreSettings, path: str) -> S3Versions:
+    prefix = "/".join(each for each in (settings.prefix, check_name(path)) if each)
+    return S3Versions(settings.model_copy(update={"prefix": prefix}))

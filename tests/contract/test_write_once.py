@@ -1,0 +1,280 @@
+"""Credentials by purpose, versions and locks on a real S3 server: nobody can do more than documented."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from longboat.repository import (
+    Repository,
+    StoreSettings,
+    check_store,
+    find_backup,
+    keep_write_once,
+    list_backups,
+    open_or_create_repository,
+    open_repository,
+    open_store,
+    read_disk_manifest,
+    reference_to,
+    remove_tombstone,
+    sweep_tombstones,
+    update_backup_expiry,
+    write_backup_manifest,
+    write_tombstone,
+)
+from longboat.repository.epoch import advance_epoch
+from longboat.repository.errors import (
+    AccessDeniedError,
+    DamagedError,
+    ObjectLockedError,
+    ObjectNotFoundError,
+    RepositoryError,
+)
+from longboat.repository.s3_versions import S3Versions
+from tests.cluster.s3 import RemoteStore
+from tests.contract import write_once_proxy
+from tests.contract.buckets import LOCK_DAYS, Bucket, Kind, documented_policy, make_bucket, send
+from tests.unit.mover.disks import BLOCK, PATH, STORE_KEY, backup_time, export, restore, write_image
+
+DATA = os.urandom(3 * BLOCK)
+SIZE = 8 * BLOCK
+WEEK = timedelta(days=7)
+
+
+@pytest.fixture(params=["plain", "versions", "locked"])
+def bucket(request: pytest.FixtureRequest, remote_store: RemoteStore) -> Bucket:
+    kind: Kind = request.param
+    return make_bucket(remote_store, kind)
+
+
+@pytest.fixture
+def versioned(remote_store: RemoteStore) -> Bucket:
+    return make_bucket(remote_store, "versions")
+
+
+@pytest.fixture
+def locked(remote_store: RemoteStore) -> Bucket:
+    return make_bucket(remote_store, "locked")
+
+
+def backup(settings: StoreSettings, folder: Path, name: str, number: int) -> str:
+    """Export a disk and write the backup's manifest, with these credentials alone; return the disk manifest's name."""
+    repository = open_or_create_repository(open_store(settings), PATH, STORE_KEY)
+    image = write_image(folder / "disk", {0: DATA, 5 * BLOCK: bytes([number]) * BLOCK}, SIZE)
+    done = export(open_store(settings), repository.master_key, image, name, number)
+    reference = reference_to(read_disk_manifest(repository, done.manifest), "data")
+    write_backup_manifest(repository, name, backup_time(number), [reference])
+    assert find_backup(repository, name) is not None
+    return done.manifest
+
+
+def restored(settings: StoreSettings, folder: Path, manifest: str) -> bytes:
+    repository = open_repository(open_store(settings), PATH, STORE_KEY)
+    return restore(open_store(settings), repository.master_key, manifest, folder)[0]
+
+
+def expected(number: int) -> bytes:
+    image = DATA + bytes(2 * BLOCK) + bytes([number]) * BLOCK
+    return image + bytes(SIZE - len(image))
+
+
+def removing(bucket: Bucket) -> StoreSettings:
+    """Return the settings of maintenance as an administrator has them for this kind of bucket."""
+    lock = {"lock_mode": "Governance", "lock_days": LOCK_DAYS} if bucket.kind == "locked" else {}
+    return bucket.maintenance.model_copy(update={"delete_versions": bucket.kind != "plain", **lock})
+
+
+def opened(settings: StoreSettings) -> Repository:
+    return open_repository(open_store(settings), PATH, STORE_KEY)
+
+
+@pytest.fixture
+def proxied(bucket: Bucket, remote_store: RemoteStore, tmp_path: Path) -> Iterator[tuple[StoreSettings, object]]:
+    """The export's settings through the proxy that lets it create and nothing else, and the proxy's journal."""
+    directory = tmp_path / "proxy"
+    directory.mkdir()
+    creator = bucket.export.access_key_id
+    with write_once_proxy.running(directory, remote_store.settings(), creator) as (endpoint, ca_pem, journal):
+        yield bucket.export.model_copy(update={"endpoint": endpoint, "ca_pem": ca_pem}), journal
+
+
+def test_an_export_works_with_credentials_that_can_only_create_and_read(
+    bucket: Bucket, proxied: tuple[StoreSettings, write_once_proxy.Journal], tmp_path: Path
+) -> None:
+    settings, journal = proxied
+    assert check_store(settings).ok
+    journal.refused.clear()
+    names = [backup(settings, tmp_path, f"run-{number}", number) for number in (1, 2)]
+    update_backup_expiry(opened(settings), "run-1", {"keepFor": "1d"})
+    # All that was refused are the attempts to remove the leases, one for each export.
+    assert [method for method, path in journal.refused if "/leases/" in path] == ["DELETE", "DELETE"]
+    assert len(journal.refused) == 2
+    assert [restored(bucket.restore, tmp_path, name) for name in names] == [expected(1), expected(2)]
+    assert read_disk_manifest(opened(bucket.restore), names[1]).manifest.parent == names[0]
+
+
+def test_each_purpose_can_do_its_own_work_and_no_more(bucket: Bucket, tmp_path: Path) -> None:
+    assert check_store(bucket.export).ok
+    assert check_store(bucket.restore, rights="read").ok
+    assert check_store(removing(bucket), rights="remove").ok
+    backup(bucket.export, tmp_path, "run", 1)
+    reader, creator = open_store(bucket.restore), open_store(bucket.export)
+    for refused in (
+        lambda: reader.put_new("a", b""),
+        lambda: reader.delete("checks/create-only"),
+        lambda: creator.delete("checks/create-only"),
+    ):
+        with pytest.raises(AccessDeniedError):
+            refused()
+    assert not check_store(bucket.restore).ok
+    assert not check_store(bucket.export, rights="remove").ok
+
+
+def test_maintenance_removes_what_exports_could_not(bucket: Bucket, tmp_path: Path) -> None:
+    backup(bucket.export, tmp_path, "run", 1)
+    repository = opened(removing(bucket))
+    advance_epoch(repository, set(), "first")
+    advance_epoch(repository, {"first"}, "second")
+    write_tombstone(repository, "run", datetime.now(UTC), "test")
+    later = datetime.now(UTC) + WEEK + timedelta(hours=1)
+    assert sweep_tombstones(repository, later, WEEK).removed_backups == ["run"]
+    assert [*list_backups(repository, tombstoned=True)] == []
+    assert [*repository.store.list("disks/")] == [*repository.store.list("tombstones/")] == []
+    left = [each for each in S3Versions(bucket.root).below(f"{PATH}/disks/") if not each.marker]
+    assert len(left) == (1 if bucket.kind == "locked" else 0)
+    epochs = list(S3Versions(bucket.root).below(f"{PATH}/epoch"))
+    assert len(epochs) == (2 if bucket.kind == "locked" else 1)
+
+
+def test_a_deletion_is_undone_although_its_tombstone_is_locked(locked: Bucket, tmp_path: Path) -> None:
+    backup(locked.export, tmp_path, "run", 1)
+    repository = opened(removing(locked))
+    write_tombstone(repository, "run", datetime.now(UTC), "test")
+    assert [*list_backups(repository)] == []
+    assert remove_tombstone(repository, "run")
+    assert [each.name for each in list_backups(repository)] == ["run"]
+
+
+def attack(settings: StoreSettings, overwrite: bool) -> None:
+    """Overwrite, or delete, every object that these credentials reach."""
+    for each in list(open_store(settings).list(f"{PATH}/")):
+        key = f"{settings.prefix}/{each.name}"
+        if overwrite:
+            send(settings, "PUT", key, b"owned")
+        else:
+            send(settings, "DELETE", key)
+
+
+@pytest.mark.parametrize("overwrite", [True, False], ids=["overwritten", "deleted"])
+@pytest.mark.parametrize("kind", ["versions", "locked"])
+def test_after_an_attack_nothing_false_is_read_and_the_oldest_versions_restore(
+    remote_store: RemoteStore, tmp_path: Path, kind: Kind, overwrite: bool
+) -> None:
+    bucket = make_bucket(remote_store, kind)
+    name = backup(bucket.export, tmp_path, "run", 1)
+    key = opened(bucket.export).master_key
+    attack(bucket.export if overwrite else bucket.maintenance, overwrite)
+    with pytest.raises(RepositoryError):
+        restored(bucket.restore, tmp_path, name)
+    oldest = bucket.restore.model_copy(update={"read_versions": "Oldest"})
+    assert restored(oldest, tmp_path, name) == expected(1)
+    assert opened(oldest).master_key == key
+    assert [each.name for each in list_backups(opened(oldest))] == ["run"]
+    with pytest.raises(AccessDeniedError):
+        open_store(oldest).put_new("a", b"")
+
+
+def test_an_overwritten_pack_is_damage_and_never_data(versioned: Bucket, tmp_path: Path) -> None:
+    name = backup(versioned.export, tmp_path, "run", 1)
+    store = open_store(versioned.export)
+    pack = next(iter(store.list(f"{PATH}/packs/")))
+    other = os.urandom(pack.size)
+    send(versioned.export, "PUT", f"{versioned.export.prefix}/{pack.name}", other)
+    with pytest.raises(DamagedError):
+        restored(versioned.restore, tmp_path, name)
+    assert restored(versioned.restore.model_copy(update={"read_versions": "Oldest"}), tmp_path, name) == expected(1)
+
+
+def test_locks_of_what_is_needed_are_extended_and_of_nothing_else(locked: Bucket, tmp_path: Path) -> None:
+    backup(locked.export, tmp_path, "run", 1)
+    settings, versions = removing(locked), S3Versions(locked.root)
+    repository = opened(settings)
+    write_tombstone(repository, "run", datetime.now(UTC), "test")
+    hidden = next(iter(repository.store.list("maps/"))).name
+    repository.store.delete(hidden)
+    now = datetime.now(UTC)
+    # This server keeps the default retention without telling it of an object: the first run writes it down.
+    assert keep_write_once(settings, PATH, now).looked > 3
+    assert keep_write_once(settings, PATH, now).extended == 0
+    late = now + timedelta(days=LOCK_DAYS * 2 / 3)
+    report = keep_write_once(settings, PATH, late)
+    assert report.looked == report.extended > 3
+    assert keep_write_once(settings, PATH, late).extended == 0
+    for each in versions.below(f"{PATH}/"):
+        name = each.name.removeprefix(f"{PATH}/")
+        until = None if each.marker else versions.locked_until(each)
+        needed = not name.startswith(("leases/", "tombstones/")) and name != hidden
+        assert (until is not None and until > late + timedelta(days=LOCK_DAYS - 1)) == needed, name
+
+
+def test_even_maintenance_can_not_remove_what_is_locked(locked: Bucket, tmp_path: Path) -> None:
+    name = backup(locked.export, tmp_path, "run", 1)
+    store = open_store(removing(locked))
+    for each in list(store.list("")):
+        store.delete(each.name)
+    assert list(store.list("")) == []
+    report = keep_write_once(removing(locked), PATH, datetime.now(UTC) + timedelta(days=8))
+    assert (report.removed, report.extended, report.locked > 5) == (0, 0, True)
+    oldest = locked.restore.model_copy(update={"read_versions": "Oldest"})
+    assert restored(oldest, tmp_path, name) == expected(1)
+    version = S3Versions(locked.root).of(f"{PATH}/{name}")[-1]
+    with pytest.raises(ObjectLockedError):
+        S3Versions(locked.maintenance).delete(version)
+
+
+def test_what_was_hidden_is_purged_late_and_what_can_be_seen_stays(versioned: Bucket) -> None:
+    store, now = open_store(versioned.maintenance), datetime.now(UTC)
+    for name in ("packs/aa/gone", "packs/aa/seen"):
+        store.put_new(f"{PATH}/{name}", b"data")
+    store.delete(f"{PATH}/packs/aa/gone")
+    send(versioned.maintenance, "PUT", f"prod/{PATH}/packs/aa/seen", b"other")
+    assert keep_write_once(versioned.maintenance, PATH, now + timedelta(days=8)).removed == 0
+    settings = removing(versioned)
+    assert keep_write_once(settings, PATH, now + timedelta(days=6)).removed == 0
+    report = keep_write_once(settings, PATH, now + timedelta(days=8))
+    assert (report.removed, report.removed_bytes) == (2, 4)
+    assert [each.name for each in S3Versions(versioned.root).below(f"{PATH}/")] == [f"{PATH}/packs/aa/seen"] * 2
+
+
+def test_all_versions_go_and_a_missing_object_is_no_error(versioned: Bucket) -> None:
+    store = open_store(removing(versioned))
+    store.put_new("a", b"first")
+    store.put_new("ab", b"other")
+    send(versioned.maintenance, "PUT", "prod/a", b"second")
+    for _ in range(2):
+        store.delete("a")
+        assert S3Versions(versioned.root).of("a") == []
+    assert [each.name for each in store.list("")] == ["ab"]
+    store.put_new("a", b"anew")
+    assert store.get("a", 10) == b"anew"
+
+
+def test_wrong_access_to_versions_is_told_as_everywhere(versioned: Bucket) -> None:
+    wrong = versioned.restore.model_copy(update={"secret_access_key": "wrong", "read_versions": "Oldest"})
+    found = check_store(wrong, rights="read")
+    assert (found.problem, "Secret" in found.message) == ("WrongCredentials", True)
+    untrusted = versioned.restore.model_copy(update={"ca_pem": "", "read_versions": "Oldest"})
+    assert check_store(untrusted, rights="read").problem == "TLSFailure"
+    with pytest.raises(ObjectNotFoundError):
+        open_store(versioned.restore.model_copy(update={"read_versions": "Oldest"})).get("nothing", 1)
+
+
+def test_the_documented_policy_lets_exports_create_only() -> None:
+    [creates] = [each for each in documented_policy("b", condition=True)["Statement"] if each["Sid"] == "ExportCreates"]
+    assert creates["Condition"] == {"Null": {"s3:if-none-match": "false"}}
+    assert creates["Action"] == "s3:PutObject"

@@ -1,0 +1,102 @@
+"""An S3 proxy that lets one user create objects and nothing else, as a policy with `s3:if-none-match` does on AWS.
+
+The S3 server of the tests refuses that condition in policies. The proxy stands before it, passes everything on as it
+came (signatures stay valid), and notes who asked for what.
+"""
+
+from __future__ import annotations
+
+import http.client
+import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from tests.cluster.s3 import S3Settings
+from tests.contract.servers import LOOPBACK, tls_for
+
+_DENIED = b"<?xml version='1.0'?><Error><Code>AccessDenied</Code><Message>write-once</Message></Error>"
+
+
+@dataclass
+class Journal:
+    """Requests as (method, path), and those of them that were refused."""
+
+    asked: list[tuple[str, str]] = field(default_factory=list)
+    refused: list[tuple[str, str]] = field(default_factory=list)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    upstream: S3Settings
+    creator: str
+    journal: Journal
+
+    def _pass_on(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        request = (self.command, urlsplit(self.path).path)
+        self.journal.asked.append(request)
+        if self._forbidden():
+            self.journal.refused.append(request)
+            self._answer(403, {}, _DENIED)
+            return
+        url = urlsplit(self.upstream.endpoint)
+        context = ssl.create_default_context(cafile=self.upstream.ca_file)
+        connection = http.client.HTTPSConnection(str(url.hostname), url.port, context=context, timeout=30)
+        try:
+            connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+            for name, value in self.headers.items():
+                connection.putheader(name, value)
+            connection.endheaders(body)
+            answer = connection.getresponse()
+            self._answer(answer.status, dict(answer.getheaders()), answer.read())
+        finally:
+            connection.close()
+
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _pass_on
+
+    def _forbidden(self) -> bool:
+        if f"Credential={self.creator}/" not in self.headers.get("Authorization", ""):
+            return False
+        if self.command == "PUT":
+            return self.headers.get("If-None-Match") != "*"
+        return self.command not in {"GET", "HEAD"}
+
+    def _answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        self.send_response(status)
+        dropped = {"connection", "transfer-encoding", "date", "server"}
+        for name, value in headers.items():
+            if name.lower() not in dropped:
+                self.send_header(name, value)
+        if not any(name.lower() == "content-length" for name in headers):
+            self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        return
+
+
+@contextmanager
+def running(directory: Path, upstream: S3Settings, creator: str) -> Iterator[tuple[str, str, Journal]]:
+    """Run the proxy on loopback; yield its endpoint, its authority's certificate, and what it notes."""
+    certificate, ca_file = tls_for(directory)
+    journal = Journal()
+    handler = type("Handler", (_Handler,), {"upstream": upstream, "creator": creator, "journal": journal})
+    server = ThreadingHTTPServer((LOOPBACK, 0), handler)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate.certificate, certificate.key)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"https://{LOOPBACK}:{server.server_address[1]}", ca_file.read_text(), journal
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
