@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from longboat.cli import repo_key, repo_output, repo_restore, repo_verify
+from longboat.cli import repo_key, repo_output, repo_prune, repo_restore, repo_verify
 from longboat.cli.repo_access import (
     Key,
     UsageError,
@@ -158,6 +158,20 @@ def _verify(session: Session) -> int:
     return OK if all(report.state == "ok" for _, report in reports) else FAILED
 
 
+def _prune(session: Session) -> int:
+    reports = []
+    for path, repository in session.repositories():
+        report = repo_prune.prune_one(session.arguments, repository, lambda: datetime.now(UTC))
+        reports.append(repo_prune.report_json(path, report))
+        if not session.json:
+            repo_prune.print_report(path, report, sys.stdout)
+    if session.json:
+        repo_output.print_json(reports, sys.stdout)
+    elif any(each["dryRun"] for each in reports):
+        print("Nothing was deleted; --yes does it.")
+    return OK
+
+
 def _key(session: Session) -> int:
     return _list_keys(session) if session.arguments.key_command == "list" else _rotate(session)
 
@@ -254,5 +268,6 @@ _COMMANDS: dict[str, Callable[[Session], int]] = {
     "restore": _restore,
     "export": _restore,
     "verify": _verify,
+    "prune": _prune,
     "key": _key,
 }

@@ -30,6 +30,7 @@ def parser() -> argparse.ArgumentParser:
     _restore(commands)
     _export(commands)
     _verify(commands)
+    _prune(commands)
     _key(commands)
     return top
 
@@ -88,6 +89,13 @@ def _verify(commands: Commands) -> None:
     made.add_argument(
         "--no-record", dest="record", action="store_false", help="only look: do not note damage down in the repository"
     )
+
+
+def _prune(commands: Commands) -> None:
+    made = _command(commands, "prune", "say what nothing refers to any more, and delete it with --yes")
+    made.add_argument("-y", "--yes", action="store_true", help="delete; only told what would be deleted if absent")
+    made.add_argument("--dry-run", action="store_true", help="delete nothing, whatever else is given")
+    made.add_argument("--grace", default="24h", help="how long packs are condemned before they go (%(default)s)")
 
 
 def _percent(text: str) -> float:

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from longboat.mover.jobs import ExportJob
 from longboat.repository import (
     DiskIdentity,
     StoreSettings,
+    advance_epoch,
     generate_recovery_pair,
     generate_store_key,
     open_or_create_repository,
@@ -33,6 +34,7 @@ from longboat.repository import (
     parse_recovery_public,
     parse_store_key,
     read_disk_manifest,
+    read_epoch,
     reference_to,
     write_backup_manifest,
     write_tombstone,
@@ -271,6 +273,38 @@ def test_verify_finds_damage_and_names_whom_it_hurts(world: World, capsys: Captu
     assert world("verify", "none") == 1
     with pytest.raises(SystemExit, match="2"):
         world("verify", "--share", "101")
+
+
+def _orphan(world: World, age: timedelta) -> Path:
+    """Return a pack that nothing refers to, written that long ago."""
+    pack = next((world.folder / "store/prod" / SHOP).glob("packs/*/*"))
+    orphan = pack.with_name(pack.name[:2] + "0" * 30)
+    orphan.write_bytes(pack.read_bytes())
+    when = (datetime.now(UTC) - age).timestamp()
+    os.utime(orphan, (when, when))
+    return orphan
+
+
+def test_prune_deletes_only_if_it_is_told_to_and_leaves_the_operator_in_charge(world: World, capsys: Capture) -> None:
+    orphan, token = _orphan(world, timedelta(days=9)), "the operator's"
+    advance_epoch(world.shop, set(), token)
+    everything = sorted((world.folder / "store").rglob("*"))
+    for arguments in ([], ["--yes", "--dry-run"]):
+        assert world("prune", *arguments) == 0
+        assert "1 objects" in (text := capsys.readouterr().out) and "--yes does it" in text
+        assert sorted((world.folder / "store").rglob("*")) == everything
+    assert world("prune", "--yes", "-o", "json") == 0
+    shop, blog = json.loads(capsys.readouterr().out)
+    assert (shop["condemned"]["objects"], blog["condemned"]["objects"], shop["dryRun"]) == (1, 0, False)
+    assert orphan.exists()
+    assert advance_epoch(world.shop, {token}, "next").number > 2
+    assert read_epoch(world.blog) is None
+    assert world("verify", "--share", "100") == 0
+
+
+def test_prune_does_not_shorten_the_grace_that_writers_rely_on(world: World, capsys: Capture) -> None:
+    assert world("prune", "--grace", "5m") == world("prune", "--grace", "soon") == 2
+    assert "writers at work" in capsys.readouterr().err
 
 
 def test_a_store_that_is_away_is_worth_another_try(

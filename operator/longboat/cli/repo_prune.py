@@ -1,0 +1,89 @@
+"""`longboat repo prune`: deleting packs that nothing refers to, by hand."""
+
+from __future__ import annotations
+
+import argparse
+import secrets
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any, TextIO
+
+from longboat.api.common import parse_duration
+from longboat.cli.repo_access import UsageError
+from longboat.plan.quantities import size_text
+from longboat.repository import PruneReport, Repository, Tally, advance_epoch, prune, read_epoch
+from longboat.repository.layout import EPOCH_NAME
+from longboat.repository.leases import MIN_GRACE
+
+_BY_HAND = "by-hand-"
+
+
+def grace_of(arguments: argparse.Namespace) -> timedelta:
+    """Return how long packs are condemned before they go. Raises UsageError."""
+    try:
+        grace = parse_duration(arguments.grace)
+    except ValueError:
+        raise UsageError(f"--grace: expected a duration such as 24h, found {arguments.grace!r}") from None
+    if grace < MIN_GRACE:
+        raise UsageError(f"--grace: expected {MIN_GRACE} or more: writers at work could lose packs")
+    return grace
+
+
+def prune_one(
+    arguments: argparse.Namespace,
+    repository: Repository,
+    clock: Callable[[], datetime],
+    random: Callable[[], str] = lambda: secrets.token_hex(16),
+) -> PruneReport:
+    """Prune a repository, or say what that would free unless --yes was given. Raises RepositoryError."""
+    grace = grace_of(arguments)
+    if not arguments.yes or arguments.dry_run:
+        return prune(repository, now=clock(), grace=grace, dry_run=True)
+    current = read_epoch(repository)
+    # The operator's own token is taken up, so that it still finds itself in charge afterwards.
+    token = current.token if current else _BY_HAND + random()
+    epoch = advance_epoch(repository, {token}, token)
+    try:
+        return prune(repository, now=clock(), grace=grace, epoch=epoch)
+    finally:
+        if token.startswith(_BY_HAND) and read_epoch(repository) == epoch:
+            # Nobody was in charge before; whoever will be must not find a stranger.
+            repository.store.delete(EPOCH_NAME)
+
+
+def report_json(path: str, report: PruneReport) -> dict[str, Any]:
+    """Return a report as JSON."""
+    counts = {"live": report.live, "leased": report.leased, "waiting": report.waiting, "condemned": report.condemned}
+    return {
+        "repository": path,
+        "dryRun": report.dry_run,
+        "manifests": report.manifests,
+        "leases": report.leases,
+        "removed": {reason: _tally(tally) for reason, tally in sorted(report.removed.items())},
+        **{name: _tally(tally) for name, tally in counts.items()},
+        "later": _tally(report.later),
+        "unknownObjects": report.unknown,
+        "postponed": report.postponed or None,
+    }
+
+
+def print_report(path: str, report: PruneReport, out: TextIO) -> None:
+    """Write a report for people."""
+    will = "would be " if report.dry_run else ""
+    print(f"Repository {path}: {_text(report.freed)} {will}deleted", file=out)
+    for reason, tally in sorted(report.removed.items()):
+        print(f"  {reason}: {_text(tally)}", file=out)
+    print(f"  {_text(report.condemned)} {will}condemned, {_text(report.waiting)} wait for their grace to end", file=out)
+    print(f"  {_text(report.live)} are in use, {_text(report.leased)} belong to exports at work", file=out)
+    if report.unknown:
+        print(f"  {report.unknown} objects are not Longboat's and are left alone", file=out)
+    if report.postponed:
+        print(f"  nothing was condemned: {report.postponed}", file=out)
+
+
+def _tally(tally: Tally) -> dict[str, int]:
+    return {"objects": tally.objects, "bytes": tally.bytes}
+
+
+def _text(tally: Tally) -> str:
+    return f"{tally.objects} objects ({size_text(tally.bytes)})"
