@@ -35,9 +35,23 @@ _VARIABLES = {
     "bucket": ("LONGBOAT_BUCKET",),
     "prefix": ("LONGBOAT_PREFIX",),
     "folder": ("LONGBOAT_FOLDER",),
+    "type": ("LONGBOAT_STORE_TYPE",),
+    "account": ("LONGBOAT_ACCOUNT",),
     "ca_file": ("LONGBOAT_CA_FILE", "AWS_CA_BUNDLE"),
     "key_file": ("LONGBOAT_KEY_FILE",),
     "repository": ("LONGBOAT_REPOSITORY",),
+}
+
+_CREDENTIALS = {
+    "s3": {"accessKeyId": "AWS_ACCESS_KEY_ID", "secretAccessKey": "AWS_SECRET_ACCESS_KEY"},
+    "azure": {
+        "account": "AZURE_STORAGE_ACCOUNT",
+        "accountKey": "AZURE_STORAGE_KEY",
+        "sasToken": "AZURE_STORAGE_SAS_TOKEN",
+        "tenantId": "AZURE_TENANT_ID",
+        "clientId": "AZURE_CLIENT_ID",
+        "clientSecret": "AZURE_CLIENT_SECRET",
+    },
 }
 
 
@@ -62,28 +76,32 @@ def setting(arguments: argparse.Namespace, environment: Mapping[str, str], name:
 def store_settings(arguments: argparse.Namespace, environment: Mapping[str, str]) -> StoreSettings:
     """Return the store that the arguments and variables name. Raises UsageError."""
     data: dict[str, Any] = _json_object(Path(arguments.store)) if arguments.store else {}
-    folder = setting(arguments, environment, "folder")
-    if folder:
+    if folder := setting(arguments, environment, "folder"):
         data |= {"type": "folder", "path": str(Path(folder).absolute())}
-    for name in ("endpoint", "region", "bucket", "prefix"):
-        value = setting(arguments, environment, name)
-        if value and not (folder and name != "prefix"):
+    elif kind := setting(arguments, environment, "type"):
+        data["type"] = kind
+    kind = data.setdefault("type", "s3")
+    # Whoever has the usual variables of one service set does not mean them for another one.
+    known = environment if kind == "s3" else {k: v for k, v in environment.items() if k.startswith("LONGBOAT_")}
+    for name in ("prefix",) if folder else ("endpoint", "region", "bucket", "prefix", "account"):
+        if value := setting(arguments, known, name):
             data[name] = value
-    if data.setdefault("type", "s3") == "s3":
-        data |= _credentials(environment)
-        if ca_file := setting(arguments, environment, "ca_file"):
-            data["caPem"] = _text(Path(ca_file), "--ca-file")
+    if ca_file := "" if folder else setting(arguments, known, "ca_file"):
+        data["caPem"] = _text(Path(ca_file), "--ca-file")
     try:
-        return StoreSettings.model_validate(data)
+        return StoreSettings.model_validate(_credentials(str(kind), environment) | data)
     except ValidationError as error:
         raise UsageError(_explain(error)) from None
 
 
-def _credentials(environment: Mapping[str, str]) -> dict[str, str]:
-    if environment.get("AWS_SESSION_TOKEN"):
+def _credentials(kind: str, environment: Mapping[str, str]) -> dict[str, str]:
+    if kind == "s3" and environment.get("AWS_SESSION_TOKEN"):
         raise UsageError("AWS_SESSION_TOKEN: temporary credentials are not supported; give an access key of its own")
-    names = {"accessKeyId": "AWS_ACCESS_KEY_ID", "secretAccessKey": "AWS_SECRET_ACCESS_KEY"}
-    return {field: environment[name] for field, name in names.items() if environment.get(name)}
+    names = _CREDENTIALS.get(kind, {})
+    found = {field: environment[name] for field, name in names.items() if environment.get(name)}
+    if kind == "gcs" and (file := environment.get("GOOGLE_APPLICATION_CREDENTIALS")):
+        found["serviceAccountKey"] = _text(Path(file), "GOOGLE_APPLICATION_CREDENTIALS")
+    return found
 
 
 def _explain(error: ValidationError) -> str:
@@ -94,6 +112,8 @@ def _explain(error: ValidationError) -> str:
     hint = {
         "endpoint": "give --folder, or --endpoint and --bucket",
         "accessKeyId": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+        "serviceAccountKey": "let GOOGLE_APPLICATION_CREDENTIALS name its file",
+        "account": "set AZURE_STORAGE_ACCOUNT and AZURE_STORAGE_KEY, AZURE_STORAGE_SAS_TOKEN or AZURE_CLIENT_…",
     }
     remedy = next((text for start, text in hint.items() if message.startswith(start)), "")
     return f"store: {message}" + (f" ({remedy})" if remedy else "")

@@ -47,6 +47,8 @@ def _command(commands: Commands, name: str, what: str) -> argparse.ArgumentParse
     store.add_argument(
         "--store", metavar="FILE", help="JSON with type, endpoint, region, bucket, prefix, caPem or path"
     )
+    store.add_argument("--type", choices=("s3", "gcs", "azure"), help="kind of the store; s3 if absent")
+    store.add_argument("--account", help="storage account of an azure store")
     store.add_argument("--folder", metavar="PATH", help="a folder instead of a bucket")
     store.add_argument("--endpoint", metavar="URL", help="https://host[:port] of the object store")
     store.add_argument("--region", help="its region")

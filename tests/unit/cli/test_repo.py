@@ -337,10 +337,24 @@ def test_the_store_comes_from_flags_variables_or_a_file(tmp_path: Path) -> None:
     assert _settings("--folder", str(tmp_path), AWS_REGION="r").path == str(tmp_path)
 
 
+def test_other_services_have_their_own_variables(tmp_path: Path) -> None:
+    (tmp_path / "google.json").write_text('{"client_email": "a@b", "private_key": "k"}')
+    mixed = {"AWS_ENDPOINT_URL": "https://s", "AWS_SESSION_TOKEN": "t", "AWS_ACCESS_KEY_ID": "a"}
+    google = mixed | {"GOOGLE_APPLICATION_CREDENTIALS": str(tmp_path / "google.json")}
+    found = _settings("--type", "gcs", "--bucket", "b", **google)
+    assert (found.url, found.endpoint, found.access_key_id) == ("gs://b", "", "")
+    azure = mixed | {"AZURE_STORAGE_ACCOUNT": "acme", "AZURE_STORAGE_KEY": base64.b64encode(b"k").decode()}
+    found = _settings(LONGBOAT_STORE_TYPE="azure", LONGBOAT_BUCKET="c", LONGBOAT_PREFIX="p", **azure)
+    assert (found.url, found.endpoint) == ("azure://acme/c/p", "")
+    assert _settings("--type", "azure", "--account", "other", "--bucket", "c", **azure).account == "other"
+
+
 @pytest.mark.parametrize(
     ("arguments", "environment", "words"),
     [
         ((), {}, "endpoint"),
+        (("--type", "gcs", "--bucket", "b"), {}, "GOOGLE_APPLICATION_CREDENTIALS"),
+        (("--type", "azure", "--bucket", "b"), {}, "AZURE_STORAGE_ACCOUNT"),
         (("--endpoint", "http://plain", "--bucket", "b"), {}, "plain HTTP"),
         (("--endpoint", "https://s", "--bucket", "b"), {}, "AWS_ACCESS_KEY_ID"),
         (("--endpoint", "https://s", "--bucket", "b"), {"AWS_SESSION_TOKEN": "t"}, "temporary credentials"),
