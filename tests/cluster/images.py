@@ -25,7 +25,9 @@ _PAUSE_CONTAINERFILE = 'FROM scratch\nCOPY pause /pause\nENTRYPOINT ["/pause"]\n
 _CERTIFICATES = "/etc/ssl/certs"
 # Settings of pip that say where packages come from; others, like local folders, mean nothing inside a build.
 _PIP_SETTINGS = ("index-url", "extra-index-url", "trusted-host", "proxy", "timeout")
-_KEPT_ARCHIVES = 4
+# Several checkouts share the cache.
+_KEPT_ARCHIVES = 8
+_KEY_LENGTH = len(content_key())
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def build_image(name: str, containerfile: Path, inputs: Sequence[str], context: 
         if not image.archive.exists():
             _ensure_stored(base)
             _build(text, copied, image, base)
-            _forget_old_archives(name)
+            forget_old_archives(name)
     return image
 
 
@@ -204,9 +206,10 @@ def pip_configuration(listed: str) -> str:
     return "[global]\n" + "".join(f"{key} = {value}\n" for key, value in settings.items())
 
 
-def _forget_old_archives(name: str) -> None:
-    """Each change of the source makes an archive; keep the newest few."""
-    archives = sorted(cache_dir().glob(f"images/{name}-*.tar"), key=lambda path: path.stat().st_mtime, reverse=True)
+def forget_old_archives(name: str) -> None:
+    """Each change of the source makes an archive; keep the newest few, and leave images alone whose name is longer."""
+    found = cache_dir().glob(f"images/{name}-{'?' * _KEY_LENGTH}.tar")
+    archives = sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
     for old in archives[_KEPT_ARCHIVES:]:
         old.unlink(missing_ok=True)
 

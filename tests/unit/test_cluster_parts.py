@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 from pathlib import Path
 
 import pytest
@@ -65,3 +66,19 @@ def test_cluster_of_other_parts_is_not_taken_for_a_current_one(tmp_path: Path, p
     changed.with_name("README.md").write_text("other words")
     changed.write_text("one")
     assert lifecycle.fingerprint(tmp_path) == before, "a text about the parts is none of them"
+
+
+def test_old_images_of_the_operator_make_room_but_the_base_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LONGBOAT_CACHE", str(tmp_path))
+    (tmp_path / "images").mkdir()
+    base = tmp_path / "images" / f"longboat-base-{paths.content_key(b'base')}.tar"
+    built = [tmp_path / "images" / f"longboat-{paths.content_key(bytes([each]))}.tar" for each in range(12)]
+    for age, path in enumerate([*reversed(built), base]):
+        path.touch()
+        os.utime(path, (1000 - age, 1000 - age))
+    images.forget_old_archives("longboat")
+    assert base.exists(), "it takes minutes to make"
+    assert built[-1].exists()
+    assert not built[0].exists()
