@@ -34,16 +34,18 @@ class Pass:
 
     policy: BackupPolicy | None
     gone_since: datetime | None
-    edits: frozenset[str]
-    held: frozenset[str]
+    edits: frozenset[str] = frozenset()
+    held: frozenset[str] = frozenset()
 
 
 def reconcile(ctx: Context, namespace: str, name: str) -> timedelta | None:
     """Expire what is due of the policy of this name, which need not exist; return when the next one is."""
     runs = [run for run in policy_runs(ctx.cluster, namespace, name) if run.metadata.deletion_timestamp is None]
-    if not runs:
-        return None
     policy = load(ctx.cluster, BACKUP_POLICY, BackupPolicy, namespace, name)
+    if not runs:
+        # Nothing waits any more, whatever was asked.
+        edited_expiry.hold(ctx, namespace, {}, policy)
+        return None
     gone_since = None if policy else _gone_since(runs, ctx.now())
     retention = policy.spec.retention if policy else None
     rule = rule_of(retention, gone_since, ctx.settings.trash_period, ctx.now())
@@ -52,6 +54,9 @@ def reconcile(ctx: Context, namespace: str, name: str) -> timedelta | None:
     edits = edited_expiry.unconfirmed(ctx, runs, decisions, rule, policy)
     # Two policies that were edited at once must not each think of itself alone: what goes by edits goes one by one.
     if edits and not ctx.expiring_edits.acquire(blocking=False):
+        # What time alone lets go does not wait for that.
+        rest = [each for each in decisions if each.point.name not in edits]
+        _apply_all(ctx, runs, rest, Pass(policy, gone_since))
         return EDITS_RETRY
     try:
         held = edited_expiry.hold(ctx, namespace, edits, policy)
