@@ -1,4 +1,4 @@
-"""One image, several roles: `longboat operator | export | restore | verify | repo | check | key | release-finalizers`.
+"""One image, several roles: `longboat operator | export | restore | verify | prune | repo | check | key | …`.
 
 A role's code is imported when it is asked for: a mover needs neither kopf nor the Kubernetes client.
 """
@@ -18,6 +18,7 @@ ROLES = {
     "export": ("longboat.mover.export_disk", "copy a disk into a repository (run by Jobs)"),
     "restore": ("longboat.mover.restore_disk", "write a disk from a repository (run by Jobs)"),
     "verify": ("longboat.mover.verify", "see whether a repository is whole (run by Jobs)"),
+    "prune": ("longboat.mover.prune", "delete what no backup refers to (run by Jobs)"),
     "repo": ("longboat.cli.repo", "list, restore, export and check backups without a cluster"),
     "check": ("longboat.cli.check", "say what works in this cluster, what will not, and what to do"),
     "key": ("longboat.cli.key", "make keys for BackupStores"),

@@ -8,8 +8,18 @@ becomes of what can't be read, `restore_disk` is the program. `verify` verifies 
 `progress` prints how far it is.
 """
 
-from .jobs import ExportJob, FileOwner, RestoreJob, VerifyJob
-from .results import EXIT_FAILED, EXIT_OK, EXIT_RETRY, EXIT_USAGE, ExportResult, Failure, RestoreResult, VerifyResult
+from .jobs import ExportJob, FileOwner, PruneJob, RestoreJob, VerifyJob
+from .results import (
+    EXIT_FAILED,
+    EXIT_OK,
+    EXIT_RETRY,
+    EXIT_USAGE,
+    ExportResult,
+    Failure,
+    PruneResult,
+    RestoreResult,
+    VerifyResult,
+)
 
 __all__ = [
     "EXIT_FAILED",
@@ -20,6 +30,8 @@ __all__ = [
     "ExportResult",
     "Failure",
     "FileOwner",
+    "PruneJob",
+    "PruneResult",
     "RestoreJob",
     "RestoreResult",
     "VerifyJob",

@@ -7,12 +7,12 @@ import binascii
 import json
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
 from pydantic.alias_generators import to_camel
 
-from longboat.repository import DEFAULT_BLOCK_SIZE, DiskIdentity, StoreSettings
+from longboat.repository import DEFAULT_BLOCK_SIZE, DEFAULT_GRACE, MIN_GRACE, DiskIdentity, StoreSettings
 
 from .changes import SnapshotMetadata
 from .errors import JobError
@@ -126,7 +126,27 @@ class VerifyJob(_Job):
     report_path: str | None = None
 
 
-Job = TypeVar("Job", ExportJob, RestoreJob, VerifyJob)
+class PruneJob(_Job):
+    """Delete what no backup refers to and was condemned `grace_seconds` ago; condemn what none refers to now.
+
+    `token` is a fresh one for the repository's epoch that the operator has noted down before, `known_tokens` are those
+    it noted down earlier: a prune that finds another one ends, as another operator expires data here. A dry run needs
+    neither, and deletes and writes nothing.
+    """
+
+    dry_run: bool = False
+    grace_seconds: int = Field(default=int(DEFAULT_GRACE.total_seconds()), ge=int(MIN_GRACE.total_seconds()))
+    token: str = Field(default="", max_length=1024)
+    known_tokens: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _has_token(self) -> Self:
+        if not self.dry_run and not self.token:
+            raise ValueError("token: expected a fresh token for the epoch, unless dryRun is set")
+        return self
+
+
+Job = TypeVar("Job", ExportJob, RestoreJob, VerifyJob, PruneJob)
 
 
 def load_job(model: type[Job], job_file: Path, secret_file: Path | None) -> Job:

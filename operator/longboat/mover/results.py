@@ -87,7 +87,38 @@ class VerifyResult(_Result):
     note: str = ""
 
 
-Result = ExportResult | RestoreResult | VerifyResult
+class PruneCount(_Result):
+    """A number of objects and their bytes."""
+
+    objects: int
+    bytes: int
+
+
+class PruneResult(_Result):
+    """A prune that came to its end; in a dry run, what it would have done.
+
+    `removed` says what was deleted by reason (DataPack, MapPack, CondemnedList, ExpiredLease, StaleMarker,
+    OldRevision), `freed` all of it. Packs that were not: `condemned` now, `waiting` since an earlier run, `later` too
+    young or too many, `leased` by exports at work, `live` as backups refer to them. `note` says why nothing was
+    condemned, if so; `unknown` objects were left alone.
+    """
+
+    ok: Literal[True] = True
+    dry_run: bool
+    manifests: int
+    leases: int
+    removed: dict[str, PruneCount]
+    freed: PruneCount
+    condemned: PruneCount
+    waiting: PruneCount
+    later: PruneCount
+    leased: PruneCount
+    live: PruneCount
+    unknown: int = 0
+    note: str = ""
+
+
+Result = ExportResult | RestoreResult | VerifyResult | PruneResult
 
 
 class Failure(_Result):

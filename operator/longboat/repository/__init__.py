@@ -39,6 +39,7 @@ from .key_text import (
     parse_store_key,
 )
 from .layout import DEFAULT_BLOCK_SIZE
+from .leases import MIN_GRACE
 from .manifests import BackupManifest, DiskIdentity, DiskManifest, DiskReference, DiskStatistics
 from .object_store import ObjectInfo, ObjectStore
 from .open_store import open_store
@@ -70,6 +71,7 @@ __all__ = [
     "DEFAULT_BLOCK_SIZE",
     "DEFAULT_GRACE",
     "MAX_SKEW",
+    "MIN_GRACE",
     "SECRETS",
     "BackupManifest",
     "DiskIdentity",

@@ -10,9 +10,9 @@ import contextlib
 from collections.abc import Collection
 from datetime import timedelta
 
-from .backups import StoredDisk, write_disk_manifest
+from .backups import StoredDisk, read_disk_manifest, write_disk_manifest
 from .condemned import CondemnedPacks
-from .errors import DamagedError, LeaseLostError, StoreError
+from .errors import BackupNotFoundError, DamagedError, LeaseLostError, ObjectNotFoundError, StoreError
 from .layout import PACKS, Kind, pack_name, split_pack_name
 from .leases import Lease
 from .manifests import DiskManifest
@@ -44,6 +44,16 @@ def commit_disk_manifest(
             raise
         _withdraw(repository, stored)
         raise LeaseLostError(f"{error}; run it again") from None
+    return stored
+
+
+def read_sound_manifest(repository: Repository, name: str) -> StoredDisk:
+    """Return a disk manifest whose packs may be built upon; DamagedError if it came too late to keep its packs."""
+    stored = read_disk_manifest(repository, name)
+    try:
+        require_sound(repository, stored)
+    except ObjectNotFoundError:
+        raise BackupNotFoundError(f"{repository.store.describe()}: disk manifest {name} is gone") from None
     return stored
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from .backups import StoredDisk, disk_manifest_names, read_disk_manifest, tombstoned_hashes
+from .backups import StoredDisk, disk_manifest_names, tombstoned_hashes
+from .commit import read_sound_manifest
 from .errors import BackupNotFoundError, DamagedError, UnsupportedFormatError
 from .layout import split_disk_manifest_name
 from .manifests import DiskIdentity, DiskManifest
@@ -69,7 +70,7 @@ def _candidate(
     if parts is None or parts[2] in deleted:
         return None, PARENT_TOMBSTONED
     try:
-        return read_disk_manifest(repository, name), None
+        return read_sound_manifest(repository, name), None
     except (DamagedError, UnsupportedFormatError, BackupNotFoundError):
         return None, PARENT_UNREADABLE
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from .backups import StoredDisk, read_disk_manifest, tombstoned_hashes
+from .backups import StoredDisk, tombstoned_hashes
+from .commit import read_sound_manifest
 from .damage import Damage
 from .errors import BackupNotFoundError, DamagedError, UnsupportedFormatError
 from .layout import DISKS, split_disk_manifest_name
@@ -58,7 +59,7 @@ def _candidates(repository: Repository, own_hash: str) -> Iterator[StoredDisk]:
             newest[parts[0]] = max(newest.get(parts[0], ("", "")), (parts[1], info.name))
     for _, name in sorted(newest.values(), reverse=True)[:MAX_SIMILAR]:
         try:
-            yield read_disk_manifest(repository, name)
+            yield read_sound_manifest(repository, name)
         except (BackupNotFoundError, DamagedError, UnsupportedFormatError):
             continue
 

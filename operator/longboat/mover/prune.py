@@ -1,0 +1,97 @@
+"""The prune program: delete what no backup in a repository refers to, as `--job FILE [--secret FILE]` says."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+from longboat.repository import (
+    PruneProgress,
+    PruneReport,
+    Repository,
+    Tally,
+    advance_epoch,
+    open_store,
+    open_with_master_key,
+    prune,
+)
+from longboat.repository.epoch import Epoch
+from longboat.repository.object_store import ObjectStore
+
+from .jobs import PruneJob
+from .program import run_program
+from .progress import INTERVAL, print_line
+from .results import PruneCount, PruneResult
+
+
+def main(argv: list[str]) -> int:
+    """Run the prune that the arguments name; return the exit code."""
+    return run_program("prune", PruneJob, run_prune, argv)
+
+
+def run_prune(
+    job: PruneJob,
+    store: ObjectStore | None = None,
+    random: Callable[[int], bytes] = os.urandom,
+    emit: Callable[[str], None] = print_line,
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    clock: Callable[[], float] = time.monotonic,
+) -> PruneResult:
+    """Prune a repository and return what was deleted and condemned, or in a dry run would be.
+
+    RepositoryError and MoverError say what kept it from coming to its end; running it again is always safe.
+    """
+    repository = open_with_master_key(
+        store or open_store(job.store), job.repository_path, job.master_key_bytes(), random
+    )
+    report = prune(
+        repository,
+        now=now(),
+        grace=timedelta(seconds=job.grace_seconds),
+        epoch=None if job.dry_run else _epoch(repository, job),
+        dry_run=job.dry_run,
+        threads=job.workers or 8,
+        progress=_Lines(emit, clock).tell,
+    )
+    return _result(report)
+
+
+def _epoch(repository: Repository, job: PruneJob) -> Epoch:
+    return advance_epoch(repository, {*job.known_tokens, job.token}, job.token)
+
+
+class _Lines:
+    """Prints how far it is, at most every INTERVAL seconds."""
+
+    def __init__(self, emit: Callable[[str], None], clock: Callable[[], float]) -> None:
+        self._emit, self._clock, self._last = emit, clock, clock()
+
+    def tell(self, progress: PruneProgress) -> None:
+        if self._clock() - self._last >= INTERVAL:
+            self._last = self._clock()
+            counts = {"step": progress.step, "objectsDone": progress.done, "objectsTotal": progress.total}
+            self._emit(json.dumps({"progress": counts}))
+
+
+def _result(report: PruneReport) -> PruneResult:
+    return PruneResult(
+        dry_run=report.dry_run,
+        manifests=report.manifests,
+        leases=report.leases,
+        removed={reason: _count(tally) for reason, tally in report.removed.items()},
+        freed=_count(report.freed),
+        condemned=_count(report.condemned),
+        waiting=_count(report.waiting),
+        later=_count(report.later),
+        leased=_count(report.leased),
+        live=_count(report.live),
+        unknown=report.unknown,
+        note=report.postponed,
+    )
+
+
+def _count(tally: Tally) -> PruneCount:
+    return PruneCount(objects=tally.objects, bytes=tally.bytes)

@@ -1,0 +1,250 @@
+"""Random histories of exports, prunes and sweeps, interleaved call by call: what is not removed can be restored.
+
+A model remembers what every backup was made of. Processes may be killed before any operation, sleep for any time before
+any operation, and run beside any others. The clock is the store's; each machine's own is off by minutes.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import NamedTuple
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from longboat.repository import (
+    Repository,
+    advance_epoch,
+    leases,
+    open_with_master_key,
+    prune,
+    read_disk_manifest,
+    reference_to,
+    sweep_tombstones,
+    write_backup_manifest,
+    write_tombstone,
+)
+from longboat.repository.commit import require_sound
+from longboat.repository.condemned import read_condemned
+from longboat.repository.errors import BackupBeingRemovedError, BackupNotFoundError, DamagedError
+from longboat.repository.layout import Kind, split_pack_name
+from longboat.repository.mark import references
+from longboat.repository.object_store import ObjectStore
+from tests.fakes.interleaved import Process
+from tests.fakes.object_store import MemoryStore
+from tests.unit.mover.disks import PATH, backup_time, repository_in
+
+from .hand_writer import back_up, read_back
+
+GRACE = leases.MIN_GRACE
+_EMPTY = MemoryStore()
+_KEY = repository_in(_EMPTY).master_key
+TIMES = [timedelta(seconds=20), timedelta(minutes=4), timedelta(minutes=19), timedelta(minutes=35), GRACE, 26 * GRACE]
+
+
+class Step(NamedTuple):
+    """One thing that happens: what, and numbers that say more."""
+
+    what: str
+    which: int
+    much: int
+
+
+class History:
+    """A store, the processes at work on it, and the model: what each backup was made of."""
+
+    def __init__(self) -> None:
+        self.store = _EMPTY.copy()
+        self.repository = open_with_master_key(self.store, PATH, _KEY)
+        self.processes: list[Process] = []
+        self.contents: dict[str, list[int]] = {}
+        self.disks: list[list[int]] = [[1, 2, 3, 4, 5, 6], [7, 7, 0, 0, 8]]
+        self.writers: dict[str, Process] = {}
+        self.given_up: set[str] = set()
+        self._bytes = random.Random(0)
+
+    def happen(self, step: Step) -> None:
+        """Let one thing happen."""
+        getattr(self, step.what)(step.which, step.much)
+
+    def write(self, which: int, much: int) -> None:
+        """Change a disk: some block, or its size."""
+        disk = self.disks[which % 2]
+        if much % 7 == 0:
+            del disk[2 + much % 3 :]
+        elif much % 7 == 1:
+            disk += [much % 5] * 3
+        else:
+            disk[much % len(disk)] = much % 6
+
+    def export(self, which: int, much: int) -> None:
+        """Begin to back a disk up."""
+        name, number = f"backup-{len(self.contents)}", len(self.contents)
+        content = list(self.disks[which % 2])
+        self.contents[name] = content
+
+        def work(store: ObjectStore) -> object:
+            repository = self._open(store)
+            stored = back_up(repository, f"disk-{which % 2}", name, backup_time(number), content)
+            write_backup_manifest(repository, name, backup_time(number), [reference_to(stored, "data")])
+            return stored
+
+        self.writers[name] = self._begin(work)
+
+    def prune(self, which: int, much: int) -> None:
+        """Begin to prune; other prunes of the same operator may be at work."""
+        skew = timedelta(minutes=(much % 9) - 4)
+
+        def work(store: ObjectStore) -> object:
+            repository = self._open(store)
+            epoch = advance_epoch(repository, {"t"}, "t")
+            return prune(repository, now=self.store.now + skew, grace=GRACE, epoch=epoch, threads=1)
+
+        self._begin(work)
+
+    def delete(self, which: int, much: int) -> None:
+        """Begin to delete a backup for good."""
+        names = sorted(self.contents.keys() - self.given_up)
+        if names:
+            name = names[which % len(names)]
+            self.given_up.add(name)
+            self._begin(lambda store: _delete(self._open(store), name, self.store))
+
+    def go_on(self, which: int, much: int) -> None:
+        """Let a process do some of its operations."""
+        if self.processes:
+            process = self.processes[which % len(self.processes)]
+            for _ in range(1 + much):
+                if not process.step():
+                    break
+        self._forget_ended()
+
+    def finish(self, which: int, much: int) -> None:
+        """Let a process come to its end."""
+        if self.processes:
+            self.processes[which % len(self.processes)].run()
+        self._forget_ended()
+
+    def kill(self, which: int, much: int) -> None:
+        """End a process before its next operation."""
+        if self.processes:
+            self.processes[which % len(self.processes)].kill()
+        self._forget_ended()
+
+    def sleep(self, which: int, much: int) -> None:
+        """Let time pass for everybody."""
+        self.store.advance(TIMES[much % len(TIMES)])
+
+    def check(self) -> None:
+        """Restore every backup that was made and not given up."""
+        for info in self.store.list(f"{PATH}/disks/"):
+            stored = read_disk_manifest(self.repository, info.name.removeprefix(f"{PATH}/"))
+            name = stored.manifest.backup_name
+            writer = self.writers[name]
+            if writer.result is None:
+                try:
+                    require_sound(self.repository, stored)
+                except DamagedError:
+                    continue  # Its writer slept and was killed before it could look: it never became a backup.
+            assert read_back(self.repository, stored.manifest) == self.contents[name], name
+
+    def assert_made(self) -> None:
+        """See that no backup is missing whose writer said that it was made."""
+        for name, writer in self.writers.items():
+            if writer.result is not None and name not in self.given_up:
+                assert read_disk_manifest(self.repository, writer.result.name)  # type: ignore[attr-defined]
+
+    def end(self) -> None:
+        """Bring all processes to their end, then see that prune leaves nothing but what is in use."""
+        for process in list(self.processes):
+            process.run()
+        self.check()
+        for _ in range(4):
+            self.store.advance(GRACE + leases.LEASE_TTL)
+            epoch = advance_epoch(self.repository, {"t"}, "t")
+            try:
+                prune(self.repository, now=self.store.now, grace=GRACE, epoch=epoch, threads=1)
+            except DamagedError:
+                return  # A manifest that was written too late and never withdrawn: somebody has to look.
+        self.check()
+        self.assert_made()
+        used = set(self._used())
+        assert set(self._packs()) == used
+        # A list lives as long as a backup that was made within minutes of it refers to one of its packs.
+        assert all(not used.isdisjoint(each.content.ids()) for each in read_condemned(self.repository))
+
+    def _packs(self) -> Iterator[tuple[Kind, bytes] | None]:
+        for folder in ("packs/", "maps/"):
+            yield from (split_pack_name(info.name) for info in self.repository.store.list(folder))
+
+    def _used(self) -> Iterator[tuple[Kind, bytes]]:
+        for info in self.repository.store.list("disks/"):
+            marks = references(self.repository, read_disk_manifest(self.repository, info.name).manifest, threads=1)
+            yield from ((Kind.DATA_PACK, pack) for pack in marks.data)
+            yield from ((Kind.MAP_PACK, pack) for pack in marks.pages)
+
+    def _begin(self, work: Callable[[ObjectStore], object]) -> Process:
+        self.processes.append(Process(self.store, work))
+        return self.processes[-1]
+
+    def _forget_ended(self) -> None:
+        self.processes = [each for each in self.processes if not each.ended]
+
+    def _open(self, store: ObjectStore) -> Repository:
+        return open_with_master_key(store, PATH, _KEY, self._bytes.randbytes)
+
+
+def _delete(repository: Repository, name: str, clock: MemoryStore) -> object:
+    try:
+        write_tombstone(repository, name, clock.now, "test")
+        return sweep_tombstones(repository, clock.now, timedelta(0))
+    except (BackupBeingRemovedError, BackupNotFoundError) as error:
+        return error
+
+
+WHAT = [
+    *["write"] * 2,
+    *["export"] * 3,
+    *["prune"] * 3,
+    "delete",
+    *["go_on"] * 10,
+    *["finish"] * 3,
+    "kill",
+    *["sleep"] * 5,
+]
+STEPS = st.builds(Step, st.sampled_from(WHAT), st.integers(0, 5), st.integers(0, 20))
+
+
+def run(steps: list[Step]) -> None:
+    """Let a history happen, with a check of everything at the end of each process."""
+    history = History()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(leases, "seconds_since_boot", lambda: history.store.now.timestamp())
+        patch.setattr("longboat.repository.commit.references", lambda *args: references(*args, threads=1))
+        try:
+            for step in steps:
+                before = len(history.processes)
+                history.happen(step)
+                if len(history.processes) < before:
+                    history.check()
+            history.end()
+        finally:
+            for process in history.processes:
+                process.kill()
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(STEPS, min_size=15, max_size=60))
+def test_no_history_loses_a_backup(steps: list[Step]) -> None:
+    run(steps)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(6 * 3600)
+@settings(max_examples=20_000, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(STEPS, min_size=20, max_size=150))
+def test_no_long_history_loses_a_backup(steps: list[Step]) -> None:
+    run(steps)
