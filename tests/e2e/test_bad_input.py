@@ -126,9 +126,8 @@ def test_bad_input_is_told_with_field_and_remedy(place: Namespace, row: Row) -> 
     if not row.reason:
         with pytest.raises(ClusterError, match=row.message) as refused:
             place.apply(obj)
-        seen(
-            row.title, "refused by the API server", re.split("invalid: |data: ", str(refused.value))[-1].splitlines()[0]
-        )
+        said = re.split("invalid: |data: |denied request: ", str(refused.value))[-1]
+        seen(row.title, "refused by the API server", said.strip().splitlines()[0])
         return
     place.apply(obj)
     condition = place.condition(row.kind, obj["metadata"]["name"], row.type)(row.reason)
