@@ -54,6 +54,10 @@ guest-image: ## The guest's disk for make demo CLUSTER=current, in build/guest, 
 bench: ## The mover beside restic and Borg on one image; writes build/bench/data-path.json (ARGS=--help)
 	$(PY) -m tests.bench $(ARGS)
 
+.PHONY: bench-plots
+bench-plots: ## Draw the figures of docs/explanation/performance.md (ARGS="--take build/bench/data-path.json": those of your run)
+	$(PY) -m tests.bench.plots $(ARGS)
+
 .PHONY: cluster
 cluster: ## Start the local cluster; build/kubeconfig reaches it
 	$(PY) -m tests.cluster up

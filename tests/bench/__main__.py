@@ -15,7 +15,7 @@ from longboat.repository import StoreSettings
 from tests.bench import image
 from tests.bench.devices import loop_device
 from tests.bench.figures import Figures, describe, table
-from tests.bench.story import Story
+from tests.bench.story import Story, simulate
 from tests.bench.tools import Borg, Longboat, Restic, Rustic, Tool
 from tests.cluster import host
 from tests.cluster.paths import CHECKOUT, cache_dir
@@ -52,6 +52,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--alone", action="store_true", help="only the mover, without the other programs")
     parser.add_argument("--block-kib", type=int, nargs="*", default=[], help="the mover with these block sizes, too")
     parser.add_argument("--rustic", default="", help="path of a rustic program, to be measured as well")
+    parser.add_argument("--simulated-gib", type=int, default=2048, help="a disk that is made up (default: 2048; 0: no)")
+    parser.add_argument("--simulated-data-gib", type=int, default=8, help="its data (default: 8)")
     return parser.parse_args()
 
 
@@ -72,7 +74,10 @@ def _measure(arguments: argparse.Namespace) -> list[Figures]:
             store = RemoteStore(work / "s3")
             stack.callback(store.stop)
             tools += _on_s3(disk, work, store, arguments.alone)
-        return Story(tools, disk, work, arguments.cores).tell()
+        figures = Story(tools, disk, work, arguments.cores).tell()
+        if arguments.simulated_gib:
+            figures += simulate(arguments.simulated_gib, arguments.simulated_data_gib, work / "simulated")
+        return figures
 
 
 def _movers(disk: Path, device: Path, work: Path, block_sizes: list[int]) -> list[Tool]:

@@ -9,12 +9,15 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from tests.bench import image, measure
+from tests.bench import image, measure, simulated
 from tests.bench.devices import loop_device
 from tests.bench.figures import Figures
 from tests.bench.tools import Command, Longboat, Tool
+from tests.cluster.paths import CHECKOUT
 from tests.cluster.progress import ClusterError, say
 
 
@@ -74,16 +77,36 @@ class Story:
         """Run a command beside nothing else of ours; raise ClusterError if it fails."""
         say(f"{case}: {tool.name}")
         before = _stored(tool.stored)
-        # Without site and environment the measuring process stays small: its peak counts for the program it starts.
-        launcher = ["taskset", "-c", self._cpus, sys.executable, "-I", "-S", str(measure.__file__), *command.arguments]
-        environment = os.environ | dict(command.environment)
-        done = subprocess.run(launcher, env=environment, cwd=command.folder, capture_output=True, text=True, check=True)
-        taken = json.loads(done.stdout.splitlines()[-1])
-        if taken.pop("exit_code"):
-            raise ClusterError(f"`{' '.join(command.arguments)}` failed: {done.stderr[-2000:]}")
+        taken = run_measured(command, self._cpus)
         after = _stored(tool.stored)
         counted = {"puts": after[1] - before[1], "gets": None} | tool.counts()
         self.figures.append(Figures(case, tool.name, size, stored_bytes=after[0] - before[0], **(taken | counted)))
+
+
+def simulate(size_gib: int, data_gib: int, folder: Path) -> list[Figures]:
+    """What the mover takes for a disk that is not there, in the cases of `simulated`."""
+    figures = []
+    for case in simulated.CASES:
+        say(f"{case}: a simulated disk of {size_gib} GiB with {data_gib} GiB of data")
+        program = (sys.executable, "-m", "tests.bench.simulated", str(size_gib), str(data_gib), str(folder), case)
+        environment = {"PYTHONPATH": f"{CHECKOUT / 'operator'}:{CHECKOUT}"}
+        taken = run_measured(Command(program, environment, CHECKOUT), "0")
+        figures.append(Figures(f"{case}-{size_gib}-gib", "longboat-simulated", data_gib << 30, 0, 0, 0, 0, 0, 0, None))
+        known = {key: taken[key] for key in ("cpu_seconds", "wall_seconds", "peak_rss_mib")}
+        figures[-1] = replace(figures[-1], **known)
+    return figures
+
+
+def run_measured(command: Command, cpus: str) -> dict[str, Any]:
+    """Run a command on some CPUs and return what it took; ClusterError if it fails."""
+    # Without site and environment the measuring process stays small: its peak counts for the program it starts.
+    launcher = ["taskset", "-c", cpus, sys.executable, "-I", "-S", str(measure.__file__), *command.arguments]
+    environment = os.environ | dict(command.environment)
+    done = subprocess.run(launcher, env=environment, cwd=command.folder, capture_output=True, text=True, check=True)
+    taken: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    if taken.pop("exit_code"):
+        raise ClusterError(f"`{' '.join(command.arguments)}` failed: {done.stderr[-2000:]}")
+    return taken
 
 
 def _stored(folder: Path) -> tuple[int, int]:

@@ -56,9 +56,9 @@ def run_export(
         with ArchiveSource(Path(job.source_path)) as files:
             export = _prepared(job, repository, files, emit, page_blocks, None)
             export.notes += [f"left out, being no plain file: {name}" for name in files.skipped]
-            return _attempts(export)
+            return run_attempts(export)
     with open_source(Path(job.source_path)) as source:
-        return _attempts(_prepared(job, repository, source, emit, page_blocks, changes))
+        return run_attempts(_prepared(job, repository, source, emit, page_blocks, changes))
 
 
 def _prepared(
@@ -76,7 +76,7 @@ def _prepared(
     return export
 
 
-def _attempts(export: Export) -> ExportResult:
+def run_attempts(export: Export) -> ExportResult:
     """Try until an attempt ends well; each failure that another attempt can avoid is remembered for the next one."""
     ended: list[Lease] = []
     while True:
