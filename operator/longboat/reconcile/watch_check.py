@@ -18,7 +18,7 @@ from longboat.kube.port import Object
 from longboat.reconcile import routing
 from longboat.reconcile.context import Context
 from longboat.reconcile.queue import WorkQueue
-from longboat.reconcile.routing import Owners
+from longboat.reconcile.routing import LEFT_TO_DO, Owners
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,10 @@ class WatchCheck:
         return f"the watch of {kind} objects tells of nothing any more; a restart begins a new one" if kind else None
 
     def _look(self, ctx: Context, kind: Kind) -> None:
-        missed = [each for each in ctx.cluster.list(kind) if self._is_missed(each, ctx.now())]
+        # What is finished is not missed: of DiskBackups, whose history is long, only the others are asked for.
+        fields = LEFT_TO_DO if kind == DISK_BACKUP else ()
+        listed = ctx.cluster.list(kind, fields=fields, cached=True)
+        missed = [each for each in listed if self._is_missed(each, ctx.now())]
         for each in missed:
             meta = each["metadata"]
             log.warning("%s %s/%s: no event has told of it", kind.name, meta["namespace"], meta["name"])
