@@ -203,7 +203,8 @@ class Story:
     def leftovers(self) -> list[str]:
         """Jobs, claims and snapshots of movers that are still there."""
         kinds = "jobs,persistentvolumeclaims,volumesnapshots"
-        ours = f"longboat.dev/owner-namespace={self.place.namespace}"
+        # What a disk keeps for its next backup is no leftover.
+        ours = f"longboat.dev/owner-namespace={self.place.namespace},longboat.dev/owner-kind!=Disk"
         return self.cluster.kubectl("-n", self.place.operator_namespace, "get", kinds, "-l", ours, "-o", "name").split()
 
     def completed_backup(self, name: str) -> Object:

@@ -108,6 +108,51 @@ def _handle(namespace: Namespace, name: str) -> str:
     return str((content or {})["status"]["snapshotHandle"])
 
 
+def test_backups_of_a_tracked_disk_read_what_changed_and_restore_each_state(namespace: Namespace) -> None:
+    namespace.apply(claim("disk", "128Mi"))
+    namespace.policy("daily", "disk")
+    states = []
+    for seed in (1, 2, 3):
+        namespace.write("disk", seed=seed, mebibytes=16 if seed == 1 else 1, offset=seed * 30 << 20)
+        states.append((namespace.checksum("disk"), namespace.backup("daily")))
+    disks = [backup["status"]["disks"][0] for _, backup in states]
+    assert [each["mode"] for each in disks] == ["Full", "Incremental", "Incremental"], disks
+    # A share is read to check the tracker; without tracking it would be all of the 128 MiB.
+    assert [each["readBytes"] < limit << 20 for each, limit in zip(disks, (32, 16, 16), strict=True)] == [True] * 3, (
+        disks
+    )
+    for number, (checksum, backup) in enumerate(states):
+        source = {"diskBackup": {"name": backup["metadata"]["name"]}}
+        namespace.restore(f"state-{number}", source)
+        assert namespace.checksum(f"state-{number}") == checksum
+    assert len(_kept(namespace)) == 1
+
+
+def test_a_tracker_that_fails_costs_a_full_read_and_the_backup_says_so(namespace: Namespace) -> None:
+    namespace.apply(claim("disk", "64Mi"))
+    namespace.write("disk", seed=4)
+    namespace.policy("daily", "disk")
+    namespace.backup("daily")
+    namespace.write("disk", seed=5)
+    before = namespace.checksum("disk")
+    faults = namespace.cluster.faults
+    faults.inject("off", operation="GetMetadataDelta", code="FAILED_PRECONDITION", message="tracking is off")
+    try:
+        backup = namespace.backup("daily")
+    finally:
+        faults.remove("off")
+    result = backup["status"]["disks"][0]
+    assert (result["phase"], result["mode"], result["readBytes"]) == ("Completed", "Full", SIZE), result
+    assert result["fullReason"] == "ChangeTrackingUnavailable" and "tracking is off" in result["message"]
+    namespace.restore("restored", {"diskBackup": {"name": backup["metadata"]["name"]}})
+    assert namespace.checksum("restored") == before
+
+
+def _kept(namespace: Namespace) -> list[str]:
+    labels = f"longboat.dev/owner-kind=Disk,longboat.dev/owner-namespace={namespace.name}"
+    return namespace.cluster.kubectl("get", "volumesnapshots", "-A", "-l", labels, "-o", "name").split()
+
+
 def test_the_sidecar_tells_what_is_allocated_and_what_has_changed(disk: Disk) -> None:
     assert list(disk.source().delta(disk.base_handle)) == SCATTERED
     assert list(disk.source().allocated()) == [*SCATTERED, (8 << 20, 1 << 20)]

@@ -197,7 +197,8 @@ class Namespace:
     def assert_nothing_left(self) -> None:
         """Nothing that was made for this namespace is left in the operator's, nor any content of a snapshot."""
         kinds = "jobs,pvc,secrets,volumesnapshots,volumesnapshotcontents"
-        label = f"longboat.dev/owner-namespace={self.name}"
+        # What a disk keeps for its next backup is no leftover.
+        label = f"longboat.dev/owner-namespace={self.name},longboat.dev/owner-kind!=Disk"
 
         def left() -> str:
             return self.cluster.kubectl("-n", OPERATOR_NAMESPACE, "get", kinds, "-l", label, "-o", "name")

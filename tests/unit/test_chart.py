@@ -96,14 +96,29 @@ def test_users_get_no_status_and_no_stores() -> None:
         assert resources == {"backuppolicies", "diskbackups", "disksnapshots", "restores"}
 
 
-def test_only_the_operator_and_the_cleanup_are_bound() -> None:
-    bound = {
-        subject["name"]
-        for each in _render()
-        if each["kind"] in ("RoleBinding", "ClusterRoleBinding")
-        for subject in each["subjects"]
-    }
-    assert bound == {"longboat", "longboat-cleanup"}
+def _bound(*arguments: str) -> set[str]:
+    bindings = [each for each in _render(*arguments) if each["kind"] in ("RoleBinding", "ClusterRoleBinding")]
+    return {subject["name"] for each in bindings for subject in each["subjects"]}
+
+
+def test_only_the_operator_the_movers_and_the_cleanup_are_bound() -> None:
+    assert _bound() == {"longboat", "longboat-mover", "longboat-cleanup"}
+    assert _bound("--set", "changedBlocks.enabled=false") == {"longboat", "longboat-cleanup"}
+
+
+def test_movers_may_get_snapshots_in_their_namespace_and_nothing_else() -> None:
+    manifests = _render()
+    [rule] = _named(manifests, "Role", "longboat-mover")["rules"]
+    assert rule == {"apiGroups": ["snapshot.storage.k8s.io"], "resources": ["volumesnapshots"], "verbs": ["get"]}
+    roles = [
+        each["roleRef"] for each in manifests if {"longboat-mover"} & {s["name"] for s in each.get("subjects", ())}
+    ]
+    assert [(role["kind"], role["name"]) for role in roles] == [("Role", "longboat-mover")]
+
+
+def test_change_tracking_can_be_turned_off() -> None:
+    assert _environment("--set", "changedBlocks.enabled=false")["LONGBOAT_CHANGED_BLOCKS"] == "false"
+    assert _environment("--set", "changedBlocks.keepSnapshotsFor=8d")["LONGBOAT_BASE_SNAPSHOT_LONGEST"] == "8d"
 
 
 def test_the_charts_crds_are_the_generated_ones() -> None:

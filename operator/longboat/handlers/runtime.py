@@ -12,7 +12,7 @@ from longboat.handlers.settings import read_process_settings, read_settings
 from longboat.kube.client import ApiServer, connect
 from longboat.kube.kinds import NAMESPACE
 from longboat.kube.port import Cluster, Object, UnavailableError
-from longboat.reconcile import automatic_snapshots, disk_backup, restore_cleanup, routing
+from longboat.reconcile import automatic_snapshots, base_snapshots, disk_backup, restore_cleanup, routing
 from longboat.reconcile.context import Context
 from longboat.reconcile.dispatch import work
 from longboat.reconcile.queue import WorkQueue
@@ -75,7 +75,14 @@ def start() -> Runtime:
     ctx = Context(api, api, lambda: datetime.now(UTC), time.sleep, settings, StoreAccess(api, settings))
     queue, owners = WorkQueue(work(ctx), read_process_settings(os.environ).workers), Owners()
     watches = WatchCheck(queue, owners)
-    steps, cleaning = (automatic_snapshots.tick, watches), (disk_backup.sweep, restore_cleanup.sweep)
+    steps, cleaning = (
+        (automatic_snapshots.tick, watches),
+        (
+            disk_backup.sweep,
+            restore_cleanup.sweep,
+            base_snapshots.sweep,
+        ),
+    )
     tick = Tick(ctx, queue, owners, steps, cleaning)
     if frozen := tick.thaw_first():
         log.warning("%d backups were interrupted while a guest may have been frozen; they come first", frozen)

@@ -3,6 +3,7 @@
 LONGBOAT_NAMESPACE and LONGBOAT_IMAGE are required. Optional, with their defaults: LONGBOAT_IMAGE_PULL_POLICY
 (IfNotPresent), LONGBOAT_LOCATION, LONGBOAT_TRASH_PERIOD (7d), LONGBOAT_UNFREEZE_TIMEOUT_SECONDS (30; 5 to 240),
 LONGBOAT_SNAPSHOT_READY_WITHIN (12h), LONGBOAT_AUTOMATIC_SNAPSHOTS (true), LONGBOAT_AUTOMATIC_SNAPSHOT_EVERY (1d),
+LONGBOAT_CHANGED_BLOCKS (true), LONGBOAT_BASE_SNAPSHOT_LONGEST (35d),
 LONGBOAT_MOVER_USER (107; not 0: movers never run as root), LONGBOAT_MOVER_RESOURCES (JSON, {}),
 LONGBOAT_MOVER_PULL_SECRETS (names, comma separated), LONGBOAT_MOVERS_AT_ONCE (10), LONGBOAT_MOVER_SERVICE_ACCOUNT
 (default), LONGBOAT_RESYNC_SECONDS (10), LONGBOAT_FULL_RESYNC (5m), LONGBOAT_STORE_CHECK_EVERY (5m),
@@ -57,6 +58,8 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         mover_pull_secrets=read("LONGBOAT_MOVER_PULL_SECRETS", "", _names),
         movers_at_once=read("LONGBOAT_MOVERS_AT_ONCE", "10", _whole(1, 1000)),
         mover_service_account=read("LONGBOAT_MOVER_SERVICE_ACCOUNT", "default", str),
+        changed_blocks=read("LONGBOAT_CHANGED_BLOCKS", "true", _one_of("true", "false")) == "true",
+        base_snapshot_longest=read("LONGBOAT_BASE_SNAPSHOT_LONGEST", "35d", parse_duration),
         resync_period=timedelta(seconds=read("LONGBOAT_RESYNC_SECONDS", "10", _whole(1, 3600))),
         full_resync_period=read("LONGBOAT_FULL_RESYNC", "5m", parse_duration),
         store_check_period=read("LONGBOAT_STORE_CHECK_EVERY", "5m", parse_duration),

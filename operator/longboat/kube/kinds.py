@@ -61,6 +61,9 @@ VOLUME_SNAPSHOT_CONTENT = Kind(
 VOLUME_SNAPSHOT_CLASS = Kind(
     "snapshot.storage.k8s.io/v1", "VolumeSnapshotClass", "volumesnapshotclasses", namespaced=False
 )
+SNAPSHOT_METADATA_SERVICE = Kind(
+    "cbt.storage.k8s.io/v1beta1", "SnapshotMetadataService", "snapshotmetadataservices", namespaced=False
+)
 VIRTUAL_MACHINE = Kind("kubevirt.io/v1", "VirtualMachine", "virtualmachines")
 VIRTUAL_MACHINE_INSTANCE = Kind("kubevirt.io/v1", "VirtualMachineInstance", "virtualmachineinstances")
 KUBEVIRT = Kind("kubevirt.io/v1", "KubeVirt", "kubevirts")

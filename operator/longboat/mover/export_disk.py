@@ -15,7 +15,7 @@ from longboat.repository.object_store import ObjectStore
 from longboat.repository.parents import MAX_CANDIDATES
 
 from .archive import ArchiveSource
-from .changes import ChangeSource, ChangeTrackingError, ChangeTrackingUnavailableError
+from .changes import ChangeSource, ChangeTrackingError
 from .errors import JobError
 from .export_attempt import Attempt, Export, result_of
 from .jobs import ExportJob
@@ -69,11 +69,12 @@ def _prepared(
     page_blocks: int,
     changes: ChangeSource | None,
 ) -> Export:
-    export = Export(job, repository, source, emit, page_blocks, changes)
     if job.changes is not None and changes is None:
-        export.distrust = ChangeTrackingUnavailableError.reason
-        export.notes.append("this program has no client for the change source")
-    return export
+        # Loaded only where it is used: gRPC takes 20 MiB of memory.
+        from .snapshot_metadata import open_snapshot_metadata
+
+        changes = open_snapshot_metadata(job.changes, source.size)
+    return Export(job, repository, source, emit, page_blocks, changes)
 
 
 def run_attempts(export: Export) -> ExportResult:

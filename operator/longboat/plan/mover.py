@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from pydantic.alias_generators import to_camel
@@ -32,6 +33,10 @@ ROLE = "longboat.dev/role"
 ATTEMPT = "longboat.dev/attempt"
 JOB_NAME = "batch.kubernetes.io/job-name"
 CONTROLLER_UID = "batch.kubernetes.io/controller-uid"
+
+TOKEN_PATH = "/var/run/secrets/longboat.dev/snapshot-metadata/token"
+"""Where a mover that asks for changed blocks finds its token; the kubelet renews it."""
+TOKEN_SECONDS = 3600
 
 _CONFIG = "/etc/longboat"
 _SECRET_FIELDS = ("masterKey",)
@@ -72,6 +77,8 @@ class Mover:
     volume_mode: Literal["Block", "Filesystem"]
     node_affinity: Mapping[str, Any] | None = None
     """spec.nodeAffinity.required of the PersistentVolume near which the mover has to run."""
+    token_audience: str = ""
+    """For whom the mover gets a token of its service account; it gets none for the API server in any case."""
 
     @property
     def read_only(self) -> bool:
@@ -185,12 +192,21 @@ def _pod(mover: Mover, settings: MoverSettings) -> Object:
             {"name": "disk", "persistentVolumeClaim": {"claimName": mover.claim}},
         ],
     }
+    if mover.token_audience:
+        spec["volumes"].append({"name": "token", "projected": _token(mover.token_audience)})
+        mount = {"name": "token", "mountPath": str(PurePosixPath(TOKEN_PATH).parent), "readOnly": True}
+        spec["containers"][0]["volumeMounts"].append(mount)
     if settings.pull_secrets:
         spec["imagePullSecrets"] = [{"name": name} for name in settings.pull_secrets]
     if mover.node_affinity:
         required = {"requiredDuringSchedulingIgnoredDuringExecution": dict(mover.node_affinity)}
         spec["affinity"] = {"nodeAffinity": required}
     return spec
+
+
+def _token(audience: str) -> Object:
+    token = {"audience": audience, "expirationSeconds": TOKEN_SECONDS, "path": PurePosixPath(TOKEN_PATH).name}
+    return {"sources": [{"serviceAccountToken": token}], "defaultMode": _READABLE_BY_GROUP}
 
 
 def _container(mover: Mover, settings: MoverSettings) -> Object:

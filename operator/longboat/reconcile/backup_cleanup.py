@@ -9,6 +9,7 @@ from longboat.kube.port import Cluster, Object
 from longboat.plan.backup_snapshots import is_ours, is_own_snapshot, labels_of
 from longboat.plan.hand_over import Seen, claim_name, copy_content_name, copy_name, is_original
 from longboat.plan.names import OWNER_UID
+from longboat.reconcile.base_snapshots import keep
 from longboat.reconcile.context import Context
 from longboat.reconcile.mover import stop
 from longboat.reconcile.new_volume import spare
@@ -22,6 +23,8 @@ def clean_disk(ctx: Context, backup: DiskBackup, disk: DiskResult) -> bool:
     if claim is not None:
         spare(cluster, claim)
     delete_this(cluster, PERSISTENT_VOLUME_CLAIM, claim)
+    if claim is None:
+        keep(ctx, backup, disk)
     # Some storage can't delete a snapshot under a volume that is made from it.
     return claim is None and destroy(cluster, seen_of(cluster, system, backup, disk), labels_of(backup))
 

@@ -39,7 +39,14 @@ class Settings:
     movers_at_once: int = 10
     """Exports that may be under way at once, and restores as well: a restore never waits for backups."""
     mover_service_account: str = "default"
-    """Service account of the movers; it needs no rights, and its token is not mounted."""
+    """Service account of the movers; no token for the API server is mounted.
+
+    It needs no rights but for changed blocks: the service asks whether it may get VolumeSnapshots here.
+    """
+    changed_blocks: bool = True
+    """Ask CSI drivers with a SnapshotMetadataService what has changed, and keep the snapshots that this needs."""
+    base_snapshot_longest: timedelta = timedelta(days=35)
+    """How long a snapshot is kept at most for that: while it is, it holds the space of what was written since."""
     resync_period: timedelta = timedelta(seconds=10)
     """Period of the tick that finds what is due."""
     full_resync_period: timedelta = timedelta(minutes=5)

@@ -31,6 +31,7 @@ from longboat.plan.mover import ATTEMPT, Mover, hung, mount_path, standing_since
 from longboat.plan.names import DISK, OWNER_NAMESPACE
 from longboat.plan.new_volume import is_bound
 from longboat.plan.problem import Problem
+from longboat.reconcile import base_snapshots
 from longboat.reconcile import mover as movers
 from longboat.reconcile.backup_cleanup import clean_disk
 from longboat.reconcile.backup_run import LATER, SOON, Run
@@ -149,6 +150,7 @@ def _mover(run: Run, disk: DiskResult) -> Mover | None:
     access = open_repository(run, [disk])
     if access is None:
         return None
+    changes, audience = base_snapshots.asked(run.ctx, run.backup, disk)
     job = ExportJob(
         store=access.settings,
         repository_path=access.path,
@@ -158,6 +160,8 @@ def _mover(run: Run, disk: DiskResult) -> Mover | None:
         backup_name=run.backup.name,
         created=disk.cut_time or run.ctx.now(),
         expiry=expiry_rule(run.backup, run.status.retention) if run.status.retention else None,
+        snapshot_handle=disk.hand_over.snapshot_handle if disk.hand_over else "",
+        changes=changes,
     )
     return Mover(
         role="export",
@@ -168,6 +172,7 @@ def _mover(run: Run, disk: DiskResult) -> Mover | None:
         claim=claim_name(run.backup, disk.name),
         volume_mode=disk.volume_mode or "Filesystem",
         node_affinity=_affinity(run, disk),
+        token_audience=audience,
     )
 
 
