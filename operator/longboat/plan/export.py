@@ -55,6 +55,14 @@ def retry_delay(attempt: int) -> timedelta:
     return timedelta(seconds=30 << 2 * max(0, attempt - 1))
 
 
+def distrusted(result: ExportResult) -> bool:
+    """Return whether everything was read because the word of a change source was not to be had or not to be trusted.
+
+    A base that is missing is no failure: a disk's first backup with change tracking has none.
+    """
+    return (result.full_reason or "").startswith("ChangeTracking")
+
+
 def completed(disk: DiskResult, result: ExportResult) -> DiskResult:
     """Return the disk as the result of its export says."""
     note = result.note or None

@@ -21,6 +21,7 @@ from longboat.plan.export import (
     PENDING_TOLD,
     completed,
     disk_label,
+    distrusted,
     job_name,
     labels,
     retry_delay,
@@ -282,6 +283,9 @@ def _succeeded(run: Run, disk: DiskResult, state: movers.MoverState) -> None:
     done = completed(disk, result)
     run.update(disk, **{name: getattr(done, name) for name in type(done).model_fields})
     run.event("Normal", "DiskExported", f"disk {disk.name!r}: {result.stored_bytes} bytes stored ({result.mode})")
+    if distrusted(result):
+        message = f"disk {disk.name!r} was read as a whole, its CSI driver could not be relied on: {result.note}"
+        run.event("Warning", result.full_reason or "", message)
 
 
 def _failed(run: Run, disk: DiskResult, failure: Failure) -> None:

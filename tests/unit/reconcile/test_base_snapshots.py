@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 from datetime import timedelta
 from pathlib import Path
@@ -137,6 +138,19 @@ def test_a_disk_with_a_file_system_keeps_nothing(tmp_path: Path) -> None:
     world.cluster.patch(PERSISTENT_VOLUME_CLAIM, claim["metadata"]["name"], [mode], SHOP)
     run(world)
     assert world.leftovers() == []
+
+
+def test_a_driver_that_can_not_be_relied_on_is_told_of(world: BackupWorld) -> None:
+    def lied(job: Object, content: str | None) -> tuple[bool, str, str | None]:
+        ok, message, log = world._export(job, content)
+        told = json.loads(message) | {"mode": "Full", "fullReason": "ChangeTrackingMismatch", "note": "block 7 differs"}
+        return ok, json.dumps(told), log
+
+    world.storage.run_job = lied
+    run(world)
+    assert disk(world, "data").full_reason == "ChangeTrackingMismatch"
+    [message] = [message for reason, message in world.cluster.events if reason == "ChangeTrackingMismatch"]
+    assert "block 7 differs" in message
 
 
 def test_a_failed_disk_keeps_nothing_and_the_older_snapshot_stays(world: BackupWorld) -> None:
