@@ -13,7 +13,6 @@ from longboat.kube.kinds import (
     SNAPSHOT_METADATA_SERVICE,
     VOLUME_SNAPSHOT,
     VOLUME_SNAPSHOT_CONTENT,
-    Kind,
 )
 from longboat.kube.port import ConflictError, NotFoundError, Object, Operation, RefusedError
 from longboat.mover.changes import SnapshotMetadata
@@ -68,9 +67,12 @@ def keep(ctx: Context, backup: DiskBackup, disk: DiskResult) -> None:
     if service_of(ctx, content["spec"]["driver"]) is None:
         return
     with contextlib.suppress(NotFoundError, ConflictError):
-        for kind, each in ((VOLUME_SNAPSHOT, snapshot), (VOLUME_SNAPSHOT_CONTENT, content)):
-            if not is_kept(each, backup, disk):
-                _pass_on(ctx, kind, each, backup, disk)
+        if not is_kept(snapshot, backup, disk):
+            operations = _passed_on(snapshot, backup, disk)
+            cluster.patch(VOLUME_SNAPSHOT, snapshot["metadata"]["name"], operations, system)
+        if not is_kept(content, backup, disk):
+            operations = _passed_on(content, backup, disk)
+            cluster.patch(VOLUME_SNAPSHOT_CONTENT, content["metadata"]["name"], operations)
     _sweep(ctx, KEPT | {DISK_KEY: key_of(disk)})
 
 
@@ -79,18 +81,16 @@ def sweep(ctx: Context) -> None:
     _sweep(ctx, KEPT)
 
 
-def _pass_on(ctx: Context, kind: Kind, obj: Object, backup: DiskBackup, disk: DiskResult) -> None:
+def _passed_on(obj: Object, backup: DiskBackup, disk: DiskResult) -> list[Operation]:
+    """Return what makes the disk the owner of this very object."""
     meta = obj["metadata"]
-    operations: list[Operation] = [
-        {"op": "test", "path": "/metadata/uid", "value": meta["uid"]},
-        {"op": "add", "path": "/metadata/labels", "value": labels_of(backup, disk)},
-    ]
     if meta.get("annotations"):
-        path = "/metadata/annotations/" + BACKUP_NAME.replace("/", "~1")
-        operations.append({"op": "add", "path": path, "value": backup.name})
+        path, value = "/metadata/annotations/" + BACKUP_NAME.replace("/", "~1"), backup.name
+        noted: Operation = {"op": "add", "path": path, "value": value}
     else:
-        operations.append({"op": "add", "path": "/metadata/annotations", "value": {BACKUP_NAME: backup.name}})
-    ctx.cluster.patch(kind, meta["name"], operations, meta.get("namespace", ""))
+        noted = {"op": "add", "path": "/metadata/annotations", "value": {BACKUP_NAME: backup.name}}
+    owned: Operation = {"op": "add", "path": "/metadata/labels", "value": labels_of(backup, disk)}
+    return [{"op": "test", "path": "/metadata/uid", "value": meta["uid"]}, owned, noted]
 
 
 def _sweep(ctx: Context, labels: dict[str, str]) -> None:
