@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from longboat.mover.jobs import PruneJob
+from longboat.mover.prune import run_prune
 from longboat.repository import (
     Repository,
     StoreSettings,
@@ -220,6 +223,32 @@ def test_locks_of_what_is_needed_are_extended_and_of_nothing_else(locked: Bucket
         until = None if each.marker else versions.locked_until(each)
         needed = not name.startswith(("leases/", "tombstones/")) and name != hidden
         assert (until is not None and until > late + timedelta(days=LOCK_DAYS - 1)) == needed, name
+
+
+def test_prune_in_a_locked_bucket_extends_locks_and_removes_what_it_may(locked: Bucket, tmp_path: Path) -> None:
+    backup(locked.export, tmp_path, "run", 1)
+    settings = removing(locked)
+    repository, now = opened(settings), datetime.now(UTC)
+    told = {"store": settings, "repositoryPath": PATH, "masterKey": base64.b64encode(repository.master_key).decode()}
+    job = PruneJob.model_validate(told | {"token": "first", "knownTokens": []})
+    done = run_prune(job, emit=lambda _: None)
+    assert done.locks_extended > 3 and done.purged.objects == 0
+    again = run_prune(
+        PruneJob.model_validate(told | {"token": "second", "knownTokens": ["first"]}), emit=lambda _: None
+    )
+    assert again.locks_extended == 0
+    assert extended(S3Versions(locked.root), now)
+    assert restored(locked.restore, tmp_path, repository_disk(opened(locked.restore))) == expected(1)
+
+
+def extended(versions: S3Versions, now: datetime) -> bool:
+    packs = [versions.locked_until(each) for each in versions.below(f"{PATH}/packs/")]
+    return bool(packs) and all(until is not None and until > now + timedelta(days=LOCK_DAYS - 1) for until in packs)
+
+
+def repository_disk(repository: Repository) -> str:
+    [found] = list_backups(repository)
+    return found.disks[0].manifest
 
 
 def test_even_maintenance_can_not_remove_what_is_locked(locked: Bucket, tmp_path: Path) -> None:

@@ -13,7 +13,10 @@ from longboat.repository import (
     PruneReport,
     Repository,
     Tally,
+    WriteOnceReport,
     advance_epoch,
+    epoch_time,
+    keep_write_once,
     open_store,
     open_with_master_key,
     prune,
@@ -56,7 +59,9 @@ def run_prune(
         threads=job.workers or 8,
         progress=_Lines(emit, clock).tell,
     )
-    return _result(report)
+    if job.dry_run:
+        return _result(report, WriteOnceReport())
+    return _result(report, keep_write_once(job.store, job.repository_path, epoch_time(repository)))
 
 
 def _epoch(repository: Repository, job: PruneJob) -> Epoch:
@@ -76,7 +81,7 @@ class _Lines:
             self._emit(json.dumps({"progress": counts}))
 
 
-def _result(report: PruneReport) -> PruneResult:
+def _result(report: PruneReport, kept: WriteOnceReport) -> PruneResult:
     return PruneResult(
         dry_run=report.dry_run,
         manifests=report.manifests,
@@ -90,6 +95,9 @@ def _result(report: PruneReport) -> PruneResult:
         live=_count(report.live),
         unknown=report.unknown,
         note=report.postponed,
+        locks_extended=kept.extended,
+        purged=PruneCount(objects=kept.removed, bytes=kept.removed_bytes),
+        locked=kept.locked,
     )
 
 
