@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import subprocess
 from pathlib import Path
@@ -117,12 +118,15 @@ def test_what_came_only_into_the_page_cache_is_not_taken_for_written(world: Worl
     device = make_device(SIZE)
     backing = Path(f"/sys/block/{device.name}/loop/backing_file").read_text().strip()
     world.restore(device)
-    # The page cache of the device still has the restored bytes; the medium has not.
-    with Path(backing).open("r+b") as medium:
-        medium.seek(8 * MIB)
-        medium.write(b"\xff" * 4 * MIB)
-        os.fsync(medium.fileno())
-    world.restore(device)
+    # The page cache keeps the restored bytes, as it does after a failed write; the medium has others.
+    with device.open("rb") as opened, mmap.mmap(opened.fileno(), SIZE, prot=mmap.PROT_READ) as cached:
+        assert cached[:] == world.image
+        with Path(backing).open("r+b") as medium:
+            medium.seek(8 * MIB)
+            medium.write(b"\xff" * 4 * MIB)
+            os.fsync(medium.fileno())
+        assert cached[:] == world.image
+        world.restore(device)
     assert world.holds(device)
 
 

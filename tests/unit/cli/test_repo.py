@@ -391,6 +391,13 @@ def test_a_rotated_key_opens_everything_and_the_old_one_stays_until_it_is_taken_
     assert capsys.readouterr().out.count("store") == 2
 
 
+def test_no_old_key_goes_before_the_new_one_was_seen_to_open(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("longboat.cli.repo_key.add_store_key", lambda *_: None)
+    new = world.write("new", generate_store_key())
+    assert world("key", "rotate", "--new-key-file", new, "--remove-old", "--yes") == 1
+    assert world("list") == 0
+
+
 def test_a_lost_key_is_replaced_with_the_recovery_secret(world: World) -> None:
     new, secret = world.write("new", generate_store_key()), world.write("recovery", world.pair.secret)
     assert world("key", "rotate", "--new-key-file", new, "--remove-old", "--yes", key=secret) == 0

@@ -274,13 +274,20 @@ def test_whoever_takes_damage_gets_the_rest_and_zeros_for_what_is_lost(world: Wo
         world.restore(replaceExisting=True)
 
 
-def test_a_missing_pack_costs_only_what_was_in_it(world: World) -> None:
+@pytest.mark.parametrize("kept", [0, 0.5])
+def test_a_cut_pack_costs_only_what_was_in_the_rest(world: World, kept: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("longboat.mover.restore_plan.MAX_RANGE", 64 << 20)
     name = next(name for name in world.store.objects if "/packs/" in name)
-    del world.store.objects[name]
+    content, modified, version = world.store.objects.pop(name)
+    if kept:
+        world.store.objects[name] = (content[: int(len(content) * kept)], modified, version)
     manifest = read_disk_manifest(world.repository, world.manifest).manifest
     found: list[Damage] = []
     opened = open_image(world.target / "disk.img", SIZE, 0, False)
     with contextlib.closing(opened):
         write_disk(world.repository, manifest, opened, Progress(SIZE, lambda _: None), found.append)
-    assert len(world.restored()) == SIZE
-    assert sum(length for damage in found for _, length in damage.ranges) <= len(world.image)
+    lost = bytearray(world.image)
+    for offset, length in (each for damage in found for each in damage.ranges):
+        lost[offset : offset + length] = bytes(length)
+    assert found and world.restored() == bytes(lost)
+    assert any(lost) == bool(kept)
