@@ -24,13 +24,14 @@ class _Result(BaseModel):
 class ExportResult(_Result):
     """An export that ended well. All sizes are bytes.
 
-    `logical_bytes` is the disk's size, `read_bytes` what was read of it, `stored_bytes` what this export added to the
-    store. Mode Full is what was not compared with an earlier backup of the disk, or was read as a whole although a
-    change source was given; `full_reason` says why (NoParent, Requested, BlockSizeChanged, VolumeChanged,
-    ParentUnreadable, ParentTombstoned, DamageUnreadable; ChangeTrackingMismatch, ChangeTrackingUnavailable,
-    ChangeTrackingFailed, BaseSnapshotMissing, NoBaseSnapshot, VolumeShrank, NotABlockDevice, ScheduledFullRead),
-    `note` in words. `audited_bytes` were read to check the change source, `resumed_bytes` of data were found uploaded
-    by an earlier attempt. `reused` says that an earlier attempt had finished this manifest.
+    `logical_bytes` is the disk's size, `read_bytes` what was read of it, `stored_bytes` what this export added to
+    the store. Mode Full is what was not compared with an earlier backup of the disk, or was read as a whole
+    although a change source was given; `full_reason` says why (NoParent, Requested, BlockSizeChanged,
+    VolumeChanged, ParentUnreadable, ParentTombstoned, DamageUnreadable, CondemnedUnreadable;
+    ChangeTrackingMismatch, ChangeTrackingUnavailable, ChangeTrackingFailed, BaseSnapshotMissing, NoBaseSnapshot,
+    VolumeShrank, NotABlockDevice, ScheduledFullRead), `note` in words. `audited_bytes` were read to check the
+    change source, `resumed_bytes` of data were found uploaded by an earlier attempt. `reused` says that an earlier
+    attempt had finished this manifest.
     """
 
     ok: Literal[True] = True
