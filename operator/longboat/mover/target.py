@@ -163,8 +163,8 @@ class _OpenTarget:
 class DeviceTarget(_OpenTarget):
     """A block device; nothing is assumed of what it held before.
 
-    It is written past the page cache: that costs half the CPU time, leaves the node's memory to others, and tells of a
-    failed write at once.
+    It is written past the page cache: that leaves the node's memory to others, has little left to sync at the end, and
+    tells of a failed write at once.
     """
 
     def __init__(self, path: Path, handle: int, size: int) -> None:
