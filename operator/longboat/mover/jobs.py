@@ -108,6 +108,8 @@ class RestoreJob(_Job):
     # The operator sets this for claims it made itself; without it an existing disk.img is never touched.
     replace_existing: bool = False
     file_owner: FileOwner | None = None
+    # Restore what can be read of a damaged backup: the rest is zeros on the target, and the result says where.
+    salvage: bool = False
 
 
 class VerifyJob(_Job):

@@ -1,19 +1,40 @@
-"""What a restore does about data that it can't read back from the store."""
+"""What a restore does about data that it can't read back from the store.
+
+Each frame is read again first; then its blocks are looked for in other backups of the same disk. What is lost for good
+ends the restore, unless the job says `salvage`: then it is zeros on the target, and told.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from threading import Lock
 
-from longboat.repository.errors import DamagedError
+from longboat.repository import DiskManifest, Repository
+from longboat.repository.backups import disk_manifest_object
+from longboat.repository.copies import CopyFinder
+from longboat.repository.damage import Damage as FrameSet
+from longboat.repository.errors import DamagedError, ObjectNotFoundError
+from longboat.repository.layout import Kind, pack_name
+from longboat.repository.pages import FrameRef
+from longboat.repository.verify_frames import check_frame
+from longboat.repository.verify_hurt import backups_hurt_by
+from longboat.repository.verify_inventory import persistently
+
+_RANGES = 1000  # Lost ranges that are kept; the sum counts all.
 
 
 @dataclass(frozen=True)
 class Damage:
-    """Parts of a disk that can't be restored, (offset, length) in bytes; `cause` names the object and its fault."""
+    """Parts of a disk that can't be restored, (offset, length) in bytes; `cause` names the object and its fault.
+
+    `frame` is what can't be read: kind and id of its pack, and its offset there.
+    """
 
     ranges: tuple[tuple[int, int], ...]
     cause: str
+    frame: tuple[Kind, bytes, int]
 
     @property
     def first(self) -> int:
@@ -27,4 +48,70 @@ DamageHandler = Callable[[Damage], None]
 
 def refuse(damage: Damage) -> None:
     """End the restore at the first damage: a disk with silent gaps is worse than none."""
-    raise DamagedError(f"the disk can't be restored from byte {damage.first} on: {damage.cause}")
+    raise DamagedError(
+        f"the disk can't be restored from byte {damage.first} on: {damage.cause}. Restore another backup, put the"
+        " object back, or set `salvage` in the job to restore the rest with zeros in its place"
+    )
+
+
+class Rescue:
+    """Finds blocks whose frame could not be read; safe to use from many threads."""
+
+    def __init__(self, repository: Repository, manifest: DiskManifest) -> None:
+        """Rescue blocks of this disk; nothing is read before the first one is asked for."""
+        self._repository, self._block_size = repository, manifest.block_size
+        self._copies = CopyFinder(repository, disk_manifest_object(repository, manifest), manifest)
+        self._lock = Lock()
+        self.healed_bytes = 0
+
+    def blocks(self, frame: FrameRef, wanted: dict[int, tuple[int, bytes]]) -> dict[int, bytes]:
+        """Return the content of those blocks (by number on the disk: slot in the frame, id) that can be had after all.
+
+        Only failures of the store itself are raised.
+        """
+        try:
+            plain = persistently(lambda: self._read(frame, dict(wanted.values())))
+        except (DamagedError, ObjectNotFoundError):
+            found = self._copies.find(frame, {block: block_id for block, (_, block_id) in wanted.items()})
+            with self._lock:
+                self.healed_bytes += len(found) * self._block_size
+            return found
+        size = self._block_size
+        return {block: plain[slot * size : (slot + 1) * size] for block, (slot, _) in wanted.items()}
+
+    def _read(self, frame: FrameRef, ids: dict[int, bytes]) -> bytes:
+        name = pack_name(Kind.DATA_PACK, frame.pack)
+        sealed = self._repository.store.get_range(name, frame.offset, frame.length)
+        return check_frame(self._repository.keys, frame, sealed, ids, self._block_size)
+
+
+class Salvage:
+    """A handler that goes on without what is lost, and keeps account of it."""
+
+    def __init__(self, emit: Callable[[str], None]) -> None:
+        """Emit a line for each damage as it is met."""
+        self._emit, self._lock = emit, Lock()
+        self.frames = FrameSet()
+        self.ranges: list[tuple[int, int]] = []
+        self.lost_bytes = 0
+
+    def __call__(self, damage: Damage) -> None:
+        """Take note of a damage."""
+        with self._lock:
+            self.frames.add(*damage.frame)
+            self.lost_bytes += sum(length for _, length in damage.ranges)
+            self.ranges += damage.ranges[: max(0, _RANGES - len(self.ranges))]
+        self._emit(json.dumps({"lost": {"ranges": damage.ranges[:_RANGES], "cause": damage.cause}}))
+
+    def merged(self) -> list[tuple[int, int]]:
+        """Return the lost ranges in order, neighbours joined."""
+        joined: list[tuple[int, int]] = []
+        for offset, length in sorted(self.ranges):
+            if joined and sum(joined[-1]) == offset:
+                offset, length = joined[-1][0], joined.pop()[1] + length
+            joined.append((offset, length))
+        return joined
+
+    def hurt(self, repository: Repository, disk_key: str) -> list[str]:
+        """Return the names of all backups of the disk that what was lost here hurts as well."""
+        return backups_hurt_by(repository, disk_key, self.frames) if self.frames else []

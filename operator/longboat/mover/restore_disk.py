@@ -17,19 +17,22 @@ from .errors import JobError
 from .jobs import RestoreJob
 from .program import run_program
 from .progress import Progress, print_line
-from .restore_damage import DamageHandler, refuse
+from .restore_damage import DamageHandler, Salvage, refuse
 from .restore_pipeline import Moved, RestorePipeline
 from .restore_sample import read_back
 from .results import RestoreResult
 from .target import Target, open_target
 
+_LISTED = 8  # Ranges and backups that a result names; the log has a line for each damage.
+
 
 @dataclass(frozen=True)
 class Restored:
-    """What a restore took: bytes moved, and bytes that were read back from the target and compared."""
+    """What a restore took: bytes moved, bytes that were read back and compared, bytes taken from other backups."""
 
     moved: Moved
     checked_bytes: int
+    healed_bytes: int
 
 
 def main(argv: list[str]) -> int:
@@ -55,9 +58,11 @@ def run_restore(
         Path(job.target_path), manifest.size_bytes, data_bytes, job.target_size, job.replace_existing, job.file_owner
     )
     progress = Progress(manifest.size_bytes, emit)
+    salvage = Salvage(emit)
     with closing(target):
-        restored = write_disk(repository, manifest, target, progress)
+        restored = write_disk(repository, manifest, target, progress, salvage if job.salvage else refuse)
     progress.finish()
+    lost, hurt = salvage.merged(), salvage.hurt(repository, manifest.disk.disk_key)
     return RestoreResult(
         manifest=job.manifest,
         logical_bytes=manifest.size_bytes,
@@ -65,6 +70,11 @@ def run_restore(
         read_bytes=restored.moved.read,
         kept_bytes=restored.moved.kept,
         checked_bytes=restored.checked_bytes,
+        healed_bytes=restored.healed_bytes,
+        lost_bytes=salvage.lost_bytes,
+        lost_ranges=tuple(lost[:_LISTED]),
+        hurt=tuple(hurt[:_LISTED]),
+        note=_note(salvage.lost_bytes, restored.healed_bytes),
     )
 
 
@@ -82,4 +92,10 @@ def write_disk(
     target.sync()
     checked = read_back(target, pipeline.sample(), repository.keys.block_id, manifest.block_size)
     target.finish()
-    return Restored(pipeline.moved, checked)
+    return Restored(pipeline.moved, checked, pipeline.healed_bytes)
+
+
+def _note(lost: int, healed: int) -> str:
+    parts = [f"{lost} bytes could not be read and are zeros on the target"] if lost else []
+    parts += [f"{healed} bytes were taken from other backups of the disk"] if healed else []
+    return "; ".join(parts)

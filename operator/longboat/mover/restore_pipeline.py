@@ -26,7 +26,7 @@ from longboat.repository.pages import FrameRef, Page
 
 from .errors import TargetReadError
 from .progress import Progress
-from .restore_damage import Damage, DamageHandler, refuse
+from .restore_damage import Damage, DamageHandler, Rescue, refuse
 from .restore_plan import BlockTarget, RangeFetch, block_runs, coalesce, group_frames, hole_runs, merged, steps
 from .restore_sample import DATA_SAMPLE, HOLE_SAMPLE, Expected, Reservoir, matches
 from .system_calls import AlignedBuffer
@@ -61,7 +61,7 @@ class RestorePipeline:
         """Prepare a run; nothing is read yet. `random` chooses the sample that is to be read back."""
         self._repository, self._reader, self._target, self._progress = repository, reader, target, progress
         self._block_size, self._size = reader.manifest.block_size, reader.manifest.size_bytes
-        self._on_damage = on_damage
+        self._on_damage, self._rescue = on_damage, Rescue(repository, reader.manifest)
         self._slots = threading.BoundedSemaphore(FETCHES * 2)
         self._failure: BaseException | None = None
         self._lock, self._buffers = threading.Lock(), threading.local()
@@ -69,6 +69,11 @@ class RestorePipeline:
         self._data_sample, self._hole_sample = Reservoir(DATA_SAMPLE, random), Reservoir(HOLE_SAMPLE, random)
         self._lost: list[tuple[int, int]] = []
         self.moved = Moved()
+
+    @property
+    def healed_bytes(self) -> int:
+        """Bytes that were taken from other backups of the disk, as their own frames are damaged."""
+        return self._rescue.healed_bytes
 
     def run(self) -> None:
         """Write the whole disk, holes included, up to the target's end."""
@@ -112,7 +117,7 @@ class RestorePipeline:
         except DamagedError as error:
             offset = number * self._reader.manifest.page_bytes
             length = min(self._reader.manifest.page_bytes, self._size - offset)
-            self._on_damage(Damage(((offset, length),), str(error)))
+            self._on_damage(Damage(((offset, length),), str(error), (Kind.MAP_PACK, *self._reader.place(number))))
             return None
 
     def _submit_zeros(self, pool: ThreadPoolExecutor, pages: dict[int, Page | None]) -> None:
@@ -199,7 +204,7 @@ class RestorePipeline:
                 for each in fetch.frames:
                     self._fetch(RangeFetch(fetch.pack, [each]))
                 return
-            self._lose(fetch.frames[0][1], f"pack {pack_name(Kind.DATA_PACK, fetch.pack)}: {error}")
+            self._lose(*fetch.frames[0], f"pack {pack_name(Kind.DATA_PACK, fetch.pack)}: {error}")
             return
         for frame, targets in fetch.frames:
             at = frame.offset - fetch.start
@@ -217,7 +222,7 @@ class RestorePipeline:
         try:
             plain = memoryview(open_frame(self._repository.keys, Kind.DATA_PACK, frame, sealed, frame.blocks * size))
         except DamagedError as error:
-            self._lose(targets, str(error))
+            self._lose(frame, targets, str(error))
             return
         for slot, block, count in block_runs(self._checked(frame, targets, plain)):
             self._raise_failure()
@@ -234,13 +239,23 @@ class RestorePipeline:
         if not wrong:
             return targets
         name = pack_name(Kind.DATA_PACK, frame.pack)
-        self._lose(wrong, f"pack {name}: slot {wrong[0].slot} of the frame at {frame.offset} is another block")
+        self._lose(frame, wrong, f"pack {name}: slot {wrong[0].slot} of the frame at {frame.offset} is another block")
         return [each for each in targets if each not in wrong]
 
-    def _lose(self, targets: list[BlockTarget], cause: str) -> None:
-        expected = [self._expected(each) for each in targets]
+    def _lose(self, frame: FrameRef, targets: list[BlockTarget], cause: str) -> None:
+        found = self._rescue.blocks(frame, {each.block: (each.slot, each.block_id) for each in targets})
+        for block, content in found.items():
+            self._raise_failure()
+            length = min(self._block_size, self._size - block * self._block_size)
+            self._target.write(block * self._block_size, memoryview(content)[:length])
+            self._count(length)
+        self._give_up(frame, [self._expected(each) for each in targets if each.block not in found], cause)
+
+    def _give_up(self, frame: FrameRef, expected: list[Expected], cause: str) -> None:
+        if not expected:
+            return
         ranges = tuple((each.offset, each.length) for each in expected)
-        self._on_damage(Damage(ranges, cause))
+        self._on_damage(Damage(ranges, cause, (Kind.DATA_PACK, frame.pack, frame.offset)))
         for offset, length in ranges:
             self._target.zero(offset, length)
             self._progress.add(done=length)

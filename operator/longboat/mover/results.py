@@ -54,7 +54,9 @@ class RestoreResult(_Result):
     """A restore that ended well. All sizes are bytes.
 
     `read_bytes` came from the store, `written_bytes` is data; `kept_bytes` an earlier attempt had written already,
-    `checked_bytes` were read back from the target at the end and compared.
+    `checked_bytes` were read back from the target at the end and compared. `healed_bytes` are damaged in this backup
+    and were taken from other backups of the disk. With `salvage` only: `lost_bytes` could not be read and are zeros,
+    the first few of them are `lost_ranges` (offset, length); `hurt` are the first few backups that lack them, too.
     """
 
     ok: Literal[True] = True
@@ -64,6 +66,11 @@ class RestoreResult(_Result):
     read_bytes: int
     kept_bytes: int = 0
     checked_bytes: int = 0
+    healed_bytes: int = 0
+    lost_bytes: int = 0
+    lost_ranges: tuple[tuple[int, int], ...] = ()
+    hurt: tuple[str, ...] = ()
+    note: str = ""
 
 
 class VerifyResult(_Result):

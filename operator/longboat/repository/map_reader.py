@@ -44,6 +44,12 @@ class MapReader:
         except DamagedError as error:
             raise DamagedError(f"map pack {name}, page {number}: {error}") from None
 
+    def place(self, number: int) -> tuple[bytes, int]:
+        """Return the map pack and the offset in it of a page that is no hole."""
+        ref = self.manifest.pages[number]
+        assert ref is not None
+        return bytes.fromhex(self.manifest.map_packs[ref[0]]), ref[1]
+
     def page_blocks(self, number: int) -> int:
         """Return how many blocks a page maps; the last one may map fewer."""
         return min(self.manifest.page_blocks, self._blocks - number * self.manifest.page_blocks)

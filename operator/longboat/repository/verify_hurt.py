@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 from array import array
 from collections.abc import Iterator
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from .backups import StoredDisk
+from .backups import StoredDisk, disk_manifest_names, read_disk_manifest
 from .copies import CopyFinder
-from .damage import WHOLE
+from .damage import WHOLE, Damage
+from .errors import BackupNotFoundError, DamagedError, UnsupportedFormatError
 from .layout import Kind, pack_name
 from .map_reader import MapReader
 from .pages import FrameRef, Page
 from .repository import Repository
 from .verify_frames import Findings, FrameSet
 from .verify_report import MAX_RANGES, DiskDamage, Fault
-from .verify_scan import add_page_fault, page_place, read_pages, windows
+from .verify_scan import add_page_fault, read_pages, windows
 
 Key = tuple[Kind, bytes, int]
+_WORKERS = 8
 _MAX_COPIES = 8192  # Blocks that are looked for in other backups; beyond them none counts as recoverable.
 
 
@@ -48,13 +51,16 @@ class _Sum:
 class Attribution:
     """Looks at the maps of all disks again, each page once, for what refers to damaged frames."""
 
-    def __init__(self, repository: Repository, pool: Executor, findings: Findings) -> None:
-        """Ask about these findings; pages that turn out to be damaged meanwhile are added to them."""
+    def __init__(self, repository: Repository, pool: Executor, findings: Findings, copies: int = _MAX_COPIES) -> None:
+        """Ask about these findings; pages that turn out to be damaged meanwhile are added to them.
+
+        At most so many blocks are looked for in other backups.
+        """
         self._repository, self._pool, self._findings = repository, pool, findings
         self._damage = findings.damage()
         self._hits: dict[tuple[bytes, int], list[Hit]] = {}
         self._seen = FrameSet()
-        self._copies = _MAX_COPIES
+        self._copies = copies
 
     def disk(self, stored: StoredDisk) -> dict[Key, DiskDamage]:
         """Return what of a disk is damaged, by the damaged frame or pack."""
@@ -73,13 +79,13 @@ class Attribution:
                     add_page_fault(self._findings, reader, number, page)
                     self._damage = self._findings.damage()
                 elif hits := list(self._hits_of(page, number * reader.manifest.page_blocks, copies)):
-                    self._hits[page_place(reader, number)] = hits
+                    self._hits[reader.place(number)] = hits
 
     def _unseen(self, reader: MapReader) -> Iterator[int]:
         for number, ref in enumerate(reader.manifest.pages):
-            if ref is None or self._damage.covers(Kind.MAP_PACK, *page_place(reader, number)):
+            if ref is None or self._damage.covers(Kind.MAP_PACK, *reader.place(number)):
                 continue
-            if self._seen.add(*page_place(reader, number)):
+            if self._seen.add(*reader.place(number)):
                 yield number
 
     def _hits_of(self, page: Page, first: int, copies: CopyFinder) -> Iterator[Hit]:
@@ -100,7 +106,7 @@ class Attribution:
         return len(copies.find(frame, wanted)) if self._copies >= 0 else 0
 
     def _add_page(self, reader: MapReader, number: int, sums: dict[Key, _Sum]) -> None:
-        manifest, place = reader.manifest, page_place(reader, number)
+        manifest, place = reader.manifest, reader.place(number)
         start = number * manifest.page_bytes
         if self._damage.covers(Kind.MAP_PACK, *place):
             length = min(manifest.page_bytes, manifest.size_bytes - start)
@@ -121,3 +127,18 @@ def _disk_damage(key: Key, found: _Sum) -> DiskDamage:
         damaged_bytes=found.damaged,
         recoverable_bytes=min(found.recoverable, found.damaged),
     )
+
+
+def backups_hurt_by(repository: Repository, disk_key: str, damage: Damage) -> list[str]:
+    """Return the names of the backups for which the disk's manifests were made that refer to damaged frames."""
+    findings, names = Findings(), set()
+    for kind, pack, offset in damage:
+        findings.add(kind, pack, offset, Fault("Damaged", "given"))
+    with ThreadPoolExecutor(_WORKERS, thread_name_prefix="hurt") as pool:
+        attribution = Attribution(repository, pool, findings, copies=0)
+        for name in disk_manifest_names(repository, disk_key):
+            with contextlib.suppress(BackupNotFoundError, DamagedError, UnsupportedFormatError):
+                stored = read_disk_manifest(repository, name)
+                if attribution.disk(stored):
+                    names.add(stored.manifest.backup_name)
+    return sorted(names)

@@ -65,7 +65,7 @@ class Scan:
 
     def _fresh(self, reader: MapReader) -> Iterator[int]:
         for number, ref in enumerate(reader.manifest.pages):
-            if ref is not None and self._seen_pages.add(*page_place(reader, number)):
+            if ref is not None and self._seen_pages.add(*reader.place(number)):
                 yield number
 
     def _check(self, reader: MapReader, numbers: list[int], sampled: bool) -> None:
@@ -116,16 +116,9 @@ def read_pages(
     return zip(numbers, pool.map(lambda number: _page(repository, reader, number), numbers), strict=True)
 
 
-def page_place(reader: MapReader, number: int) -> tuple[bytes, int]:
-    """Return the map pack and the offset of a page that is no hole."""
-    ref = reader.manifest.pages[number]
-    assert ref is not None
-    return bytes.fromhex(reader.manifest.map_packs[ref[0]]), ref[1]
-
-
 def add_page_fault(findings: Findings, reader: MapReader, number: int, fault: Fault) -> None:
     """Note that a page of a map is damaged, or its whole pack if that is gone."""
-    pack, offset = page_place(reader, number)
+    pack, offset = reader.place(number)
     findings.add(Kind.MAP_PACK, pack, WHOLE if fault.problem == "Missing" else offset, fault)
 
 
@@ -133,7 +126,7 @@ def _page(repository: Repository, reader: MapReader, number: int) -> PageOrFault
     try:
         page = persistently(lambda: reader.page(number))
     except DamagedError as error:
-        there = still_there(repository, pack_name(Kind.MAP_PACK, page_place(reader, number)[0]))
+        there = still_there(repository, pack_name(Kind.MAP_PACK, reader.place(number)[0]))
         return Fault("Damaged" if there else "Missing", str(error))
     assert page is not None
     return page
