@@ -9,6 +9,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
 from longboat.repository.errors import (
+    BucketNotFoundError,
+    CredentialsError,
     DamagedError,
     ObjectExistsError,
     ObjectNotFoundError,
@@ -96,6 +98,13 @@ class MemoryStore:
             raise ObjectNotFoundError(name) from None
 
 
+LASTING: dict[str, type[StoreError]] = {"bucket-gone": BucketNotFoundError, "credentials-changed": CredentialsError}
+
+
+def _cut(result: R) -> R:
+    return result[:-1] if isinstance(result, bytes | bytearray | memoryview) else result  # type: ignore[return-value]
+
+
 class KilledError(BaseException):
     """The process ended here, as far as the test is concerned."""
 
@@ -104,7 +113,9 @@ class FaultyStore:
     """Passes operations on until the nth one, which goes wrong as `fault` says; counts operations.
 
     `killed-before` and `killed-after`: that operation, undone or done, is the last one of this process. `fails`: it
-    raises once, undone. `acknowledgement-lost`: it is done, but raises.
+    raises once, undone. `acknowledgement-lost`: it is done, but raises. `truncated`: if it reads bytes, one is
+    missing. `duplicated`: if it writes, it does so twice and reports the second time. `bucket-gone` and
+    `credentials-changed`: from then on every operation raises that.
     """
 
     def __init__(self, store: ObjectStore, fault: str = "", at: int = -1) -> None:
@@ -114,10 +125,10 @@ class FaultyStore:
         self._lock = threading.Lock()
 
     def put_new(self, name: str, data: Data) -> str:
-        return self._run(lambda: self.store.put_new(name, data))
+        return self._run(lambda: self.store.put_new(name, data), writes=True)
 
     def put_if_match(self, name: str, data: Data, etag: str) -> str:
-        return self._run(lambda: self.store.put_if_match(name, data, etag))
+        return self._run(lambda: self.store.put_if_match(name, data, etag), writes=True)
 
     def get(self, name: str, max_size: int) -> bytes:
         return self._run(lambda: self.store.get(name, max_size))
@@ -140,16 +151,24 @@ class FaultyStore:
     def describe(self) -> str:
         return "faulty memory"
 
-    def _run(self, operation: Callable[[], R]) -> R:
+    def _run(self, operation: Callable[[], R], writes: bool = False) -> R:
         with self._lock:
             number, self.operations = self.operations, self.operations + 1
             if self._dead:
                 raise KilledError
+            if self.fault in LASTING and 0 <= self.at <= number:
+                raise LASTING[self.fault](self.fault)
             if number != self.at:
                 return operation()
-            return self._break(operation)
+            return self._break(operation, writes)
 
-    def _break(self, operation: Callable[[], R]) -> R:
+    def _break(self, operation: Callable[[], R], writes: bool) -> R:
+        if self.fault == "truncated":
+            return _cut(operation())
+        if self.fault == "duplicated":
+            if writes:
+                operation()
+            return operation()
         self._dead = self.fault.startswith("killed")
         if self.fault in {"killed-after", "acknowledgement-lost"}:
             with contextlib.suppress(StoreError):

@@ -112,6 +112,9 @@ def _disk(made: argparse.ArgumentParser) -> None:
     made.add_argument("target", help="where to write it; a file gets its name when it is complete")
     made.add_argument("--disk", help="the disk's name; not needed if the backup has one only")
     made.add_argument("-f", "--force", action="store_true", help="overwrite without asking")
+    made.add_argument(
+        "--salvage", action="store_true", help="go on without what is damaged: it is zeros then, and told"
+    )
 
 
 def _key(commands: Commands) -> None:

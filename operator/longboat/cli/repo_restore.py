@@ -8,12 +8,12 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from longboat.cli.repo_access import UsageError
 from longboat.cli.repo_progress import Bar
 from longboat.mover.progress import Progress
-from longboat.mover.restore_damage import DamageHandler, refuse
+from longboat.mover.restore_damage import Salvage, refuse
 from longboat.mover.restore_disk import Restored, write_disk
 from longboat.mover.restore_qcow2 import open_qcow2
 from longboat.mover.target import Target, open_device, open_image
@@ -22,6 +22,7 @@ from longboat.repository import BackupManifest, DiskReference, Repository, Store
 from longboat.repository.errors import DamagedError
 from longboat.repository.map_reader import MapReader
 
+_PLACES = 20  # Lost ranges that are told to people; JSON has more.
 Confirm = Callable[[str], bool]
 """Asks a person; raises UsageError if there is nobody to ask."""
 
@@ -60,25 +61,32 @@ def restore(
     """Write a disk into the target that the arguments name, after asking; return what was done as JSON."""
     path = Path(arguments.target)
     target = _open(arguments, path, repository, stored, console.confirm)
-    size = stored.manifest.size_bytes
+    size, salvage = stored.manifest.size_bytes, Salvage(lambda _: None)
     bar = Bar(f"{arguments.command} {path.name}", console.err, console.clock)
     with closing(target), closing(bar):
         progress = Progress(size, bar.emit, console.clock)
-        restored = write_disk(repository, stored.manifest, target, progress, damage_handler(arguments))
+        restored = write_disk(repository, stored.manifest, target, progress, salvage if arguments.salvage else refuse)
         progress.finish()
-    return _outcome(path, stored, restored)
+    return {**_outcome(path, stored, restored), **_lost(repository, stored, salvage)}
 
 
-def damage_handler(_arguments: argparse.Namespace) -> DamageHandler:
-    """Return what is done about data that can't be read."""
-    return refuse
+def _lost(repository: Repository, stored: StoredDisk, salvage: Salvage) -> dict[str, object]:
+    if not salvage.lost_bytes:
+        return {}
+    hurt = salvage.hurt(repository, stored.manifest.disk.disk_key)
+    return {"lostBytes": salvage.lost_bytes, "lostRanges": salvage.merged(), "backupsHurt": hurt}
 
 
-def outcome_text(outcome: dict[str, object]) -> str:
+def outcome_text(outcome: dict[str, Any]) -> str:
     """Return what a restore did, in a sentence."""
     sizes = {name: size_text(int(str(outcome[name]))) for name in ("writtenBytes", "keptBytes", "checkedBytes")}
     kept = f", {sizes['keptBytes']} were there already" if outcome["keptBytes"] else ""
-    return f"{outcome['target']}: {sizes['writtenBytes']} written{kept}, {sizes['checkedBytes']} read back and compared"
+    done = f"{outcome['target']}: {sizes['writtenBytes']} written{kept}, {sizes['checkedBytes']} read back and compared"
+    if not outcome.get("lostBytes"):
+        return done
+    places = ", ".join(f"{length} at byte {offset}" for offset, length in outcome["lostRanges"][:_PLACES])
+    lost, hurt = size_text(outcome["lostBytes"]), ", ".join(outcome["backupsHurt"])
+    return f"{done}\nDAMAGED: {lost} could not be read and are zeros now: {places}. Backups hurt: {hurt}"
 
 
 def _open(

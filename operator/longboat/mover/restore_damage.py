@@ -17,10 +17,10 @@ from longboat.repository.copies import CopyFinder
 from longboat.repository.damage import Damage as FrameSet
 from longboat.repository.errors import DamagedError, ObjectNotFoundError
 from longboat.repository.layout import Kind, pack_name
+from longboat.repository.object_store import persistently
 from longboat.repository.pages import FrameRef
 from longboat.repository.verify_frames import check_frame
 from longboat.repository.verify_hurt import backups_hurt_by
-from longboat.repository.verify_inventory import persistently
 
 _RANGES = 1000  # Lost ranges that are kept; the sum counts all.
 
@@ -50,7 +50,7 @@ def refuse(damage: Damage) -> None:
     """End the restore at the first damage: a disk with silent gaps is worse than none."""
     raise DamagedError(
         f"the disk can't be restored from byte {damage.first} on: {damage.cause}. Restore another backup, put the"
-        " object back, or set `salvage` in the job to restore the rest with zeros in its place"
+        " object back, or let the rest be restored with zeros in its place: salvage"
     )
 
 

@@ -8,6 +8,7 @@ the parent has in such a frame anew from the disk.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, FailFast, Field
@@ -16,7 +17,7 @@ from .documents import MAX_DOCUMENT_OBJECT, Document, open_document, seal_docume
 from .errors import DamagedError, ObjectNotFoundError
 from .layout import DAMAGE, ID_BYTES, MAX_PACK, Kind
 from .manifests import Id
-from .object_store import put_fresh
+from .object_store import persistently, put_fresh
 from .pages import Page
 from .repository import Repository
 
@@ -101,7 +102,7 @@ def read_damage(repository: Repository, unreadable: Callable[[str, DamagedError]
     damage = Damage()
     for info in list(repository.store.list(DAMAGE)):
         try:
-            damage.add_record(_read(repository, info.name))
+            damage.add_record(persistently(partial(_read, repository, info.name)))
         except ObjectNotFoundError:
             continue  # Removed since the listing, as nothing refers to its packs any more.
         except DamagedError as error:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Protocol
+from typing import Protocol, TypeVar
 
-from .errors import DamagedError, ObjectExistsError
+from .errors import DamagedError, ObjectExistsError, ObjectNotFoundError
 
 Data = bytes | bytearray | memoryview
 _NAME = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*$")
 MAX_NAME = 900
+_ATTEMPTS = 3  # What can't be read so often in a row is damaged; less may be the network's fault.
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -146,3 +148,13 @@ def _holds(store: ObjectStore, name: str, data: bytes) -> bool:
         return store.get(name, len(data)) == data
     except DamagedError:
         return False
+
+
+def persistently(read: Callable[[], T]) -> T:
+    """Read a few times before something counts as damaged or missing; other errors are raised at once."""
+    for _ in range(_ATTEMPTS - 1):
+        try:
+            return read()
+        except (DamagedError, ObjectNotFoundError):
+            continue
+    return read()

@@ -16,11 +16,10 @@ from .crypto import RepositoryKeys
 from .damage import WHOLE, Damage
 from .errors import DamagedError, ObjectNotFoundError
 from .layout import Kind, pack_name
-from .object_store import Data
+from .object_store import Data, persistently
 from .packs import open_frame
 from .pages import FrameRef
 from .repository import Random, Repository
-from .verify_inventory import persistently
 from .verify_report import Fault, fault_of
 
 MAX_RANGE = 4 << 20  # Frames of a pack are fetched together up to this many bytes,

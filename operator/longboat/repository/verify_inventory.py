@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TypeVar
 
 from pydantic import ValidationError
 
@@ -24,12 +23,10 @@ from .layout import (
     split_backup_manifest_name,
     split_disk_manifest_name,
 )
+from .object_store import persistently
 from .repository import Repository
-from .verify_report import Fault
+from .verify_report import Fault, fault_of
 from .wrapping import MAX_WRAP, WrappedKey
-
-T = TypeVar("T")
-_ATTEMPTS = 3  # What can't be read so often in a row is damaged; less may be the network's fault.
 
 
 @dataclass
@@ -71,16 +68,6 @@ class Inventory:
         return {manifest for entry in self.backups if entry.name in names for _, manifest, _ in entry.disks}
 
 
-def persistently(read: Callable[[], T]) -> T:
-    """Read a few times before something counts as damaged or missing; other errors are raised at once."""
-    for _ in range(_ATTEMPTS - 1):
-        try:
-            return read()
-        except (DamagedError, ObjectNotFoundError):
-            continue
-    return read()
-
-
 def take_inventory(repository: Repository, pool: Executor) -> Inventory:
     """List and read all backup manifests; those that are damaged become entries with a fault."""
     revisions = sorted(_newest_revisions(repository).items())
@@ -111,10 +98,16 @@ def key_faults(repository: Repository) -> dict[str, Fault]:
 
 
 def _key_fault(repository: Repository, name: str) -> Fault | None:
+    def read() -> None:
+        try:
+            WrappedKey.model_validate_json(repository.store.get(name, MAX_WRAP))
+        except ValidationError:
+            raise DamagedError("this copy of the master key can not be read: wrap it anew for its recipient") from None
+
     try:
-        WrappedKey.model_validate_json(persistently(lambda: repository.store.get(name, MAX_WRAP)))
-    except (DamagedError, ObjectNotFoundError, ValidationError):
-        return Fault("Damaged", "this copy of the master key can not be read: wrap it anew for its recipient")
+        persistently(read)
+    except (DamagedError, ObjectNotFoundError) as error:
+        return fault_of(error)
     return None
 
 

@@ -10,11 +10,12 @@ from .damage import WHOLE, Damage
 from .errors import BackupNotFoundError, DamagedError
 from .layout import Kind, pack_name
 from .map_reader import MapReader
+from .object_store import persistently
 from .packs import MIN_PACK_TAIL
 from .pages import FrameRef, Page
 from .repository import Repository
 from .verify_frames import Findings, FrameChecker, FrameSet, Sample, Wanted
-from .verify_inventory import persistently, still_there
+from .verify_inventory import still_there
 from .verify_report import Fault, fault_of
 
 _WINDOW_BLOCKS = 131072  # Blocks whose frames are grouped together: 8 GiB of disk at the default block size.

@@ -27,7 +27,7 @@ def world(tmp_path: Path) -> World:
     store = MemoryStore()
     world = World(store, repository_in(store), [], [], write_image(tmp_path / "disk", content, SIZE))
     world = back_up(world, "one", 1)
-    write_image(world.folder, {**content, 30 * BLOCK: b"changed" * 100}, SIZE)
+    write_image(world.folder, {**content, 31 * BLOCK: b"changed" * 100}, SIZE)
     return back_up(world, "two", 2)
 
 

@@ -1,0 +1,49 @@
+"""`longboat repo restore --salvage`: a damaged backup is restored but for what is lost, and that is said."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from longboat.repository import list_backups, read_disk_manifest
+from longboat.repository.map_reader import MapReader
+
+from .test_repo import SHOP, SIZE, Capture, World, world
+
+__all__ = ["world"]
+
+
+@pytest.fixture
+def damaged(world: World) -> World:
+    """The shop's only backup, with a damaged frame in the disk `data`."""
+    manifest = next(d.manifest for b in list_backups(world.shop) for d in b.disks if d.disk == "data")
+    page = MapReader(world.shop, read_disk_manifest(world.shop, manifest).manifest).page(0)
+    assert page is not None
+    frame = page.frames[0]
+    path = world.folder / "store" / "prod" / SHOP / "packs" / frame.pack.hex()[:2] / frame.pack.hex()
+    content = bytearray(path.read_bytes())
+    content[frame.offset + 20] ^= 1
+    path.write_bytes(bytes(content))
+    return world
+
+
+def test_damage_ends_a_restore_and_salvage_is_told_of(damaged: World, capsys: Capture) -> None:
+    target = damaged.folder / "data.img"
+    assert damaged("restore", "db-1", target, "--disk", "data") == 1
+    assert "salvage" in capsys.readouterr().err
+    assert not target.exists()
+
+
+def test_salvage_says_what_is_lost(damaged: World, capsys: Capture) -> None:
+    target = damaged.folder / "data.img"
+    assert damaged("restore", "db-1", target, "--disk", "data", "--salvage") == 0
+    assert "DAMAGED" in capsys.readouterr().out
+    assert damaged("restore", "db-1", target, "--disk", "data", "--salvage", "--force", "-o", "json") == 0
+    outcome = json.loads(capsys.readouterr().out)
+    expected = bytearray(damaged.images["db-1 data"])
+    for offset, length in outcome["lostRanges"]:
+        expected[offset : offset + length] = bytes(length)
+    assert target.read_bytes() == bytes(expected) and len(expected) == SIZE
+    assert outcome["lostBytes"] == sum(length for _, length in outcome["lostRanges"]) > 0
+    assert outcome["backupsHurt"] == ["db-1"]
