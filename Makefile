@@ -17,7 +17,7 @@ check: ## Format, lint, types, layers, generated files, unit tests: no cluster, 
 	$(PY) -m ruff check .
 	$(PY) -m mypy
 	$$(scripts/venv)/bin/lint-imports
-	$(PYTEST) -q tests/unit
+	$(PYTEST) -q --numprocesses=auto --dist=worksteal tests/unit
 
 .PHONY: format
 format: ## Format and fix what can be fixed by itself
