@@ -31,20 +31,28 @@ class Journal:
     refused: list[tuple[str, str]] = field(default_factory=list)
 
 
-class _Handler(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler):
+    """Passes requests on, but for those that the creator may not make."""
+
     protocol_version = "HTTP/1.1"
     upstream: S3Settings
     creator: str
     journal: Journal
 
-    def _pass_on(self) -> None:
+    def pass_on(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         request = (self.command, urlsplit(self.path).path)
         self.journal.asked.append(request)
         if self._forbidden():
             self.journal.refused.append(request)
-            self._answer(403, {}, _DENIED)
+            self.answer(403, {}, _DENIED)
             return
+        self.answer(*self.forward(body))
+
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = pass_on
+
+    def forward(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
+        """Ask the server behind; return its answer's status, headers and body."""
         url = urlsplit(self.upstream.endpoint)
         context = ssl.create_default_context(cafile=self.upstream.ca_file)
         connection = http.client.HTTPSConnection(str(url.hostname), url.port, context=context, timeout=30)
@@ -54,11 +62,9 @@ class _Handler(BaseHTTPRequestHandler):
                 connection.putheader(name, value)
             connection.endheaders(body)
             answer = connection.getresponse()
-            self._answer(answer.status, dict(answer.getheaders()), answer.read())
+            return answer.status, dict(answer.getheaders()), answer.read()
         finally:
             connection.close()
-
-    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _pass_on
 
     def _forbidden(self) -> bool:
         if f"Credential={self.creator}/" not in self.headers.get("Authorization", ""):
@@ -67,14 +73,15 @@ class _Handler(BaseHTTPRequestHandler):
             return self.headers.get("If-None-Match") != "*"
         return self.command not in {"GET", "HEAD"}
 
-    def _answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
+    def answer(self, status: int, headers: dict[str, str], body: bytes, length: int | None = None) -> None:
+        """Send an answer; it announces `length` bytes instead of those that there are."""
         self.send_response(status)
-        dropped = {"connection", "transfer-encoding", "date", "server"}
-        for name, value in headers.items():
-            if name.lower() not in dropped:
-                self.send_header(name, value)
-        if not any(name.lower() == "content-length" for name in headers):
-            self.send_header("Content-Length", str(len(body)))
+        dropped = {"connection", "transfer-encoding", "date", "server"} | ({"content-length"} if length else set())
+        kept = {name: value for name, value in headers.items() if name.lower() not in dropped}
+        for name, value in kept.items():
+            self.send_header(name, value)
+        if not any(name.lower() == "content-length" for name in kept):
+            self.send_header("Content-Length", str(length or len(body)))
         self.end_headers()
         self.wfile.write(body)
 
@@ -83,11 +90,13 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def running(directory: Path, upstream: S3Settings, creator: str) -> Iterator[tuple[str, str, Journal]]:
+def running(
+    directory: Path, upstream: S3Settings, creator: str, handler_class: type[Handler] = Handler
+) -> Iterator[tuple[str, str, Journal]]:
     """Run the proxy on loopback; yield its endpoint, its authority's certificate, and what it notes."""
     certificate, ca_file = tls_for(directory)
     journal = Journal()
-    handler = type("Handler", (_Handler,), {"upstream": upstream, "creator": creator, "journal": journal})
+    handler = type("Handler", (handler_class,), {"upstream": upstream, "creator": creator, "journal": journal})
     server = ThreadingHTTPServer((LOOPBACK, 0), handler)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate.certificate, certificate.key)

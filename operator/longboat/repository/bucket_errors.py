@@ -28,6 +28,7 @@ from .errors import (
 MAY_NOT_OVERWRITE = "storage.objects.delete"
 """The right that Google Cloud Storage misses when an object is created whose name is taken."""
 CONFLICT = "ConditionalRequestConflict"
+BROKEN = "error sending request"  # No answer came: whether the request was carried out is not known.
 _CODE = re.compile(r"<Code>([A-Za-z0-9.]+)</Code>")
 _STATUS = re.compile(r"(?:status code|\(code): (\d{3})")
 _S3_AND_GCS: dict[str, type[RepositoryError]] = {

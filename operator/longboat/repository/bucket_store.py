@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
@@ -10,7 +11,7 @@ import obstore
 from obstore.exceptions import BaseError
 
 from .bucket_clients import Patience, bucket_client
-from .bucket_errors import CONFLICT, MAY_NOT_OVERWRITE, translate
+from .bucket_errors import BROKEN, CONFLICT, MAY_NOT_OVERWRITE, translate
 from .errors import AccessDeniedError, DamagedError, ObjectExistsError, ObjectNotFoundError, StoreFailureError
 from .object_store import Data, ObjectInfo, check_name
 from .settings import StoreSettings
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 _ATTEMPTS = 4
+_PAUSE = 0.2  # Seconds before the second attempt; more before those that follow.
 _NO_GENERATION = "1"
 """A generation is the microseconds of its writing: no object of Google Cloud Storage has this one."""
 
@@ -35,7 +37,7 @@ class BucketStore:
         self._client = bucket_client(settings, patience or Patience())
 
     def put_new(self, name: str, data: Data) -> str:
-        """See ObjectStore."""
+        """See ObjectStore; after a broken connection ObjectExistsError may mean this very write."""
         try:
             return self._create(name, data)
         except AccessDeniedError as error:
@@ -98,13 +100,15 @@ class BucketStore:
         return self._place
 
     def _create(self, name: str, data: Data) -> str:
-        # S3 answers 409 to two creations at once; a moment later it is clear which one won.
-        for _ in range(_ATTEMPTS - 1):
+        # S3 answers 409 to two creations at once; a moment later it is clear which one won. A connection that breaks
+        # may have created the object or not: the client does not try that again, but here both ends are the same.
+        for attempt in range(1, _ATTEMPTS):
             try:
                 return self._put(name, data, "create")
             except StoreFailureError as error:
-                if CONFLICT not in str(error):
+                if CONFLICT not in str(error) and BROKEN not in str(error):
                     raise
+                time.sleep(_PAUSE * attempt)
         return self._put(name, data, "create")
 
     def _put(self, name: str, data: Data, mode: PutMode) -> str:

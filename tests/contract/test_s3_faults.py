@@ -1,0 +1,108 @@
+"""A network and a server that fail now and then: what is done through S3 ends well, or says what failed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from longboat.repository import (
+    Repository,
+    StoreSettings,
+    open_or_create_repository,
+    open_store,
+    verify,
+)
+from longboat.repository.bucket_clients import Patience
+from longboat.repository.errors import CredentialsError, RepositoryError
+from tests.cluster.s3 import RemoteStore
+from tests.contract import faulty_proxy
+from tests.unit.mover.disks import BLOCK, PATH, STORE_KEY, export, restore, write_image
+
+NOW = datetime(2026, 11, 22, tzinfo=UTC)
+PATIENCE = Patience(connect=5, request=10, retries=3, retry_for=20)
+
+
+class World:
+    """A repository behind the proxy, a disk, and the plan of what goes wrong."""
+
+    def __init__(self, settings: StoreSettings, plan: faulty_proxy.Plan, folder: Path) -> None:
+        self.settings, self.plan, self.folder = settings, plan, folder
+        self.store = open_store(settings, PATIENCE)
+        self.repository: Repository = open_or_create_repository(self.store, PATH, STORE_KEY)
+        content = {i * BLOCK: os.urandom(BLOCK) for i in range(0, 40, 2)}
+        self.disk = write_image(folder / "disk", content, 50 * BLOCK)
+        self.content = (self.disk / "disk.img").read_bytes()
+
+    def back_up(self, name: str, number: int) -> str:
+        return export(self.store, self.repository.master_key, self.disk, name, number).manifest
+
+    def restored(self, manifest: str) -> bytes:
+        return restore(self.store, self.repository.master_key, manifest, self.folder)[0]
+
+
+@pytest.fixture
+def world(remote_store: RemoteStore, tmp_path: Path) -> Iterator[World]:
+    directory = tmp_path / "proxy"
+    directory.mkdir()
+    server = remote_store.settings()
+    with faulty_proxy.running(directory, server) as (endpoint, ca_pem, plan):
+        settings = StoreSettings(
+            type="s3",
+            endpoint=endpoint,
+            region=server.region,
+            bucket=server.bucket,
+            prefix=f"faults/{os.urandom(6).hex()}",
+            ca_pem=ca_pem,
+            access_key_id=server.access_key_id,
+            secret_access_key=server.secret_access_key,
+        )
+        yield World(settings, plan, tmp_path)
+
+
+@pytest.mark.parametrize("part", ["/packs/", "/maps/", "/disks/", "/leases/"])
+@pytest.mark.parametrize("fault", ["reset", "lost", "unavailable", "duplicated", "slow"])
+def test_an_export_survives_a_fault_of_each_kind_of_object(world: World, fault: faulty_proxy.Fault, part: str) -> None:
+    world.plan.first(fault, 2, "PUT", part)
+    manifest = world.back_up("one", 1)
+    assert world.plan.met
+    assert world.restored(manifest) == world.content
+    assert verify(world.repository, share=100, now=NOW).state == "ok"
+
+
+@pytest.mark.parametrize("fault", ["reset", "truncated", "unavailable", "slow"])
+def test_what_is_read_badly_now_and_then_is_whole_in_the_end(world: World, fault: faulty_proxy.Fault) -> None:
+    manifest = world.back_up("one", 1)
+    for part in ("/packs/", "/maps/", "/disks/"):
+        world.plan.first(fault, 2, "GET", part)
+        assert world.restored(manifest) == world.content
+        world.plan.first(fault, 2, "GET", part)
+        report = verify(world.repository, share=100, now=NOW)
+        assert (report.state, report.recorded) == ("ok", ())
+        assert world.plan.met
+
+
+@pytest.mark.parametrize("fault", ["reset", "truncated", "unavailable"])
+def test_a_store_that_keeps_failing_is_an_error_and_no_damage(world: World, fault: faulty_proxy.Fault) -> None:
+    manifest = world.back_up("one", 1)
+    before = sorted(info.name for info in world.repository.store.list(""))
+    world.plan.first(fault, 10**6, "GET", "/packs/")
+    with pytest.raises(RepositoryError) as restoring:
+        world.restored(manifest)
+    with pytest.raises(RepositoryError) as verifying:
+        verify(world.repository, share=100, now=NOW)
+    assert restoring.value.retryable and verifying.value.retryable
+    world.plan.first(fault, 0, "GET", "/packs/")
+    assert sorted(info.name for info in world.repository.store.list("")) == before
+
+
+def test_credentials_that_are_changed_are_told_by_their_name(world: World) -> None:
+    manifest = world.back_up("one", 1)
+    world.store = open_store(world.settings.model_copy(update={"secret_access_key": "another"}), PATIENCE)
+    with pytest.raises(CredentialsError):
+        world.restored(manifest)
+    with pytest.raises(CredentialsError):
+        world.back_up("two", 2)
