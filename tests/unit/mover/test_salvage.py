@@ -9,6 +9,7 @@ import pytest
 
 from longboat.mover.restore_disk import run_restore
 from longboat.mover.results import RestoreResult
+from longboat.mover.target import partial_path
 from longboat.repository import verify
 from longboat.repository.errors import DamagedError
 from tests.fakes.object_store import MemoryStore
@@ -105,3 +106,17 @@ def test_another_block_in_the_same_place_heals_nothing(world: World, tmp_path: P
     export(world.store, world.repository.master_key, world.folder, "three", 3)
     _, result, _ = salvaged(world, world.manifests[0], tmp_path)
     assert (result.healed_bytes, result.lost_bytes) == (0, len(lost) * BLOCK)
+
+
+def test_lost_ranges_are_zeros_also_where_the_target_held_something_else(world: World, tmp_path: Path) -> None:
+    lost = damage_first_frame(world)
+    # What an earlier attempt has left; its content is not trusted, nor is it kept where nothing better is known.
+    target = tmp_path / "salvaged" / "disk.img"
+    target.parent.mkdir()
+    partial_path(target).write_bytes(b"\xff" * SIZE)
+    job = restore_job(world.repository.master_key, world.manifests[0], target.parent, salvage=True)
+    assert run_restore(job, world.store, lambda _: None).lost_bytes == len(lost) * BLOCK
+    expected = bytearray(world.contents[0])
+    for block in lost:
+        expected[block * BLOCK : (block + 1) * BLOCK] = bytes(BLOCK)
+    assert target.read_bytes() == bytes(expected)

@@ -26,6 +26,7 @@ from longboat.repository import verify_frames as frames
 from longboat.repository.damage import read_damage
 from longboat.repository.errors import AccessDeniedError, BackupNotFoundError, RepositoryError
 from longboat.repository.object_store import Data, ScopedStore
+from longboat.repository.page_build import PageBuild
 from longboat.repository.pages import FrameRef
 from longboat.repository.verify_frames import FrameSet, Sample
 from tests.fakes.object_store import FaultyStore, MemoryStore
@@ -378,3 +379,16 @@ def test_progress_ends_at_the_size_of_all_disks(chain: World) -> None:
     told: list[tuple[int, int, int]] = []
     report = check(chain.copy(), tell=lambda *counts: told.append(counts))
     assert told[-1] == (3 * SIZE, 3 * SIZE, report.bytes_read)
+
+
+def test_map_that_names_the_wrong_block_is_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = MemoryStore()
+    image = write_image(tmp_path / "disk", {0: b"one" * 1365 + b"two" * 1365}, 2 * BLOCK)
+    world = World(store, repository_in(store), [], [], image)
+    place = PageBuild.place
+    # A bug of the writer: everything authenticates, but the two blocks of the frame are mixed up.
+    monkeypatch.setattr(PageBuild, "place", lambda page, index, frame, slot: place(page, index, frame, 1 - slot))
+    world = back_up(world, "one", 1)
+    assert check(world, share=0).state == "ok"
+    report = check(world)
+    assert report.damaged_backups() == ["one"] and "another block" in report.damage[0].detail
