@@ -65,3 +65,8 @@ def test_backup_restore_and_deletion_with_credentials_of_their_own(
     assert any("/tombstones/" in each for each in seen), seen
     # The lease could not be removed by the export: it is left to die of age.
     assert any("/leases/" in each for each in seen), seen
+    # Applied again it is taken over: exports may not delete the tombstone, maintenance does.
+    namespace.apply(namespace.ours("DiskBackup", name, backup["spec"]))
+    again = namespace.ended("diskbackup", name)
+    assert (again["status"]["phase"], again["status"].get("adopted")) == ("Completed", True), again["status"]
+    assert not any("/tombstones/" in each.name for each in open_store(write_once.root).list(""))

@@ -13,31 +13,42 @@ from longboat.api.disk_backup import DiskBackupStatus, DiskResult, PinnedStore
 from longboat.plan import kstatus
 from longboat.plan.backup import expires_at, phase_of, progress_text, totals
 from longboat.plan.problem import Problem
-from longboat.reconcile.backup_run import LATER, Run
+from longboat.reconcile.backup_run import Run
+from longboat.reconcile.backup_store_access import find_at
 from longboat.reconcile.repositories import RepositoryAccess
-from longboat.repository import BackupManifest, RepositoryError, find_backup, remove_tombstone
+from longboat.repository import BackupManifest, RepositoryError, find_backup, has_tombstone, remove_tombstone
 
 _NOT_TAKEN_OVER = ("conditions", "observed_generation", "tombstoned_at", "policy_gone_at", "kept_because")
 
 
-def adopt_from(run: Run, access: RepositoryAccess, store: BackupStore) -> bool:
-    """Adopt the backup if a manifest of its name is there; return whether nothing more is to be done now."""
+def adopt_from(run: Run, access: RepositoryAccess, store: BackupStore) -> bool | Problem:
+    """Adopt the backup if a manifest of its name is there; return whether the run is over by that, or what is wrong."""
     try:
         manifest = find_backup(access.repository, run.backup.name)
-        if manifest is None:
-            # A run of this name that was deleted before its manifest was written has left its mark: on the backup that
-            # is made now it would hide it, and date its deletion back.
-            remove_tombstone(access.repository, run.backup.name)
-            return False
-        if problem := _foreign(run, manifest):
-            _finish(run, run.status.model_copy(update={"phase": "Failed"}), problem)
+        if manifest and (foreign := _foreign(run, manifest)):
+            _finish(run, run.status.model_copy(update={"phase": "Failed"}), foreign)
             return True
-        remove_tombstone(access.repository, run.backup.name)
+        # Also without a manifest: a run of this name that was deleted before it wrote one has left its mark. On the
+        # backup that is made now it would hide it, and date its deletion back.
+        if problem := _undo_deletion(run, access, store):
+            return problem
     except RepositoryError as error:
-        _stall(run, store, error)
-        return True
+        return Problem(error.reason, f"BackupStore {store.name!r}: {error}")
+    if manifest is None:
+        return False
     _finish(run, _status(run, manifest, store, access), None)
     return True
+
+
+def _undo_deletion(run: Run, access: RepositoryAccess, store: BackupStore) -> Problem | None:
+    """Take the mark of a deletion off, if there is one, with the credentials of maintenance: exports may not delete."""
+    if not has_tombstone(access.repository, run.backup.name):
+        return None
+    its = find_at(run.ctx, store, run.backup.namespace, access.repository.id, purpose="maintenance")
+    if isinstance(its, Problem):
+        return its
+    remove_tombstone(its.repository, run.backup.name)
+    return None
 
 
 def _foreign(run: Run, manifest: BackupManifest) -> Problem | None:
@@ -51,12 +62,6 @@ def _foreign(run: Run, manifest: BackupManifest) -> Problem | None:
         "(metadata.generateName makes one)",
         final=True,
     )
-
-
-def _stall(run: Run, store: BackupStore, error: RepositoryError) -> None:
-    problem = Problem(error.reason, f"BackupStore {store.name!r}: {error}")
-    run.wait(LATER, problem)
-    run.under_way(problem.reason, problem.message, phase="Pending")
 
 
 def _status(run: Run, manifest: BackupManifest, store: BackupStore, access: RepositoryAccess) -> DiskBackupStatus:

@@ -43,7 +43,10 @@ def begin(run: Run) -> bool:
     access = open_at(run.ctx, store, run.backup.namespace)
     if isinstance(access, Problem):
         return _stall(run, policy, access)
-    if adopt_from(run, access, store):
+    adopted = adopt_from(run, access, store)
+    if isinstance(adopted, Problem):
+        return _stall(run, policy, adopted)
+    if adopted:
         return False
     if missed := slot_missed(run.backup, policy):
         return _refuse_slot(run, policy, missed, store.name)
@@ -79,10 +82,11 @@ def _adopt_from_any(run: Run, searched: tuple[str, ...]) -> Problem | None:
         if store.name in searched:
             continue
         access = find_at(run.ctx, store, run.backup.namespace)
-        if isinstance(access, Problem):
-            if access.reason != "RepositoryNotFound":
-                unclear = unclear or access
-        elif adopt_from(run, access, store):
+        found = access if isinstance(access, Problem) else adopt_from(run, access, store)
+        if isinstance(found, Problem):
+            if found.reason != "RepositoryNotFound":
+                unclear = unclear or found
+        elif found:
             return None
     return unclear or _policy_not_found(run)
 

@@ -13,7 +13,7 @@ from longboat.plan.problem import Problem
 from longboat.reconcile.backup_run import LATER, Run
 from longboat.reconcile.context import Context
 from longboat.reconcile.objects import load
-from longboat.reconcile.repositories import RepositoryAccess, StoreProblemError
+from longboat.reconcile.repositories import Purpose, RepositoryAccess, StoreProblemError
 
 
 def open_at(ctx: Context, store: BackupStore, namespace: str) -> RepositoryAccess | Problem:
@@ -28,14 +28,21 @@ def open_at(ctx: Context, store: BackupStore, namespace: str) -> RepositoryAcces
 
 
 def find_at(
-    ctx: Context, store: BackupStore, namespace: str, repository_id: str | None = None
+    ctx: Context,
+    store: BackupStore,
+    namespace: str,
+    repository_id: str | None = None,
+    *,
+    purpose: Purpose = "export",
 ) -> RepositoryAccess | Problem:
     """Return the repository that a namespace has in a store, of that id if one is given, or what is wrong."""
     found = ctx.cluster.get(NAMESPACE, namespace)
     if found is None:
         return Problem("NamespaceNotFound", f"the namespace {namespace!r} is gone")
     try:
-        return ctx.repositories.find(store, found["metadata"]["uid"], repository_id, namespace=namespace)
+        return ctx.repositories.find(
+            store, found["metadata"]["uid"], repository_id, namespace=namespace, purpose=purpose
+        )
     except StoreProblemError as error:
         return Problem(error.reason, f"BackupStore {store.name!r}: {error.message}")
 

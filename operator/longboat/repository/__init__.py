@@ -56,6 +56,7 @@ from .settings import SECRETS, StoreSettings, loopback_host
 from .tombstones import (
     SweepReport,
     Tombstone,
+    has_tombstone,
     holds_backup,
     read_tombstones,
     remove_tombstone,
@@ -105,6 +106,7 @@ __all__ = [
     "find_disk_manifest",
     "generate_recovery_pair",
     "generate_store_key",
+    "has_tombstone",
     "holds_backup",
     "keep_write_once",
     "list_backups",

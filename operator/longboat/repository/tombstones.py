@@ -75,15 +75,21 @@ def read_tombstones(repository: Repository) -> list[Tombstone]:
     return sorted((_read(repository, name) for name in names), key=lambda tombstone: tombstone.deleted)
 
 
-def remove_tombstone(repository: Repository, backup_name: str) -> bool:
-    """Undo a deletion and tell whether there was one; BackupBeingRemovedError if its removal has begun."""
+def has_tombstone(repository: Repository, backup_name: str) -> bool:
+    """Return whether a backup is marked as deleted, only by reading; BackupBeingRemovedError as below."""
     _refuse_if_removing(repository, backup_name)
-    name = _name(repository, backup_name)
     try:
-        repository.store.head(name)
+        repository.store.head(_name(repository, backup_name))
     except ObjectNotFoundError:
         return False
-    repository.store.delete(name)
+    return True
+
+
+def remove_tombstone(repository: Repository, backup_name: str) -> bool:
+    """Undo a deletion and tell whether there was one; BackupBeingRemovedError if its removal has begun."""
+    if not has_tombstone(repository, backup_name):
+        return False
+    repository.store.delete(_name(repository, backup_name))
     # The removal may have been announced in between; it looks for the tombstone after its announcement.
     _refuse_if_removing(repository, backup_name)
     return True
