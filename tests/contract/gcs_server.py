@@ -131,12 +131,16 @@ class _Handler(BaseHTTPRequestHandler):
     def _list(self) -> None:
         query = parse_qs(urlsplit(self.path).query)
         prefix, after = query.get("prefix", [""])[0], query.get("continuation-token", [""])[0]
+        delimiter = query.get("delimiter", [""])[0]
         with self.bucket.lock:
             found = sorted(
                 (name, each) for name, each in self.bucket.objects.items() if name.startswith(prefix) and name > after
             )
+        folders = {_folder(name, prefix, delimiter) for name, _ in found} - {""}
+        found = [(name, each) for name, each in found if not _folder(name, prefix, delimiter)]
         page, more = found[:_PAGE], len(found) > _PAGE
         text = "".join(_contents(name, each) for name, each in page)
+        text += "".join(f"<CommonPrefixes><Prefix>{escape(each)}</Prefix></CommonPrefixes>" for each in sorted(folders))
         if more:
             text += f"<NextContinuationToken>{escape(page[-1][0])}</NextContinuationToken>"
         body = f"<ListBucketResult><IsTruncated>{str(more).lower()}</IsTruncated>{text}</ListBucketResult>"
@@ -154,6 +158,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
+
+
+def _folder(name: str, prefix: str, delimiter: str) -> str:
+    """The part of a name up to the delimiter that follows the prefix, the delimiter with it; empty if none follows."""
+    head, found, _ = name.removeprefix(prefix).partition(delimiter) if delimiter else (name, "", "")
+    return f"{prefix}{head}{found}" if found else ""
 
 
 def _contents(name: str, stored: Stored) -> str:

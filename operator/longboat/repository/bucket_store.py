@@ -33,6 +33,7 @@ class BucketStore:
         """Prepare the client; nothing is sent. StoreSettingsError if CA bundle or credentials are unusable."""
         self._place = settings.describe()
         self._prefix = f"{settings.prefix}/" if settings.prefix else ""
+        self._type = settings.type
         self._by_generation = settings.type == "gcs"
         self._client = bucket_client(settings, patience or Patience())
 
@@ -41,8 +42,7 @@ class BucketStore:
         try:
             return self._create(name, data)
         except AccessDeniedError as error:
-            # Google Cloud Storage may ask whether one may overwrite before it looks at the condition.
-            if self._by_generation and MAY_NOT_OVERWRITE in str(error):
+            if self._is_taken(name, error):
                 raise ObjectExistsError(f"{self._place}: {name} exists") from None
             raise
 
@@ -98,6 +98,22 @@ class BucketStore:
     def describe(self) -> str:
         """See ObjectStore."""
         return self._place
+
+    def _is_taken(self, name: str, error: AccessDeniedError) -> bool:
+        """Return whether a creation was denied because the name is taken.
+
+        Google Cloud Storage and Azure may ask whether one may overwrite before they look at the condition. Google
+        names the right. Azure doesn't, so that credentials that may only read are told of it at names that are free.
+        """
+        if self._type == "gcs":
+            return MAY_NOT_OVERWRITE in str(error)
+        if self._type != "azure":
+            return False
+        try:
+            self.head(name)
+        except (ObjectNotFoundError, AccessDeniedError):
+            return False
+        return True
 
     def _create(self, name: str, data: Data) -> str:
         # S3 answers 409 to two creations at once; a moment later it is clear which one won. A connection that breaks
