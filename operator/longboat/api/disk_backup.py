@@ -102,9 +102,11 @@ class DiskResult(Model):
     read_bytes: int | None = Field(None, description="Bytes read from the snapshot.")
     stored_bytes: int | None = Field(None, description="Bytes that this backup added to the store.")
     mode: Literal["Full", "Incremental"] | None = Field(
-        None, description="Whether the disk was compared with a parent."
+        None,
+        description="Full: everything was read, for the reason in fullReason. Incremental: what the parent has was built"
+        " upon. What has not changed is stored once in either case, if there is a parent.",
     )
-    full_reason: str | None = Field(None, description="Why the backup is a full one.")
+    full_reason: str | None = Field(None, description="Why everything was read.")
     parent: str | None = Field(None, description="Manifest of the backup that this one is compared with.")
     manifest: str | None = Field(None, description="The disk's manifest in the repository.")
     attempts: int | None = Field(None, description="Export Jobs that were started for the disk.")
