@@ -103,8 +103,8 @@ class DiskResult(Model):
     stored_bytes: int | None = Field(None, description="Bytes that this backup added to the store.")
     mode: Literal["Full", "Incremental"] | None = Field(
         None,
-        description="Full: everything was read, for the reason in fullReason. Incremental: what the parent has was built"
-        " upon. What has not changed is stored once in either case, if there is a parent.",
+        description="Full: everything was read, for the reason in fullReason. Incremental: what the parent has was"
+        " built upon. What has not changed is stored once in either case, if there is a parent.",
     )
     full_reason: str | None = Field(None, description="Why everything was read.")
     parent: str | None = Field(None, description="Manifest of the backup that this one is compared with.")
