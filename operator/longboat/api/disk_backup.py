@@ -143,6 +143,7 @@ class BackupTarget(Model):
     kind: Literal["VirtualMachine", "PersistentVolumeClaim"] = Field(description="Kind of the target.")
     name: str = Field(description="Name of the target.")
     uid: str = Field(description="UID of the target.")
+    disk: str | None = Field(None, description="The one disk of the virtual machine; absent if it is all of them.")
 
 
 class PinnedPolicy(Model):

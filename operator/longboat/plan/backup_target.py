@@ -62,11 +62,13 @@ def disks_of(ask: Wanted, vm: Object | None, vmi: Object | None) -> list[VmDisk]
     return found or Problem("NoDisks", f"VirtualMachine {ask.virtual_machine!r} has no disk that could be backed up")
 
 
-def target_of(vm: Object | None, claim: Object | None) -> BackupTarget:
-    """Return what the status says is backed up: the virtual machine, or the claim if there is none."""
-    kind, obj = ("VirtualMachine", vm) if vm is not None else ("PersistentVolumeClaim", claim or {})
-    meta = obj["metadata"]
-    return BackupTarget.model_validate({"kind": kind, "name": meta["name"], "uid": meta["uid"]})
+def target_of(vm: Object | None, claim: Object | None, disk: DiskRef | None = None) -> BackupTarget:
+    """Return what the status says is backed up: the virtual machine or a disk of it, or the claim if there is none."""
+    if vm is None:
+        its = (claim or {})["metadata"]
+        return BackupTarget(kind="PersistentVolumeClaim", name=its["name"], uid=its["uid"])
+    its, only = vm["metadata"], disk.name if disk else None
+    return BackupTarget(kind="VirtualMachine", name=its["name"], uid=its["uid"], disk=only)
 
 
 def pinned(name: str, claim: Object, volume: Object | None, snapshot_class: str | Problem) -> DiskResult:

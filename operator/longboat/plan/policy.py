@@ -20,12 +20,16 @@ Object = dict[str, Any]
 
 @dataclass(frozen=True)
 class Target:
-    """One thing that gets a DiskBackup of its own; ``machine`` is spec.virtualMachine of it (selectors only)."""
+    """One thing that gets a DiskBackup of its own; ``machine`` is spec.virtualMachine of it (selectors only).
+
+    ``claim_uid`` is the UID of the one PersistentVolumeClaim to back up; None: every disk of the virtual machine.
+    """
 
     kind: str
     name: str
     uid: str
     machine: str | None = None
+    claim_uid: str | None = None
 
 
 @dataclass(frozen=True)
@@ -97,8 +101,8 @@ def captured_at(backup: DiskBackup) -> datetime:
 
 def newest_success(target: Target, runs: Iterable[DiskBackup]) -> datetime | None:
     """Return the moment of a target's newest backup in which every disk that can be captured is good."""
-    moments = [captured_at(each) for each in runs if each.status.phase == "Completed" and _is_of(each, target)]
-    return max(moments, default=None)
+    good = (each for each in runs if each.status.phase == "Completed" and _is_of(each, target) and _holds(each, target))
+    return max(map(captured_at, good), default=None)
 
 
 def protection(
@@ -153,4 +157,13 @@ def _is_of(backup: DiskBackup, target: Target) -> bool:
     if backup.spec.virtual_machine != target.machine:
         return False
     seen = backup.status.target
-    return seen is None or seen.kind != target.kind or seen.uid == target.uid
+    return seen is None or (seen.kind, seen.uid) == (target.kind, target.uid)
+
+
+def _holds(backup: DiskBackup, target: Target) -> bool:
+    """Return whether a backup has the target's disk, or all disks: the policy may have been about others before."""
+    status = backup.status
+    if target.claim_uid is None:
+        return status.target is None or status.target.disk is None
+    good = (disk.claim for disk in status.disks or () if disk.phase == "Completed")
+    return any(claim is not None and claim.uid == target.claim_uid for claim in good)

@@ -194,12 +194,15 @@ def _described(seen: Observed, status: BackupPolicyStatus, started: Started, gua
     successes = [moment for target in seen.targets if (moment := newest_success(target, runs))]
     success = min(successes, default=None)
     stored = sum(run.status.stored_bytes or 0 for run in runs)
+    target = target_text(spec.target)
+    # Backups may be gone by now; but those of what the target was before an edit say nothing of this one.
+    known_success = status.last_success_time if status.target == target else None
     changes = {
-        "target": target_text(spec.target),
+        "target": target,
         "schedule": schedule_text(spec.schedule, spec.time_zone),
         "anchor": seen.anchor,
         "next_slot": _next_slot(seen),
-        "last_success_time": success.replace(microsecond=0) if success else status.last_success_time,
+        "last_success_time": success.replace(microsecond=0) if success else known_success,
         "last_backup": runs[-1].name if runs else None,
         "backups": len(runs),
         "stored_bytes": stored,

@@ -153,7 +153,7 @@ def _write(
         "store": PinnedStore(
             name=store.name, location=store.spec.location, repository=access.path, id=access.repository.id
         ),
-        "target": target_of(user.vm, _first_claim(run, disks)),
+        "target": target_of(user.vm, _first_claim(run, disks), ask.disk),
         "virtual_machine": ask.virtual_machine or _machine_using(run, disks),
         "started_at": run.ctx.now(),
         "disks": disks,

@@ -36,9 +36,11 @@ def _disk(cluster: Cluster, namespace: str, ref: DiskRef) -> list[Target] | Prob
     claim = cluster.get(PERSISTENT_VOLUME_CLAIM, disk.claim or "", namespace)
     if (problem := claim_problem(claim, disk.claim or "", field=field)) or claim is None:
         return problem or Problem("ClaimNotFound", f"{field}: there is no PersistentVolumeClaim {disk.claim!r}")
+    uid = claim["metadata"]["uid"]
     if found.vm is not None:
-        return [Target("VirtualMachine", found.vm["metadata"]["name"], found.vm["metadata"]["uid"])]
-    return [Target("PersistentVolumeClaim", claim["metadata"]["name"], claim["metadata"]["uid"])]
+        its = found.vm["metadata"]
+        return [Target("VirtualMachine", its["name"], its["uid"], claim_uid=uid)]
+    return [Target("PersistentVolumeClaim", claim["metadata"]["name"], uid, claim_uid=uid)]
 
 
 def _machine(cluster: Cluster, namespace: str, ref: NamedRef) -> list[Target] | Problem:

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from longboat.kube.kinds import BACKUP_POLICY, DISK_BACKUP, VIRTUAL_MACHINE
+from longboat.api.common import DiskRef
+from longboat.kube.kinds import BACKUP_POLICY, DISK_BACKUP, PERSISTENT_VOLUME_CLAIM, VIRTUAL_MACHINE
+from longboat.plan.backup_target import target_of
 from longboat.plan.conditions import find
 from longboat.plan.names import FINALIZER, POLICY_UID
 from tests.fakes.cluster import KillAt, Killed
@@ -265,6 +267,51 @@ def test_a_machine_made_anew_under_an_old_name_is_not_called_protected(world: Wo
     world.set_status(world.backups()[0].name, phase="Completed", target=target)
     world.run()
     assert world.policy().status.protected == "Never"
+
+
+BY_NAME: dict[str, Any] = {"data": {"disk": {"virtualMachine": "db", "name": "data"}}}
+BY_NAME |= {"root": {"disk": {"virtualMachine": "db", "name": "root"}}, "all": {"virtualMachine": {"name": "db"}}}
+BY_NAME |= {"claim": {"disk": {"persistentVolumeClaim": "db-root"}}}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "protected"),
+    [
+        ("data", "root", "Never"),
+        ("data", "all", "Never"),
+        ("data", "claim", "Never"),
+        ("all", "claim", "Never"),
+        ("claim", "all", "Never"),
+        ("all", "data", "Yes"),
+        ("data", "data", "Yes"),
+    ],
+)
+def test_backups_of_what_the_target_was_before_an_edit_protect_nothing_else(
+    world: World, before: str, after: str, protected: str
+) -> None:
+    world.add_policy(target=BY_NAME[before])
+    world.clock.to("2026-01-08T03:30")
+    world.run()
+    world.set_status(world.backups()[0].name, phase="Completed", **held(world, before))
+    world.run()
+    assert (world.policy().status.protected, bool(world.policy().status.last_success_time)) == ("Yes", True)
+    world.edit(target=BY_NAME[after])
+    world.run()
+    assert world.policy().status.protected == protected
+    assert bool(world.policy().status.last_success_time) == (protected == "Yes")
+
+
+def held(world: World, what: str) -> dict[str, Any]:
+    """Return the status of a backup as its own reconciler writes it."""
+    disks = {"data": ["data"], "root": ["root"], "claim": ["root"]}.get(what, ["root", "data"])
+    claims = {disk: world.cluster.get(PERSISTENT_VOLUME_CLAIM, f"db-{disk}", SHOP) or {} for disk in disks}
+    results = [
+        {"name": disk, "phase": "Completed", "claim": {"name": f"db-{disk}", "uid": claim["metadata"]["uid"]}}
+        for disk, claim in claims.items()
+    ]
+    ref = DiskRef.model_validate(BY_NAME[what]["disk"]) if what != "all" else None
+    vm = world.cluster.get(VIRTUAL_MACHINE, "db", SHOP) if what != "claim" else None
+    return {"disks": results, "target": target_of(vm, claims.get("root"), ref).wire()}
 
 
 def test_what_tables_show_of_a_policy_is_short(world: World) -> None:
