@@ -19,12 +19,20 @@ RESTORE_UID = "longboat.dev/restore-uid"
 RESTORED_FROM = "longboat.dev/restored-from"
 """Annotation on a restored claim: what was restored, in words."""
 
+_MOST_BYTES = (1 << 63) - 1
+"""What Kubernetes can count, in a status for one."""
+
 
 def size_of(restore: Restore, point: Point) -> int | Problem:
-    """Return the new claim's size in bytes, or VolumeTooSmall."""
+    """Return the new claim's size in bytes, or VolumeTooSmall or VolumeTooLarge."""
     if restore.spec.claim.size is None:
         return point.volume_bytes
     asked = bytes_of(restore.spec.claim.size)
+    if asked > _MOST_BYTES:
+        message = (
+            f"spec.claim.size: {restore.spec.claim.size} is more than any volume has; ask for less, or leave it out"
+        )
+        return Problem("VolumeTooLarge", message, final=True)
     if asked >= point.data_bytes:
         return asked
     return Problem(

@@ -47,6 +47,7 @@ FINAL = {
     "DiskNotBackedUp": (wish() | source("partial", "host"), "it is a file of its node"),
     "SourceFailed": (wish() | source("failed", "data"), "spec.source.diskBackup"),
     "VolumeTooSmall": (wish(size="1023Mi"), "1Gi"),
+    "VolumeTooLarge": (wish(size="99999P"), "spec.claim.size: 99999P"),
     "DiskNameTaken": (wish() | {"attach": {"virtualMachine": "db", "diskName": "data"}}, "spec.attach.diskName"),
     "StorageClassRequired": (wish() | source("classless", "data"), "spec.claim.storageClassName"),
 }
