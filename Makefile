@@ -32,9 +32,9 @@ generate: ## Write the generated files (crds/, the chart's copies, manifests/, t
 test: check ## Every test, on a local cluster with real parts (25 minutes, 60 the first time)
 	$(PY) -m tests.cluster build
 	@# What needs no cluster waits for clocks most of the time: it runs beside the rest, and is shown after it.
-	@mkdir -p build; $(PYTEST) tests --ignore=tests/unit -m "not cluster and not long" > build/test-beside.log 2>&1 & \
+	@mkdir -p build; $(PYTEST) tests --ignore=tests/unit -m "not cluster and not long" --durations=10 > build/test-beside.log 2>&1 & \
 	  beside=$$!; trap 'kill $$beside' INT TERM; \
-	  $(PYTEST) tests --ignore=tests/unit -m "cluster and not long"; failed=$$?; \
+	  $(PYTEST) tests --ignore=tests/unit -m "cluster and not long" --durations=25; failed=$$?; \
 	  wait $$beside || failed=1; cat build/test-beside.log; exit $$failed
 
 .PHONY: test-long
