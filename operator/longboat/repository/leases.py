@@ -7,7 +7,8 @@ fails leaves it, so that the next attempt finds what was uploaded.
 
 With each renewal the condemned lists are read: whoever holds a lease has seen every list that existed at any time since
 the lease began, as lists live for a grace period of at least MIN_GRACE, and no two renewals begin further apart than
-the time to live less a margin. A longer gap (a node that slept) ends the lease for good.
+the time to live less a margin. A longer gap (a node that slept) ends the lease for good. It is measured by the writer's
+clock and by the store's: the writer's stands still while its machine, itself a virtual one, is paused.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from .repository import Repository
 RENEW_EVERY = timedelta(minutes=2)
 LEASE_TTL = timedelta(minutes=30)
 _MARGIN = timedelta(minutes=10)  # A manifest is written only while the lease has this long to live.
+_LONGEST_GAP = LEASE_TTL - _MARGIN
 MIN_GRACE = timedelta(hours=1)  # Condemned packs stay at least this long: longer than any gap or late commit.
 
 
@@ -63,6 +65,7 @@ class Lease:
         self._packs_since, self._clock = packs_since, clock or seconds_since_boot
         self.condemned = CondemnedPacks(repository)
         self.modified = datetime.min.replace(tzinfo=UTC)  # When the newest object was written, by the store's clock.
+        self._read_since: datetime | None = None  # That of the last renewal that read the lists, too.
         self._folder = f"{LEASES}{repository.random(ID_BYTES).hex()}/"
         self._parent: str | None = None
         self._reused: tuple[str, ...] = ()
@@ -108,10 +111,11 @@ class Lease:
         """Publish the packs uploaded since the last time and read the condemned lists; a StoreError if that fails."""
         with self._lock:
             begun = self._clock()
-            self._lost = self._lost or begun - self._renewed > (LEASE_TTL - _MARGIN).total_seconds()
             self._publish()
+            stood_still = self._read_since is not None and self.modified - self._read_since > _LONGEST_GAP
+            self._lost = self._lost or stood_still or begun - self._renewed > _LONGEST_GAP.total_seconds()
             self.condemned.refresh()
-            self._renewed = begun
+            self._renewed, self._read_since = begun, self.modified
 
     def assure(self) -> None:
         """Renew before a manifest is written; LeaseLostError if any renewal came so late that a list may be missed."""

@@ -14,6 +14,7 @@ from longboat.repository import (
     Repository,
     RepositoryError,
     advance_epoch,
+    leases,
     prune,
     read_disk_manifest,
     reference_to,
@@ -461,6 +462,52 @@ def test_late_manifest_that_could_not_be_withdrawn_is_not_taken_for_finished(
         del store.objects[name]
     with pytest.raises(DamagedError, match="late"):
         export(store, repository.master_key, image, "one")
+
+
+class PausedStore(MemoryStore):
+    """Two prunes use two days in which a writer stands still, right before it writes an object of `folder`.
+
+    That is once a map pack is there, so that its last look at the lists is to come.
+    """
+
+    world: World
+    folder = ""
+    mapped = False
+
+    def put_new(self, name: str, data: bytes | bytearray | memoryview) -> str:
+        self.mapped = self.mapped or "/maps/" in name
+        if self.folder and self.mapped and self.folder in name:
+            self.folder = ""
+            for _ in range(2):
+                self.advance(GRACE + LEASE_TTL)
+                self.world.prune()
+        return super().put_new(name, data)
+
+
+@pytest.mark.parametrize("clock_stands_still", [True, False])
+@pytest.mark.parametrize("folder", ["/maps/", "/leases/"])
+def test_writer_that_stood_still_while_its_packs_were_pruned_commits_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, clock_stands_still: bool
+) -> None:
+    store = PausedStore()
+    start = store.now
+    monkeypatch.setattr(leases, "seconds_since_boot", lambda: 0 if clock_stands_still else seconds(store.now - start))
+    store.world = world = World(tmp_path, store)
+    world.back_up("one")
+    store.advance(MIN_GRACE)
+    store.folder, store.mapped = folder, False
+    with pytest.raises(LeaseLostError, match="in time"):
+        world.back_up("two")
+    del world.contents["two"]
+    assert len(world.names("disks/")) == 1
+    world.manifests["two"] = ""  # The next one is of another moment.
+    world.back_up("three")
+    world.check()
+
+
+def seconds(time: timedelta) -> float:
+    """Return a span of time as a machine's clock counts it."""
+    return time.total_seconds()
 
 
 def test_old_revisions_go_but_for_the_first_and_the_newest(world: World) -> None:

@@ -1,7 +1,8 @@
 """Random histories of exports, prunes and sweeps, interleaved call by call: what is not removed can be restored.
 
 A model remembers what every backup was made of. Processes may be killed before any operation, sleep for any time before
-any operation, and run beside any others. The clock is the store's; each machine's own is off by minutes.
+any operation, and run beside any others. The clock is the store's; each machine's own is off by minutes, and the one
+that counts from its start stands still at times, as it does in a machine that is paused.
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ class History:
         self.disks: list[list[int]] = [[1, 2, 3, 4, 5, 6], [7, 7, 0, 0, 8]]
         self.writers: dict[str, Process] = {}
         self.given_up: set[str] = set()
+        self.paused = timedelta(0)
         self._bytes = random.Random(0)
 
     def happen(self, step: Step) -> None:
@@ -137,6 +139,15 @@ class History:
     def sleep(self, which: int, much: int) -> None:
         """Let time pass for everybody."""
         self.store.advance(TIMES[much % len(TIMES)])
+
+    def pause(self, which: int, much: int) -> None:
+        """Let time pass that no writer's machine counts."""
+        self.sleep(which, much)
+        self.paused += TIMES[much % len(TIMES)]
+
+    def seconds_since_boot(self) -> float:
+        """Return what the writers' machines have counted."""
+        return (self.store.now - self.paused).timestamp()
 
     def check(self) -> None:
         """Restore every backup that was made and not given up."""
@@ -213,7 +224,8 @@ WHAT = [
     *["go_on"] * 10,
     *["finish"] * 3,
     "kill",
-    *["sleep"] * 5,
+    *["sleep"] * 3,
+    *["pause"] * 3,
 ]
 STEPS = st.builds(Step, st.sampled_from(WHAT), st.integers(0, 5), st.integers(0, 20))
 
@@ -222,7 +234,7 @@ def run(steps: list[Step]) -> None:
     """Let a history happen, with a check of everything at the end of each process."""
     history = History()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(leases, "seconds_since_boot", lambda: history.store.now.timestamp())
+        patch.setattr(leases, "seconds_since_boot", history.seconds_since_boot)
         patch.setattr("longboat.repository.commit.references", lambda *args: references(*args, threads=1))
         try:
             for step in steps:
@@ -234,6 +246,12 @@ def run(steps: list[Step]) -> None:
         finally:
             for process in history.processes:
                 process.kill()
+
+
+@pytest.mark.parametrize("operations", range(0, 40, 3))
+def test_writer_on_a_machine_that_was_paused_loses_no_backup(operations: int) -> None:
+    others = [Step("pause", 0, 5), Step("prune", 0, 4), Step("finish", 1, 0)]
+    run([Step("export", 0, 0), Step("go_on", 0, operations), *others, *others])
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
