@@ -17,6 +17,7 @@ from typing import Any, Literal
 from pydantic.alias_generators import to_camel
 
 from longboat.mover import Failure
+from longboat.plan.names import OWNER_NAMESPACE
 from longboat.repository import SECRETS
 
 Object = dict[str, Any]
@@ -27,6 +28,8 @@ HUNG_AFTER = timedelta(minutes=30)
 """A mover that is midway and has come no further for this long is given up."""
 QUIET_WORK = timedelta(hours=2)
 """The same before its first byte and after its last one: what it does there (maps, checks) counts no bytes."""
+IDLE_AFTER = timedelta(minutes=15)
+"""A mover whose pod does not run after this, for want of its volume or of a node, takes no place from other namespaces."""
 DEVICE_PATH = "/dev/longboat-disk"
 VOLUME_PATH = "/volume"
 ROLE = "longboat.dev/role"
@@ -109,12 +112,30 @@ def hung(done: int | None, total: int | None, since: datetime, now: datetime) ->
     return Failure(reason="MoverHung", message=message, retryable=True)
 
 
-def no_room(role: Role, jobs: Iterable[Object], most: int) -> str:
-    """Return what a mover waits for if as many of its role as may be are under way, in words; else nothing."""
-    count = len(list(jobs))
-    return (
-        "" if count < most else f"waiting for room: {count} {role}s are under way, at most {most} are (movers.atOnce)"
-    )
+def no_room(role: Role, namespace: str, jobs: Iterable[Object], most: int, now: datetime) -> str:
+    """Return what a mover waits for, in words, nothing if there is room for it.
+
+    ``jobs`` are the others of its role that have not ended, ``namespace`` is that of its owner, which may not take
+    every place: what one namespace asks for must not hold up all others.
+    """
+    jobs = list(jobs)
+    count, share = sum(_takes_place(each, now) for each in jobs), most - _kept_free(most)
+    if count >= most:
+        return f"waiting for room: {count} {role}s are under way, at most {most} are (movers.atOnce)"
+    own = sum((each["metadata"].get("labels") or {}).get(OWNER_NAMESPACE) == namespace for each in jobs)
+    if own >= share:
+        return f"waiting for room: {own} {role}s of this namespace are under way, at most {share} are (movers.atOnce)"
+    return ""
+
+
+def _kept_free(most: int) -> int:
+    """Return how many of the places one namespace can't have."""
+    return 0 if most == 1 else max(1, most // 4)
+
+
+def _takes_place(job: Object, now: datetime) -> bool:
+    young = now - datetime.fromisoformat(job["metadata"]["creationTimestamp"]) < IDLE_AFTER
+    return young or bool((job.get("status") or {}).get("ready"))
 
 
 def mount_path(volume_mode: str) -> str:

@@ -110,15 +110,15 @@ def _act_on(run: Run, disk: DiskResult, state: movers.MoverState) -> None:
 
 
 def _start(run: Run, disk: DiskResult) -> None:
-    settings = movers.mover_settings(run.ctx.settings)
-    if full := movers.crowded(run.ctx.cluster, "export", job_name(disk), settings):
+    settings, namespace = movers.mover_settings(run.ctx.settings), run.backup.namespace
+    if full := movers.crowded(run.ctx.cluster, "export", job_name(disk), namespace, settings, run.ctx.now()):
         _wait_for_room(run, disk, full)
         return
     mover = _mover(run, disk)
     if mover is None:
         return
     try:
-        job = movers.start(run.ctx.cluster, mover, settings)
+        job = movers.start(run.ctx.cluster, mover, settings, run.ctx.now())
     except movers.NoRoomError as error:
         _wait_for_room(run, disk, str(error))
         return

@@ -7,6 +7,7 @@ import json
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Literal
 
 from pydantic import ValidationError
@@ -25,7 +26,7 @@ from longboat.plan.mover import (
     mover_secret,
     no_room,
 )
-from longboat.plan.names import OWNER_UID
+from longboat.plan.names import OWNER_NAMESPACE, OWNER_UID
 from longboat.reconcile.context import Settings
 
 _ROOM = threading.Lock()
@@ -75,14 +76,14 @@ def mover_settings(settings: Settings) -> MoverSettings:
     )
 
 
-def start(cluster: Cluster, mover: Mover, settings: MoverSettings) -> Object | None:
+def start(cluster: Cluster, mover: Mover, settings: MoverSettings, now: datetime) -> Object | None:
     """Make sure that a mover's Job exists; return it, None if its name is not free (yet). Raises NoRoomError.
 
     Its pod is scheduled, and its volume made, but it does not run before it is equipped.
     """
     try:
         with _ROOM:
-            if full := crowded(cluster, mover.role, mover.name, settings):
+            if full := crowded(cluster, mover.role, mover.name, mover.labels.get(OWNER_NAMESPACE, ""), settings, now):
                 raise NoRoomError(full)
             return cluster.create(mover_job(mover, settings))
     except AlreadyExistsError:
@@ -91,11 +92,14 @@ def start(cluster: Cluster, mover: Mover, settings: MoverSettings) -> Object | N
         return None if free or found is None or not _same_run(found, mover) else found
 
 
-def crowded(cluster: Cluster, role: Role, name: str, settings: MoverSettings) -> str:
-    """Return in words why the Job of this name has to wait for others of its role, nothing if it need not."""
+def crowded(cluster: Cluster, role: Role, name: str, namespace: str, settings: MoverSettings, now: datetime) -> str:
+    """Return in words why the Job of this name has to wait for others of its role, nothing if it need not.
+
+    ``namespace`` is that of the object that it is made for.
+    """
     jobs = cluster.list(JOB, settings.namespace, {ROLE: role})
     others = (each for each in jobs if active(each) and each["metadata"]["name"] != name)
-    return no_room(role, others, settings.at_once)
+    return no_room(role, namespace, others, settings.at_once, now)
 
 
 def equip(cluster: Cluster, mover: Mover, job: Object) -> None:

@@ -116,15 +116,15 @@ def _start(ctx: Context, restore: Restore, staging: Object, state: MoverState) -
     secret = secret_name(restore, restore.status.attempts or 1, staging["metadata"]["uid"])
     if state.job and ctx.cluster.get(SECRET, secret, ctx.settings.namespace):
         return None
-    settings = movers.mover_settings(ctx.settings)
+    settings, now = movers.mover_settings(ctx.settings), ctx.now()
     name = job_name(restore, restore.status.attempts or 1)
-    if state.job is None and (full := movers.crowded(ctx.cluster, "restore", name, settings)):
+    if state.job is None and (full := movers.crowded(ctx.cluster, "restore", name, restore.namespace, settings, now)):
         return Waiting("MoversBusy", full)
     mover = _mover(ctx, restore, staging)
     if isinstance(mover, Problem):
         return mover
     try:
-        made = state.job or movers.start(ctx.cluster, mover, settings)
+        made = state.job or movers.start(ctx.cluster, mover, settings, now)
     except movers.NoRoomError as error:
         return Waiting("MoversBusy", str(error))
     except RefusedError as error:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from longboat.mover.jobs import merge
-from longboat.plan.mover import Mover, MoverSettings, mover_job, mover_secret, split_secret
+from longboat.plan.mover import IDLE_AFTER, Mover, MoverSettings, mover_job, mover_secret, no_room, split_secret
 
 JOB = {
     "masterKey": "the key",
@@ -78,3 +79,27 @@ def test_a_block_volume_is_a_device_and_the_node_is_one_that_reaches_it() -> Non
     pod = pod_of(mover_job(mover(node_affinity={"nodeSelectorTerms": [1]}), SETTINGS))
     assert pod["containers"][0]["volumeDevices"] == [{"name": "disk", "devicePath": "/dev/longboat-disk"}]
     assert "affinity" in pod and "affinity" not in pod_of(mover_job(mover(), SETTINGS)), required
+
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+def jobs(count: int, namespace: str, age: timedelta = timedelta(), ready: int = 0) -> list[dict[str, Any]]:
+    meta = {"labels": {"longboat.dev/owner-namespace": namespace}, "creationTimestamp": (NOW - age).isoformat()}
+    return [{"metadata": meta, "status": {"ready": ready}}] * count
+
+
+@pytest.mark.parametrize(("most", "share"), [(2, 1), (3, 2), (10, 8), (100, 75)])
+def test_one_namespace_never_has_every_place(most: int, share: int) -> None:
+    assert no_room("restore", "shop", jobs(share - 1, "shop"), most, NOW) == ""
+    assert "of this namespace" in no_room("restore", "shop", jobs(share, "shop"), most, NOW)
+    assert no_room("restore", "bank", jobs(share, "shop"), most, NOW) == ""
+    assert "movers.atOnce" in no_room("restore", "bank", jobs(most, "shop"), most, NOW)
+    assert no_room("restore", "shop", [], 1, NOW) == ""
+
+
+def test_movers_whose_volumes_are_never_made_hold_up_nobody_else_and_stay_bounded() -> None:
+    stuck = jobs(5, "shop", IDLE_AFTER) + jobs(5, "den", IDLE_AFTER)
+    assert no_room("restore", "bank", stuck, 10, NOW) == ""
+    assert "10 restores" in no_room("restore", "bank", jobs(10, "den", IDLE_AFTER, ready=1), 10, NOW)
+    assert "of this namespace" in no_room("restore", "shop", jobs(8, "shop", IDLE_AFTER), 10, NOW)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 from longboat.plan.mover import Mover, MoverSettings
 from longboat.reconcile.mover import observe, start, stop
 from tests.fakes.cluster import FakeCluster
 
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
 SETTINGS = MoverSettings("system", "longboat:1")
 LABELS = {"longboat.dev/owner-uid": "u", "longboat.dev/attempt": "1"}
 MOVER = Mover("export", "m", "s", LABELS, {"masterKey": "k", "store": {}}, "claim", "Block")
@@ -21,7 +23,7 @@ def cluster_with(
     uid: str | None = None,
 ) -> FakeCluster:
     cluster = FakeCluster(namespaces=["system"])
-    job = start(cluster, MOVER, SETTINGS)
+    job = start(cluster, MOVER, SETTINGS, NOW)
     assert job is not None
     if condition:
         job["status"] = {"conditions": [{"type": condition, "status": "True"}]}
@@ -90,9 +92,9 @@ def test_what_a_pod_waits_for_is_told() -> None:
 
 def test_starting_twice_makes_one_job_and_a_name_of_another_owner_is_not_taken() -> None:
     cluster = cluster_with()
-    again = start(cluster, MOVER, SETTINGS)
+    again = start(cluster, MOVER, SETTINGS, NOW)
     assert again is not None
     other = Mover("export", "m", "s2", {**LABELS, "longboat.dev/owner-uid": "v"}, MOVER.job, "claim", "Block")
-    assert start(cluster, other, SETTINGS) is None
+    assert start(cluster, other, SETTINGS, NOW) is None
     stop(cluster, again)
     assert observe(cluster, "system", "m").phase == "Absent"
