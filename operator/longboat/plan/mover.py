@@ -29,7 +29,7 @@ HUNG_AFTER = timedelta(minutes=30)
 QUIET_WORK = timedelta(hours=2)
 """The same before its first byte and after its last one: what it does there (maps, checks) counts no bytes."""
 IDLE_AFTER = timedelta(minutes=15)
-"""A mover whose pod does not run after this, for want of its volume or of a node, takes no place from other namespaces."""
+"""A mover whose pod does not run after this, for want of its volume or a node, takes no place from other namespaces."""
 DEVICE_PATH = "/dev/longboat-disk"
 VOLUME_PATH = "/volume"
 ROLE = "longboat.dev/role"

@@ -11,6 +11,7 @@ from longboat.kube.kinds import DISK_SNAPSHOT, PERSISTENT_VOLUME_CLAIM, VOLUME_S
 from longboat.kube.port import AlreadyExistsError, Object, RefusedError
 from longboat.plan import kstatus
 from longboat.plan.automatic import CLAIM_UID
+from longboat.plan.backoff import look_again
 from longboat.plan.disks import claim_problem, resolve_disk
 from longboat.plan.problem import Problem
 from longboat.plan.quantities import size_text
@@ -44,7 +45,7 @@ def reconcile(ctx: Context, namespace: str, name: str) -> timedelta | None:
     due = expiry(snapshot, snapshot.status.taken_at)
     if due and due <= ctx.now():
         if SnapshotUsers(ctx.cluster).of(snapshot):
-            return LATER
+            return look_again(ctx.now() - due, LATER)
         # What is deleted is the very object that was just read: another one of this name stays.
         ctx.cluster.delete(DISK_SNAPSHOT, name, namespace, uid=snapshot.uid)
         return None
@@ -182,7 +183,7 @@ def _wait_or_fail(ctx: Context, snapshot: DiskSnapshot, problem: Problem) -> tim
 
 def _stall(ctx: Context, snapshot: DiskSnapshot, problem: Problem) -> timedelta:
     _save_problem(ctx, snapshot, problem, "Pending")
-    return LATER
+    return look_again(ctx.now() - snapshot.metadata.creation_timestamp, LATER)
 
 
 def _fail(ctx: Context, snapshot: DiskSnapshot, problem: Problem) -> timedelta | None:

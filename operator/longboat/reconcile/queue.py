@@ -1,7 +1,8 @@
 """The queue between what happens in the cluster and the reconcilers: each object at most once at a time.
 
 Adding a key that waits already only makes it earlier; one that is being worked on comes again afterwards. What fails is
-tried again later and later. Nothing here is a truth: after a restart the tick fills the queue again.
+tried again later and later. The objects of one namespace never occupy all workers. Nothing here is a truth: after a
+restart the tick fills the queue again.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import itertools
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -50,10 +52,12 @@ class WorkQueue:
 
     def __init__(self, work: Work, workers: int = 4, clock: Callable[[], float] = time.monotonic) -> None:
         self._work, self._clock, self._workers = work, clock, workers
+        # A quarter of the workers, one at least, is there for the other namespaces whatever one of them asks for.
+        self._share = workers - max(1, workers // 4) if workers > 1 else 1
         self._changed = threading.Condition()
         self._entries: dict[Key, _Entry] = {}
         self._later: list[tuple[float, int, Key]] = []
-        self._ready: list[tuple[int, int, Key]] = []
+        self._ready: dict[str, list[tuple[int, int, Key]]] = {}
         self._numbers = itertools.count()
         self._running: dict[Key, float] = {}
         self._failures: dict[Key, int] = {}
@@ -101,8 +105,9 @@ class WorkQueue:
             return [key for key, since in self._running.items() if since < begun]
 
     def is_stuck(self, patience: float) -> bool:
-        """Return whether every worker has been at the same thing for longer than this many seconds."""
-        return len(self.hung(patience)) >= self._workers
+        """Return whether all the workers that a namespace may have are at the same things for longer than this."""
+        hung = Counter(key.namespace for key in self.hung(patience))
+        return hung.total() >= self._workers or any(count >= self._share for count in hung.values())
 
     def run_one(self) -> bool:
         """Work on the next key that is due, in this thread; return whether there was one."""
@@ -130,16 +135,28 @@ class WorkQueue:
             due, number, key = heapq.heappop(self._later)
             # An entry that was moved forward has left an older one behind.
             if (entry := self._entries.get(key)) is not None and entry.due == due and key not in self._running:
-                heapq.heappush(self._ready, (entry.priority, number, key))
-        while self._ready:
-            _, _, key = heapq.heappop(self._ready)
+                heapq.heappush(self._ready.setdefault(key.namespace, []), (entry.priority, number, key))
+        while (first := self._next_ready()) is not None:
             # It may have been taken by another place in the heap, and be meant for later by now.
-            if (entry := self._entries.get(key)) is not None and entry.due <= now and key not in self._running:
-                del self._entries[key]
-                self._running[key] = now
+            if (entry := self._entries.get(first)) is not None and entry.due <= now and first not in self._running:
+                del self._entries[first]
+                self._running[first] = now
                 self._hand_on_watch()
-                return key
+                return first
         return None
+
+    def _next_ready(self) -> Key | None:
+        """Return the first key that is ready, but for those of namespaces that have their share of the workers."""
+        busy = Counter(key.namespace for key in self._running)
+        # A guest that is frozen waits for nobody.
+        heads = [heap[0] for name, heap in self._ready.items() if busy[name] < self._share or heap[0][0] == URGENT]
+        if not heads:
+            return None
+        namespace = min(heads)[2].namespace
+        _, _, key = heapq.heappop(self._ready[namespace])
+        if not self._ready[namespace]:
+            del self._ready[namespace]
+        return key
 
     def _hand_on_watch(self) -> None:
         """Wake one of the idle before this worker goes off: it takes what is ready too, or waits for what comes next.

@@ -10,6 +10,7 @@ from longboat.api.common import Condition
 from longboat.api.restore import RestoreStatus
 from longboat.kube.kinds import RESTORE
 from longboat.plan import kstatus
+from longboat.plan.backoff import look_again
 from longboat.plan.conditions import find
 from longboat.plan.problem import Problem
 from longboat.plan.restore_source import Waiting
@@ -67,8 +68,7 @@ def _trouble(ctx: Context, restore: Restore, problem: Problem) -> timedelta | No
     _save(ctx, restore, phase=restore.status.phase or "Pending", conditions=conditions)
     # Looked at again ever less often: what is missing may come in a moment, or never.
     stalled = find(conditions, "Stalled")
-    waited = now - stalled.last_transition_time if stalled else timedelta()
-    return min(max(waited / 2, FIRST_RETRY), LAST_RETRY)
+    return look_again(now - stalled.last_transition_time if stalled else timedelta(), FIRST_RETRY, LAST_RETRY)
 
 
 def _complete(ctx: Context, restore: Restore) -> None:

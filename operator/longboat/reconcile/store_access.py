@@ -13,6 +13,7 @@ from longboat.reconcile.repositories import Purpose, RepositoryAccess, StoreProb
 from longboat.reconcile.store_settings import SettingsReader, decoded
 from longboat.repository import (
     ObjectStore,
+    Patience,
     Repository,
     RepositoryError,
     StoreSettings,
@@ -22,6 +23,9 @@ from longboat.repository import (
     parse_recovery_public,
     parse_store_key,
 )
+
+PATIENCE = Patience(connect=5, request=30, retries=2, retry_for=30)
+"""Far less than that of movers: what the operator reads is small, and a worker that waits keeps others waiting."""
 
 Reach = Callable[[ObjectStore, str, bytes], Repository]
 """Opens the repository at a path with the store's key."""
@@ -83,7 +87,7 @@ class StoreAccess:
         key = self.store_key(store)
         path = f"{self.settings.cluster_id}/{namespace_uid}"
         try:
-            repository = reach(open_store(settings), path, key)
+            repository = reach(open_store(settings, PATIENCE), path, key)
         except RepositoryError as error:
             raise problem_of(error) from error
         return RepositoryAccess(repository, settings, path, repository.master_key, repository.key_id)

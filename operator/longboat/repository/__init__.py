@@ -27,6 +27,7 @@ from .backups import (
     update_backup_expiry,
     write_backup_manifest,
 )
+from .bucket_clients import Patience
 from .check import MAX_SKEW, Rights, StoreCheck, StoreProblem, check_store
 from .epoch import Epoch, advance_epoch, epoch_time, read_epoch
 from .errors import RepositoryError, StoreError
@@ -82,6 +83,7 @@ __all__ = [
     "Epoch",
     "ObjectInfo",
     "ObjectStore",
+    "Patience",
     "PruneProgress",
     "PruneReport",
     "RecoveryPair",

@@ -44,6 +44,15 @@ def test_an_unknown_policy_is_named_and_waited_for(world: BackupWorld) -> None:
     assert world.backup().status.phase == "Completed"
 
 
+def test_what_cannot_begin_is_looked_at_ever_less_often(world: BackupWorld) -> None:
+    world.add_backup(policy="weekly")
+    delays = []
+    for _ in range(5):
+        delays.append(str(world.reconcile()))
+        world.clock.advance(minutes=4)
+    assert delays == ["0:00:30", "0:02:00", "0:04:00", "0:05:00", "0:05:00"]
+
+
 def test_an_unknown_policy_is_not_waited_for_for_ever(world: BackupWorld) -> None:
     world.add_backup(policy="dayly")
     world.reconcile()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -13,7 +13,7 @@ from longboat.kube.kinds import (
     VOLUME_SNAPSHOT,
     VOLUME_SNAPSHOT_CLASS,
 )
-from longboat.reconcile.disk_snapshot import reconcile
+from longboat.reconcile.disk_snapshot import LATER, reconcile
 from tests.fakes.cluster import KillAt, Killed
 from tests.unit.reconcile.disk_world import SHOP, World
 
@@ -45,6 +45,13 @@ def test_a_disk_of_a_machine_is_snapshotted(world: World) -> None:
     assert status["sizeBytes"] == 2 << 30
     assert world.storage.data[status["snapshotHandle"]] == "precious"
     assert reconcile(world.context(), SHOP, "before") is None
+
+
+def test_a_snapshot_whose_machine_is_missing_is_looked_at_ever_less_often(world: World) -> None:
+    world.add_snapshot("before", {"virtualMachine": "ghost", "name": "data"})
+    assert reconcile(world.context(), SHOP, "before") == LATER
+    world.clock.advance(minutes=8)
+    assert reconcile(world.context(), SHOP, "before") == timedelta(minutes=4)
 
 
 def test_a_snapshot_that_is_never_ready_is_not_waited_for_for_ever(world: World) -> None:

@@ -202,8 +202,8 @@ def hanging() -> Iterator[Hanging]:
     made.queue.stop()
 
 
-def key(name: str) -> Key:
-    return Key("DiskBackup", "shop", name)
+def key(name: str, namespace: str = "shop") -> Key:
+    return Key("DiskBackup", namespace, name)
 
 
 def test_a_worker_that_hangs_does_not_hold_up_what_became_due_with_its_key(hanging: Hanging) -> None:
@@ -246,14 +246,31 @@ def test_a_failing_key_whose_object_is_gone_leaves_nothing_behind(steps: Steps) 
 def test_workers_that_all_hang_are_told_of(hanging: Hanging) -> None:
     hanging.queue.start()
     for number in range(3):
-        hanging.queue.add(key(f"hang-{number}"))
+        hanging.queue.add(key("hang", f"shop-{number}"))
     time.sleep(0.1)
     assert len(hanging.queue.hung(0.0)) == 3
     assert not hanging.queue.is_stuck(0.0), "one worker is left"
-    hanging.queue.add(key("hang-3"))
+    hanging.queue.add(key("hang", "shop-3"))
     time.sleep(0.1)
     assert hanging.queue.is_stuck(0.0)
     assert not hanging.queue.is_stuck(60.0)
+
+
+def test_one_namespace_never_occupies_every_worker(hanging: Hanging) -> None:
+    hanging.queue.start()
+    for number in range(10):
+        hanging.queue.add(key(f"hang-{number}"))
+    hanging.queue.add(key("own"))
+    for number in range(10):
+        hanging.queue.add(key(f"other-{number}", "bank"))
+    others = {f"other-{number}" for number in range(10)}
+    assert hanging.wait_for(others) == others
+    assert len(hanging.queue.hung(0.0)) == 3 and hanging.queue.is_stuck(0.0), "nothing of the namespace goes on"
+    # A guest that is frozen does not wait for its namespace's share, and nothing is lost meanwhile.
+    hanging.queue.add(key("frozen"), priority=URGENT)
+    assert hanging.wait_for({"frozen"}) == {"frozen"}
+    hanging.let_go.set()
+    assert hanging.wait_for({"own"}) == {"own"}
 
 
 def test_stopping_waits_for_what_is_under_way() -> None:

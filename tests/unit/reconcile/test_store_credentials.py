@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from longboat.plan.conditions import find
-from longboat.reconcile import backup_store
+from longboat.reconcile import backup_store, store_access
 from longboat.reconcile.repositories import Purpose, StoreProblemError
 from longboat.reconcile.store_access import StoreAccess
-from longboat.repository import StoreCheck, StoreProblem, StoreSettings, generate_store_key
+from longboat.repository import Patience, RepositoryError, StoreCheck, StoreProblem, StoreSettings, generate_store_key
 from tests.unit.reconcile.policy_world import STORE_SPEC, SYSTEM, FolderRepositories, World
 from tests.unit.reconcile.test_backup_store import Checks
 
@@ -153,6 +153,23 @@ def test_versions_are_removed_by_maintenance_and_read_by_restores_alone(world: W
         (False, "Oldest", 0),
         (True, "Latest", 30),
     ]
+
+
+def test_a_store_that_does_not_answer_keeps_a_worker_for_a_minute_at_most(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Patience] = []
+
+    def opened(settings: StoreSettings, patience: Patience) -> None:
+        asked.append(patience)
+        raise RepositoryError("no answer")
+
+    monkeypatch.setattr(store_access, "open_store", opened)
+    world.add_store()
+    with pytest.raises(StoreProblemError):
+        StoreAccess(world.cluster, world.settings).find(world.store(), "uid")
+    assert asked and asked[0].retry_for + asked[0].request <= 60
+    assert asked[0].connect < Patience().connect
 
 
 def test_all_credentials_are_tried_out_and_removing_once_for_each_change(world: World) -> None:
