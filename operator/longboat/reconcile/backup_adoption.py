@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import ValidationError
@@ -16,7 +17,17 @@ from longboat.plan.problem import Problem
 from longboat.reconcile.backup_run import Run
 from longboat.reconcile.backup_store_access import find_at
 from longboat.reconcile.repositories import RepositoryAccess
-from longboat.repository import BackupManifest, RepositoryError, find_backup, has_tombstone, remove_tombstone
+from longboat.repository import (
+    BackupManifest,
+    DiskReference,
+    Repository,
+    RepositoryError,
+    find_backup,
+    has_tombstone,
+    read_disk_manifest,
+    remove_tombstone,
+)
+from longboat.repository.errors import BackupNotFoundError, DamagedError
 
 _NOT_TAKEN_OVER = ("conditions", "observed_generation", "tombstoned_at", "policy_gone_at", "kept_because")
 
@@ -32,11 +43,12 @@ def adopt_from(run: Run, access: RepositoryAccess, store: BackupStore) -> bool |
         # backup that is made now it would hide it, and date its deletion back.
         if problem := _undo_deletion(run, access, store):
             return problem
+        lost = _lost_disks(access.repository, manifest) if manifest else {}
     except RepositoryError as error:
         return Problem(error.reason, f"BackupStore {store.name!r}: {error}")
     if manifest is None:
         return False
-    _finish(run, _status(run, manifest, store, access), None)
+    _finish(run, _status(run, manifest, store, access, lost), _incomplete(lost))
     return True
 
 
@@ -52,23 +64,63 @@ def _undo_deletion(run: Run, access: RepositoryAccess, store: BackupStore) -> Pr
 
 
 def _foreign(run: Run, manifest: BackupManifest) -> Problem | None:
-    policy = _saved(manifest).get("policy")
+    policy = _section(manifest, "status").get("policy")
     its = policy.get("name") if isinstance(policy, dict) else None
-    if its in (None, run.backup.spec.policy_ref.name):
+    if its not in (None, run.backup.spec.policy_ref.name):
+        return _name_taken(run, f"of another policy ({its!r}); choose another name (metadata.generateName makes one)")
+    if _is_earlier(run, manifest):
         return None
-    return Problem(
-        "NameTaken",
-        f"the store holds a backup {run.backup.name!r} of another policy ({its!r}); choose another name "
-        "(metadata.generateName makes one)",
-        final=True,
+    # The run of a clone of this cluster (a copy of etcd), most likely: its disks have gone their own way since.
+    return _name_taken(
+        run,
+        f"from {format_time(manifest.created)} that no earlier DiskBackup of this name made: another cluster may be"
+        " writing into this repository; if it is yours, delete this DiskBackup and apply it again to take it over",
     )
 
 
-def _status(run: Run, manifest: BackupManifest, store: BackupStore, access: RepositoryAccess) -> DiskBackupStatus:
+def _is_earlier(run: Run, manifest: BackupManifest) -> bool:
+    """Return whether another DiskBackup of this name made the backup, before this one was there."""
+    maker = _section(manifest, "diskBackup").get("uid")
+    return maker != run.backup.uid and manifest.created < run.backup.metadata.creation_timestamp
+
+
+def _name_taken(run: Run, whose: str) -> Problem:
+    return Problem("NameTaken", f"the store holds a backup {run.backup.name!r} {whose}", final=True)
+
+
+def _lost_disks(repository: Repository, manifest: BackupManifest) -> dict[str, str]:
+    """Return which disks, by name, the store does not have as the backup refers to them, and why.
+
+    Raises RepositoryError if the store does not tell.
+    """
+    found = ((disk.disk, _lost(repository, disk)) for disk in manifest.disks)
+    return {name: why for name, why in found if why}
+
+
+def _lost(repository: Repository, disk: DiskReference) -> str | None:
+    try:
+        stored = read_disk_manifest(repository, disk.manifest)
+    except (BackupNotFoundError, DamagedError) as error:
+        return f"{error}; restore the disk from another backup"
+    if stored.object_id != disk.object_id:
+        return f"{disk.manifest} is not what this backup wrote; restore the disk from another backup"
+    return None
+
+
+def _incomplete(lost: Mapping[str, str]) -> Problem | None:
+    if not lost:
+        return None
+    told = "; ".join(f"disk {name!r}: {why}" for name, why in sorted(lost.items()))
+    return Problem("DataMissing", f"the backup was found in the store without all of its data: {told}", final=True)
+
+
+def _status(
+    run: Run, manifest: BackupManifest, store: BackupStore, access: RepositoryAccess, lost: Mapping[str, str]
+) -> DiskBackupStatus:
     status = DiskBackupStatus()
     with contextlib.suppress(ValidationError):
-        status = DiskBackupStatus.model_validate(_saved(manifest))
-    disks = _disks(status.disks or [], manifest)
+        status = DiskBackupStatus.model_validate(_section(manifest, "status"))
+    disks = [_told(disk, lost.get(disk.name)) for disk in _disks(status.disks or [], manifest)]
     changes: dict[str, Any] = {
         "disks": disks,
         "phase": phase_of(disks),
@@ -107,6 +159,11 @@ def _disks(known: list[DiskResult], manifest: BackupManifest) -> list[DiskResult
     return [*good.values(), *rest.values()]
 
 
+def _told(disk: DiskResult, lost: str | None) -> DiskResult:
+    """Return the disk as lost if it is: its manifest stays, as the record of what is not there."""
+    return disk.model_copy(update={"phase": "Failed", "reason": "DataMissing", "message": lost}) if lost else disk
+
+
 def _finish(run: Run, status: DiskBackupStatus, problem: Problem | None) -> None:
     before, now, generation = run.status.conditions, run.ctx.now(), run.backup.metadata.generation
     if problem:
@@ -128,7 +185,7 @@ def _adopted(run: Run, status: DiskBackupStatus) -> str:
     return f"{found}: to run the policy now, create a DiskBackup of another name (metadata.generateName makes one)"
 
 
-def _saved(manifest: BackupManifest) -> dict[str, Any]:
-    metadata = manifest.metadata
-    status = metadata.get("status") if isinstance(metadata, dict) else None
-    return status if isinstance(status, dict) else {}
+def _section(manifest: BackupManifest, name: str) -> dict[str, Any]:
+    """Return a part of what the operator wrote into a manifest, empty if it is not there."""
+    section = manifest.metadata.get(name) if isinstance(manifest.metadata, dict) else None
+    return section if isinstance(section, dict) else {}
