@@ -1,15 +1,32 @@
 """Reads and authenticates every object of a repository, also those that restoring does not need."""
 
 import re
+import struct
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tests.independent_reader import objects
 from tests.independent_reader.errors import DamagedError, ReaderError
 from tests.independent_reader.objects import ObjectFile
-from tests.independent_reader.reader import ID, REVISION, Repository, open_pack, parse_disk, plain_json, value
+from tests.independent_reader.reader import (
+    DISK_NAME,
+    PAGE_FRAME,
+    PAGE_HEAD,
+    REVISION,
+    Repository,
+    id_bytes,
+    id_field,
+    open_pack,
+    parse_disk,
+    plain_json,
+    value,
+)
 
 HEX = "[0-9a-f]{32}"
+PACK = rf"packs/[0-9a-f]{{2}}/{HEX}"
+MAP_PACK = rf"maps/[0-9a-f]{{2}}/{HEX}"
 
 
 def check(repository: Repository) -> list[ReaderError]:
@@ -42,10 +59,24 @@ def check_map_pack(repository: Repository, name: str) -> None:
     with open_pack(repository.folder, objects.MAP_PACK, named_pack(name), repository.keys) as file:
         for entry in file.index():
             plain, _ = file.frame(entry.offset, objects.PAGE_LIMIT, entry.length)
-            packs = int.from_bytes(plain[:2], "little")
-            named = {plain[8 + 16 * each : 24 + 16 * each] for each in range(packs)}
-            if entry.ids and set(entry.ids) != named:
+            try:
+                blocks_in = page_uses(plain)
+            except (struct.error, IndexError) as error:
+                raise file.damaged(
+                    f"the page at {entry.offset} ends within its tables, or names none of them"
+                ) from error
+            if entry.ids and dict(zip(entry.ids, entry.counts, strict=True)) != blocks_in:
                 raise file.damaged(f"the page at {entry.offset} refers to other packs than the index says")
+
+
+def page_uses(plain: bytes) -> dict[bytes, int]:
+    """How many blocks of a page lie in each data pack that it names; block sizes are not known here."""
+    packs, frames, blocks = PAGE_HEAD.unpack_from(plain)
+    table, which = PAGE_HEAD.size + 16 * packs, PAGE_HEAD.size + 16 * packs + PAGE_FRAME.size * frames
+    ids = struct.unpack_from("16s" * packs, plain, PAGE_HEAD.size)
+    pack_of = [ids[entry[0]] for entry in PAGE_FRAME.iter_unpack(plain[table:which])]
+    uses = Counter(pack_of[each - 1] for each in struct.unpack_from(f"<{blocks}H", plain, which) if each)
+    return {each: uses[each] for each in ids}
 
 
 def named_pack(name: str) -> bytes:
@@ -78,18 +109,36 @@ def check_lease(repository: Repository, name: str) -> None:
         document = file.document()
     for each in ("diskKey", "backupName"):
         value(name, document, each, str)
-    value(name, document, "packs", list)
+    for each in document.get("packs", []):
+        if not isinstance(each, str) or not re.fullmatch(rf"{PACK}|{MAP_PACK}", each):
+            raise DamagedError(name, f"names {each!r}, which is no pack's name")
+    parent = document.get("parent")
+    if parent is not None and not (isinstance(parent, str) and DISK_NAME.fullmatch(parent)):
+        raise DamagedError(name, f"names {parent!r}, which is no disk manifest's name")
 
 
-def check_record(kind: int) -> Callable[[Repository, str], None]:
-    """Of damage and of condemned packs: documents whose object id is the one in the name."""
+def record(repository: Repository, name: str, kind: int) -> dict[str, Any]:
+    """A document whose object id is the one in the name."""
+    with ObjectFile(repository.folder, name, kind, repository.keys, bytes.fromhex(Path(name).name)) as file:
+        return file.document()
 
-    def checked(repository: Repository, name: str) -> None:
-        object_id = bytes.fromhex(Path(name).name)
-        with ObjectFile(repository.folder, name, kind, repository.keys, object_id) as file:
-            value(name, file.document(), "packs", list)
 
-    return checked
+def check_damage(repository: Repository, name: str) -> None:
+    document = record(repository, name, objects.DAMAGE)
+    value(name, document, "found", str)
+    for each in value(name, document, "packs", list):
+        id_field(name, each, "pack")
+        if value(name, each, "kind", str) not in ("data", "map"):
+            raise DamagedError(name, "names a pack of an unknown kind")
+        if any(type(offset) is not int for offset in each.get("frames", [])):
+            raise DamagedError(name, "names a frame whose offset is not a number")
+
+
+def check_condemned(repository: Repository, name: str) -> None:
+    document = record(repository, name, objects.CONDEMNED)
+    value(name, document, "marked", str)
+    for each in (*document.get("packs", []), *document.get("mapPacks", [])):
+        id_bytes(name, each)
 
 
 def check_epoch(repository: Repository, name: str) -> None:
@@ -99,13 +148,13 @@ def check_epoch(repository: Repository, name: str) -> None:
 
 
 CHECKS: dict[str, Callable[[Repository, str], None]] = {
-    rf"packs/[0-9a-f]{{2}}/{ID.pattern}": check_data_pack,
-    rf"maps/[0-9a-f]{{2}}/{ID.pattern}": check_map_pack,
-    rf"disks/{HEX}/[0-9]{{8}}T[0-9]{{6}}Z-{HEX}": check_disk,
+    PACK: check_data_pack,
+    MAP_PACK: check_map_pack,
+    DISK_NAME.pattern: check_disk,
     rf"backups/{HEX}/{REVISION.pattern}": check_backup,
     rf"tombstones/{HEX}": check_tombstone,
     rf"leases/{HEX}/[0-9]{{6}}": check_lease,
-    rf"damage/{HEX}": check_record(objects.DAMAGE),
-    rf"condemned/{HEX}": check_record(objects.CONDEMNED),
+    rf"damage/{HEX}": check_damage,
+    rf"condemned/{HEX}": check_condemned,
     r"epoch": check_epoch,
 }

@@ -30,10 +30,9 @@ PACK_LIMIT = 256 * MIB
 DATA_FRAME_LIMIT = 16 * MIB
 DOCUMENT_LIMIT = 64 * MIB
 DOCUMENT_ITEMS = 2_097_152
-# The format states no limit for an index: this one holds the ids of all blocks of the largest pack many times over.
-INDEX_LIMIT = 64 * MIB
-# The counts of a page are 16 bits wide, so no page is longer than this.
-PAGE_LIMIT = 8 + 65535 * (16 + 12 + 2 + 1 + 16)
+INDEX_LIMIT = 16 * MIB
+MAX_PAGE_BLOCKS = 32768
+PAGE_LIMIT = 8 + 47 * MAX_PAGE_BLOCKS
 
 
 @dataclass(frozen=True)

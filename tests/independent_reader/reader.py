@@ -21,8 +21,7 @@ T = TypeVar("T")
 ID = re.compile(r"[0-9a-f]{32}")
 REVISION = re.compile(r"[0-9]{6}")
 DISK_NAME = re.compile(r"disks/[0-9a-f]{32}/[0-9]{8}T[0-9]{6}Z-[0-9a-f]{32}")
-# The format states no limit for the plain JSON objects, which are a few hundred bytes long.
-PLAIN_LIMIT = 64 << 10
+PLAIN_LIMIT = 4096
 ARCHIVE_LIMIT = 64 << 20
 MIN_BLOCK, MAX_BLOCK = 4 << 10, 1 << 20
 PAGE_HEAD = struct.Struct("<HHI")
@@ -334,7 +333,7 @@ def parse_disk(name: str, document: dict[str, Any]) -> DiskManifest:
     )
     if not MIN_BLOCK <= block_size <= MAX_BLOCK or block_size & (block_size - 1):
         raise DamagedError(name, f"has blocks of {block_size} bytes")
-    if not 0 < page_blocks <= 65535 or page_blocks & (page_blocks - 1):
+    if not 0 < page_blocks <= objects.MAX_PAGE_BLOCKS or page_blocks & (page_blocks - 1):
         raise DamagedError(name, f"has pages of {page_blocks} blocks")
     # Older manifests have no such field: all of them are of disks.
     content = document.get("content", "Disk")

@@ -73,13 +73,13 @@ def pack(folder: Path) -> tuple[bytes, list[str]]:
             for name, info, data in _walk(folder, skipped):
                 entries += 1
                 if entries > MAX_ENTRIES or out.tell() + len(data) + 4096 > MAX_ARCHIVE:
-                    raise ArchiveTooLargeError(
-                        f"{folder}: more than {MAX_ENTRIES} files or {MAX_ARCHIVE} bytes: only small volumes of files,"
-                        " such as a machine's TPM and EFI state, are backed up without a disk.img"
-                    )
+                    raise _too_large(folder)
                 archive.addfile(_entry(name, info, len(data)), io.BytesIO(data))
     except OSError as error:
         raise SourceReadError(f"{error.filename or folder}: can not be read: {error.strerror}") from None
+    # Closing it has added an end and its padding; what is too large now could not be restored.
+    if out.tell() > MAX_ARCHIVE:
+        raise _too_large(folder)
     return out.getvalue(), skipped
 
 
@@ -99,6 +99,13 @@ def unpack(data: bytes, folder: Path) -> None:
     for entry, _ in sorted(entries, key=lambda each: each[0].name.count("/"), reverse=True):
         _dress(folder / entry.name, entry)
     _sync(folder)
+
+
+def _too_large(folder: Path) -> ArchiveTooLargeError:
+    return ArchiveTooLargeError(
+        f"{folder}: more than {MAX_ENTRIES} files or {MAX_ARCHIVE} bytes: only small volumes of files,"
+        " such as a machine's TPM and EFI state, are backed up without a disk.img"
+    )
 
 
 def _walk(folder: Path, skipped: list[str]) -> Iterator[tuple[str, os.stat_result, bytes]]:

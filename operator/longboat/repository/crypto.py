@@ -23,7 +23,7 @@ from .object_store import Data
 
 TAG_BYTES = 16
 HEADER = struct.Struct("<8sHBBI16s16s")  # magic, version, kind, flags, reserved, key id, object id
-FRAME_HEADER = struct.Struct("<IIB3x")  # sealed length with tag, plain length, codec
+FRAME_HEADER = struct.Struct("<IIB3s")  # sealed length with tag, plain length, codec, zeros
 HEADER_BYTES = HEADER.size
 FRAME_OVERHEAD = FRAME_HEADER.size + TAG_BYTES
 
@@ -84,7 +84,7 @@ class ObjectCipher:
     def seal_into(self, out: memoryview, offset: int, payload: Data, plain_length: int, codec: int) -> int:
         """Write a frame to the start of `out`, which begins at `offset` of the object; return the frame's length."""
         sealed = len(payload) + TAG_BYTES
-        head = FRAME_HEADER.pack(sealed, plain_length, codec)
+        head = FRAME_HEADER.pack(sealed, plain_length, codec, bytes(3))
         end = FRAME_HEADER.size + sealed
         out[: FRAME_HEADER.size] = head
         self._aead.encrypt_into(_nonce(offset), payload, self._context + head, out[FRAME_HEADER.size : end])
@@ -98,13 +98,15 @@ class ObjectCipher:
         if len(frame) < FRAME_OVERHEAD:
             raise DamagedError(f"a frame of {len(frame)} bytes at offset {offset} is too short")
         head = bytes(frame[: FRAME_HEADER.size])
-        sealed, plain_length, codec = FRAME_HEADER.unpack(head)
+        sealed, plain_length, codec, zeros = FRAME_HEADER.unpack(head)
         if sealed != len(frame) - FRAME_HEADER.size:
             raise DamagedError(f"the frame at offset {offset} has another length than its header says")
         try:
             payload = self._aead.decrypt(_nonce(offset), frame[FRAME_HEADER.size :], self._context + head)
         except InvalidTag:
             raise DamagedError(f"the frame at offset {offset} fails authentication: it was altered") from None
+        if any(zeros):
+            raise DamagedError(f"the frame at offset {offset} has reserved bytes that are not 0")
         return payload, plain_length, codec
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import os
 from collections.abc import Callable
@@ -83,7 +82,7 @@ def _parse(prefix: str, text: str) -> bytes:
 def _decode(body: str) -> bytes:
     try:
         return base64.b32decode(body.upper() + "=" * (-len(body) % 8))
-    except binascii.Error:
+    except ValueError:  # Letters outside of base32 are a binascii.Error, those outside of ASCII a plain ValueError.
         return b""
 
 

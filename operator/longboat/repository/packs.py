@@ -109,7 +109,7 @@ class PackWriter:
         """Seal a frame into the current pack and return where it will be found."""
         with self._lock:
             needed = len(payload) + FRAME_OVERHEAD + _INDEX_ENTRY.size + len(ids)
-            if self._buffer is not None and self._used + needed + self._tail() > len(self._buffer):
+            if self._buffer is not None and not self._has_room(needed, _INDEX_ENTRY.size + len(ids)):
                 self._finish()
             if self._buffer is None:
                 self._begin(needed)
@@ -147,6 +147,11 @@ class PackWriter:
         view.release()
         self._buffer = None
         self._sink.submit(pack_name(self._kind, self._cipher.object_id), buffer, end + FOOTER.size)
+
+    def _has_room(self, needed: int, entry: int) -> bool:
+        # Blocks that compress to next to nothing fill the index sooner than the pack, and readers bound an index, too.
+        fits = self._used + needed + self._tail() <= len(self._buffer or b"")
+        return fits and len(self._index) + entry <= MAX_FRAME_PLAIN
 
     def _tail(self) -> int:
         return len(self._index) + FRAME_OVERHEAD + FOOTER.size

@@ -247,7 +247,7 @@ class Mutator:
         data = bytearray(self.store.objects[name][0])
         if len(data) < HEADER_BYTES + FRAME_OVERHEAD:
             return
-        sealed, length, _ = FRAME_HEADER.unpack_from(data, HEADER_BYTES)
+        sealed, length, *_ = FRAME_HEADER.unpack_from(data, HEADER_BYTES)
         if HEADER_BYTES + FRAME_HEADER.size + sealed > len(data):
             return
         payload, stated, codec = self._payload(bytes(length if length < 1 << 20 else 100))

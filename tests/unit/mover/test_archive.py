@@ -90,6 +90,16 @@ def test_volume_of_more_than_small_files_is_refused(state: Path, monkeypatch: py
         pack(state)
 
 
+def test_archive_that_only_its_padding_makes_too_large_to_restore_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "state").write_bytes(bytes(16_000))
+    assert len(pack(tmp_path)[0]) == 20_480
+    monkeypatch.setattr(archive, "MAX_ARCHIVE", 20_480 - 1)
+    with pytest.raises(ArchiveTooLargeError):
+        pack(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["../outside", "/absolute", "a/../../b", "a//b", "./a", "link", "device"])
 def test_forged_archive_writes_nothing(tmp_path: Path, name: str) -> None:
     out = io.BytesIO()

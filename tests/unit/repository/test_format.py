@@ -11,14 +11,15 @@ from array import array
 
 import pytest
 import zstandard
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given
 from hypothesis import strategies as st
 
 from longboat.repository.codec import RAW, ZSTD, compress, decompress
-from longboat.repository.crypto import FRAME_OVERHEAD, HEADER_BYTES, ObjectCipher, RepositoryKeys
+from longboat.repository.crypto import FRAME_OVERHEAD, HEADER_BYTES, ObjectCipher, RepositoryKeys, derive
 from longboat.repository.documents import open_document
 from longboat.repository.errors import DamagedError, StoreFailureError, UnsupportedFormatError
-from longboat.repository.layout import ID_BYTES, Kind
+from longboat.repository.layout import ID_BYTES, MAX_FRAME_BLOCKS, MAX_FRAME_PLAIN, Kind
 from longboat.repository.manifests import DiskManifest
 from longboat.repository.packs import PackSink, PackWriter, open_frame, read_pack_index
 from longboat.repository.pages import FrameRef, build_page, decode_page, encode_page, max_page_bytes, page_packs
@@ -132,6 +133,26 @@ def test_frame_is_bound_to_its_place(change: str) -> None:
         keys = RepositoryKeys.of(b"s" * 16, KEYS.master)
     with pytest.raises(DamagedError, match="authentication"):
         open_frame(keys, kind, ref, stored, 100)
+
+
+def test_index_of_blocks_that_compress_to_nothing_stays_within_its_bound() -> None:
+    store, ids = MemoryStore(), b"i" * ID_BYTES * MAX_FRAME_BLOCKS
+    sink = PackSink(store)
+    writer = PackWriter(KEYS, Kind.DATA_PACK, sink, os.urandom)
+    frames = MAX_FRAME_PLAIN // len(ids) + 10
+    for _ in range(frames):
+        writer.append(b"x", 1, RAW, MAX_FRAME_BLOCKS, ids)
+    writer.finish()
+    sink.close()
+    assert sum(len(read_pack_index(KEYS, Kind.DATA_PACK, data)) for data, _, _ in store.objects.values()) == frames
+
+
+def test_frame_with_reserved_bytes_is_refused() -> None:
+    cipher, head = ObjectCipher(KEYS, Kind.DATA_PACK, b"o" * 16), struct.pack("<IIB3s", 17, 1, RAW, b"\0\0\1")
+    key = derive(KEYS.master, KEYS.repository_id, b"longboat/1/object/1/" + b"o" * 16)
+    sealed = AESGCM(key).encrypt(HEADER_BYTES.to_bytes(12, "little"), b"x", cipher.header + KEYS.repository_id + head)
+    with pytest.raises(DamagedError, match="reserved"):
+        cipher.open(head + sealed, HEADER_BYTES)
 
 
 def test_no_two_frames_of_a_pack_share_a_nonce() -> None:

@@ -183,6 +183,7 @@ def test_no_key_is_shown_by_a_repository() -> None:
         (generate_store_key()[:-1], "cut short"),
         (STORE_KEY_PREFIX + "!" * 58, "checksum"),
         (STORE_KEY_PREFIX + "a" * 58, "checksum"),
+        (STORE_KEY_PREFIX + "é", "checksum"),
     ],
 )
 def test_misspelt_key_says_what_is_wrong(text: str, message: str) -> None:
