@@ -212,7 +212,12 @@ def test_locks_of_what_is_needed_are_extended_and_of_nothing_else(locked: Bucket
     repository.store.delete(hidden)
     now = datetime.now(UTC)
     # This server keeps the default retention without telling it of an object: the first run writes it down.
-    assert keep_write_once(settings, PATH, now).looked > 3
+    looked = keep_write_once(settings, PATH, now).looked
+    assert looked > 3
+    names = sorted(each.name.removeprefix(f"{PATH}/") for each in versions.below(f"{PATH}/packs/"))
+    rest = keep_write_once(settings, PATH, now, after=names[0], enough=lambda: True)
+    assert 0 < rest.looked < looked and rest.reached is not None and rest.reached > names[0]
+    assert keep_write_once(settings, PATH, now, after=rest.reached).looked == 0
     assert keep_write_once(settings, PATH, now).extended == 0
     late = now + timedelta(days=LOCK_DAYS * 2 / 3)
     report = keep_write_once(settings, PATH, late)

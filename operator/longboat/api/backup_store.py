@@ -257,7 +257,10 @@ class BackupStoreStatus(Status):
     available: str | None = Field(None, description="Yes, or the reason why not.")
     url: str | None = Field(None, description="What the store is: kind, bucket or container, and prefix.")
     clock_skew_seconds: int | None = Field(None, description="The store's time minus the cluster's, if it is known.")
-    stored_bytes: int | None = Field(None, description="Bytes that this cluster's backups added to the store.")
+    locks_kept_time: Time | None = Field(
+        None, description="When all locks and hidden versions were last looked at, in a bucket that has them."
+    )
+    locks_reached: str | None = Field(None, description="The object with which the next look at them goes on.")
 
 
 class BackupStore(Resource):

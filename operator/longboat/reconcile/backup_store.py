@@ -20,12 +20,14 @@ from longboat.reconcile.outcome import save
 from longboat.reconcile.repositories import Purpose, StoreProblemError
 from longboat.reconcile.store_access import StoreAccess
 from longboat.reconcile.store_choice import stores_of
+from longboat.reconcile.store_locks import keep_locks
 from longboat.repository import Rights, StoreCheck, StoreSettings, check_store
 
 RETRY = timedelta(seconds=30)
 """A store in trouble is tried out this often, so that a repair is seen soon."""
 
 Check = Callable[[StoreSettings, datetime, Rights], StoreCheck]
+Locks = Callable[[Context, BackupStore, BackupStoreStatus], BackupStoreStatus]
 
 
 @dataclass(frozen=True)
@@ -38,13 +40,15 @@ class Result:
     clock_skew: timedelta | None = None
 
 
-def reconcile(ctx: Context, namespace: str, name: str, *, check: Check = check_store) -> timedelta | None:
+def reconcile(
+    ctx: Context, namespace: str, name: str, *, check: Check = check_store, locks: Locks = keep_locks
+) -> timedelta | None:
     """Bring the conditions of a store up to date; ``namespace`` is empty, as stores lie in none."""
     store = load(ctx.cluster, BACKUP_STORE, BackupStore, namespace, name)
     if store is None or store.metadata.deletion_timestamp:
         return None
     wait = _until_next_check(ctx, store)
-    status = store.status if wait else _checked(ctx, store, check)
+    status = locks(ctx, store, store.status if wait else _checked(ctx, store, check))
     conditions = _standing(ctx, store, status.conditions or [])
     saved = save(ctx, store, status.model_copy(update={"conditions": conditions}))
     return wait or _period(ctx, saved)

@@ -42,13 +42,17 @@ class S3Versions:
         self._prefix = f"{settings.prefix}/" if settings.prefix else ""
         self._requests = S3Requests(settings, patience or Patience())
 
-    def below(self, prefix: str) -> Iterator[Version]:
-        """Yield every version and delete marker of the names that begin with prefix: by name, the newest first."""
+    def below(self, prefix: str, after: str = "") -> Iterator[Version]:
+        """Yield every version and delete marker of the names that begin with prefix: by name, the newest first.
+
+        Only of those `after` a name, if one is given.
+        """
         query = {"versions": "", "prefix": self._prefix + prefix}
-        following: dict[str, str] = {}
+        following: dict[str, str] = {"key-marker": self._prefix + after} if after else {}
         while True:
             page = _parsed(self._requests.send("GET", "", query | following, self._what(prefix)), self._what(prefix))
-            yield from self._versions(page)
+            # Services differ in whether the listing begins with the name itself or after it.
+            yield from (each for each in self._versions(page) if not after or each.name > after)
             if _text(page, "IsTruncated") != "true":
                 return
             marks = {"key-marker": _text(page, "NextKeyMarker")}

@@ -5,7 +5,7 @@ Both are for maintenance, of one repository at a time, and stop nowhere midway t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -32,6 +32,7 @@ class WriteOnceReport:
 
     `looked` objects were looked at for their locks, `extended` of them were given a new one. `removed` versions, of
     `removed_bytes` bytes, are gone for good; `locked` are hidden objects that have to wait for the end of their lock.
+    `reached` is the last object that was looked at for its lock, None if none comes after it.
     """
 
     looked: int = 0
@@ -39,23 +40,37 @@ class WriteOnceReport:
     removed: int = 0
     removed_bytes: int = 0
     locked: int = 0
+    reached: str | None = None
 
 
-def keep_write_once(settings: StoreSettings, path: str, now: datetime) -> WriteOnceReport:
+def _never() -> bool:
+    return False
+
+
+def keep_write_once(
+    settings: StoreSettings, path: str, now: datetime, after: str = "", enough: Callable[[], bool] = _never
+) -> WriteOnceReport:
     """Extend locks and purge what was hidden, in the repository at `path`, as far as the settings ask for either.
 
     For maintenance, after each prune and at least twice in a lock's period; `now` is the store's time. Nothing is done
-    on stores other than S3.
+    on stores other than S3. It ends when it was `enough`; the report's `reached` is what to begin `after` then.
     """
     report = WriteOnceReport()
     if settings.type == "s3" and settings.lock_mode is not None:
-        extend_locks(settings, path, now, report)
-    if settings.type == "s3" and settings.delete_versions:
-        purge_hidden(settings, path, now, report)
+        extend_locks(settings, path, now, report, after, enough)
+    if settings.type == "s3" and settings.delete_versions and report.reached is None:
+        purge_hidden(settings, path, now, report, enough)
     return report
 
 
-def extend_locks(settings: StoreSettings, path: str, now: datetime, report: WriteOnceReport) -> None:
+def extend_locks(
+    settings: StoreSettings,
+    path: str,
+    now: datetime,
+    report: WriteOnceReport,
+    after: str = "",
+    enough: Callable[[], bool] = _never,
+) -> None:
     """Lock whatever can be seen, and is not volatile, for at least half the lock's period from `now` on.
 
     What has less than half the period left is locked for a whole one. The oldest version is: the one that its writer
@@ -75,22 +90,33 @@ def extend_locks(settings: StoreSettings, path: str, now: datetime, report: Writ
 
     with ThreadPoolExecutor(THREADS) as threads:
         # Some at a time: a repository may have millions of objects.
-        for batch in _batches(_needed(versions)):
+        for batch in _batches(_needed(versions, after)):
             extended = list(threads.map(extend, batch))
             report.looked += len(extended)
             report.extended += sum(extended)
+            if enough():
+                report.reached = batch[-1].name
+                return
 
 
-def purge_hidden(settings: StoreSettings, path: str, now: datetime, report: WriteOnceReport) -> None:
+def purge_hidden(
+    settings: StoreSettings,
+    path: str,
+    now: datetime,
+    report: WriteOnceReport,
+    enough: Callable[[], bool] = _never,
+) -> None:
     """Remove the versions of objects that were hidden at least HIDDEN_FOR ago, as far as they are not locked.
 
-    Everything of an object that can be seen stays.
+    Everything of an object that can be seen stays. What is left when it was `enough` is for the next time.
     """
     versions = _versions(settings, path)
     for _, group in groupby(versions.below(""), key=lambda each: each.name):
         found = [*group]
         if found[0].marker and found[0].modified + HIDDEN_FOR <= now:
             _purge(versions, found, report)
+        if enough():
+            return
 
 
 def _purge(versions: S3Versions, found: Iterable[Version], report: WriteOnceReport) -> None:
@@ -105,8 +131,8 @@ def _purge(versions: S3Versions, found: Iterable[Version], report: WriteOnceRepo
         report.removed_bytes += version.size
 
 
-def _needed(versions: S3Versions) -> Iterator[Version]:
-    for name, group in groupby(versions.below(""), key=lambda each: each.name):
+def _needed(versions: S3Versions, after: str) -> Iterator[Version]:
+    for name, group in groupby(versions.below("", after), key=lambda each: each.name):
         found = [*group]
         if not found[0].marker and not name.startswith(VOLATILE):
             yield next(each for each in reversed(found) if not each.marker)

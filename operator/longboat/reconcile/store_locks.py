@@ -1,0 +1,100 @@
+"""Keeps write-once buckets: locks of what backups need are extended, and what was hidden goes when its lock is over.
+
+Every repository of this cluster in the bucket is looked at, also those of namespaces that are gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from longboat.api import BackupStore
+from longboat.api.backup_store import BackupStoreStatus
+from longboat.plan.conditions import with_condition, without_condition
+from longboat.reconcile.context import Context
+from longboat.reconcile.repositories import StoreProblemError
+from longboat.reconcile.store_access import StoreAccess
+from longboat.repository import RepositoryError, StoreSettings, WriteOnceReport, keep_write_once, open_store
+
+EVERY = timedelta(hours=12)
+"""A lock lasts for two days or more, and is extended when less than half of it is left."""
+AT_ONCE = timedelta(minutes=2)
+"""The store's checks wait meanwhile: what is not looked at by then is with the next ones."""
+FAILED = "LocksNotExtended"
+
+
+class Keep(Protocol):
+    """See keep_write_once."""
+
+    def __call__(
+        self, settings: StoreSettings, path: str, now: datetime, after: str, enough: Callable[[], bool]
+    ) -> WriteOnceReport:
+        """Look at a repository."""
+
+
+Folders = Callable[[StoreSettings, str], list[str]]
+"""Returns the names of the folders in a folder of a store."""
+
+
+def folders(settings: StoreSettings, path: str) -> list[str]:
+    """Return the names of the folders in a folder of a store; raises RepositoryError."""
+    return list(open_store(settings).folders(path))
+
+
+def keep_locks(
+    ctx: Context,
+    store: BackupStore,
+    status: BackupStoreStatus,
+    *,
+    keep: Keep = keep_write_once,
+    inside: Folders = folders,
+) -> BackupStoreStatus:
+    """Look at a store's locks, if it is time and for a bounded time; return the status with how far that came."""
+    if not _is_due(ctx, store, status):
+        return status
+    try:
+        reached = _look(ctx, store, status, keep, inside)
+    except (StoreProblemError, RepositoryError) as error:
+        return _with_failure(ctx, store, status, error)
+    done = {"locks_kept_time": ctx.now().replace(microsecond=0)} if reached is None else {}
+    conditions = without_condition(status.conditions or [], FAILED)
+    return status.model_copy(update={"locks_reached": reached, "conditions": conditions, **done})
+
+
+def _is_due(ctx: Context, store: BackupStore, status: BackupStoreStatus) -> bool:
+    s3 = store.spec.s3
+    if s3 is None or not (s3.object_lock or s3.delete_versions):
+        return False
+    if status.available != "Yes" or not ctx.settings.cluster_id:
+        return False
+    last = status.locks_kept_time
+    # A last time in the future is a clock that was put back.
+    return status.locks_reached is not None or last is None or not timedelta(0) <= ctx.now() - last < EVERY
+
+
+def _look(ctx: Context, store: BackupStore, status: BackupStoreStatus, keep: Keep, inside: Folders) -> str | None:
+    """Return the last object that was looked at, <UID of the namespace>/<name>, or None if that was the last one."""
+    settings = StoreAccess(ctx.cluster, ctx.settings).settings_of(store, "maintenance")
+    begun, skew = ctx.now(), timedelta(seconds=status.clock_skew_seconds or 0)
+    first, _, after = (status.locks_reached or "").partition("/")
+    for namespace in sorted(inside(settings, f"{ctx.settings.cluster_id}/")):
+        if namespace < first:
+            continue
+        path = f"{ctx.settings.cluster_id}/{namespace}"
+        report = keep(
+            settings, path, ctx.now() + skew, after if namespace == first else "", lambda: ctx.now() - begun > AT_ONCE
+        )
+        if report.reached is not None:
+            return f"{namespace}/{report.reached}"
+    return None
+
+
+def _with_failure(
+    ctx: Context, store: BackupStore, status: BackupStoreStatus, error: StoreProblemError | RepositoryError
+) -> BackupStoreStatus:
+    message = f"the locks of what backups need were not all extended, and will end: {error}"
+    conditions = with_condition(
+        status.conditions, FAILED, "True", error.reason, message, now=ctx.now(), generation=store.metadata.generation
+    )
+    return status.model_copy(update={"conditions": conditions})
