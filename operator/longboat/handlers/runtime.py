@@ -54,7 +54,7 @@ class Runtime:
     def trouble(self) -> str | None:
         """Return what only a restart mends: hung workers, a tick that has stopped, a watch that tells of nothing."""
         if self.queue.is_stuck(HUNG):
-            return f"every worker has been at the same object for more than {HUNG:.0f} s"
+            return f"all workers that a namespace may have are at the same objects for more than {HUNG:.0f} s"
         return self._too_old() or self.watches.silent()
 
     def _too_old(self) -> str | None:

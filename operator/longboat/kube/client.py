@@ -29,7 +29,10 @@ from longboat.kube.port import (
 
 log = logging.getLogger(__name__)
 
-CHUNK = 500
+CHUNK, SMALLEST_CHUNK = 500, 5
+# Bytes of an answer. Objects may be of 1.5 MB, and who may create them may create many: what is longer is not read, and
+# lists are asked for in smaller pieces instead.
+LONGEST_ANSWER = 16 << 20
 # Seconds after which field selectors are tried again that were refused, or took too long.
 FIELDS_AGAIN = 600.0
 # What API servers say to a field selector that a CRD does not offer: from Kubernetes 1.31 on, and before.
@@ -56,6 +59,10 @@ def connect(kubeconfig: str | None = None, context: str | None = None) -> kubern
 
 class _TooSlowError(UnavailableError):
     """The API server has the request, and did not answer in time."""
+
+
+class _TooLongError(UnavailableError):
+    """The answer is longer than what is read."""
 
 
 class ApiServer:
@@ -88,12 +95,15 @@ class ApiServer:
             try:
                 yield from self._selected(kind, namespace, query, fields, cached)
                 return
+            except _TooLongError:
+                # It is this list alone that is long.
+                pass
             except (RefusedError, _TooSlowError) as error:
                 if isinstance(error, RefusedError) and not any(text in error.answer for text in FIELDS_REFUSED):
                     raise
                 # What can't be selected, or not in time, is read in chunks: that is slow, and as right.
                 self._fields_again[kind] = time.monotonic() + FIELDS_AGAIN
-        pages = self._pages(kind, namespace, query | {"limit": str(CHUNK)})
+        pages = self._pages(kind, namespace, query, CHUNK)
         yield from (each for each in pages if matches(each, fields))
 
     def _selected(
@@ -104,12 +114,17 @@ class ApiServer:
         version = {"resourceVersion": "0"} if cached else {}
         return tuple(self._pages(kind, namespace, query | {"fieldSelector": ",".join(fields)} | version))
 
-    def _pages(self, kind: Kind, namespace: str, query: dict[str, str]) -> Iterator[Object]:
+    def _pages(self, kind: Kind, namespace: str, query: dict[str, str], limit: int = 0) -> Iterator[Object]:
         while True:
             try:
-                page = self._json("GET", kind.path(namespace), query=query)
+                page = self._json("GET", kind.path(namespace), query=query | ({"limit": str(limit)} if limit else {}))
             except NotFoundError:
                 return
+            except _TooLongError:
+                if limit <= SMALLEST_CHUNK:
+                    raise
+                limit //= 10
+                continue
             for item in page.get("items") or ():
                 # Items of a list come without their own apiVersion and kind.
                 yield {"apiVersion": kind.api_version, "kind": kind.name} | item
@@ -198,14 +213,29 @@ class ApiServer:
         url = self._api.configuration.host + path + (f"?{urlencode(query)}" if query else "")
         try:
             response = self._api.call_api(method, url, headers, body, _request_timeout=timeout)
-            data: bytes = response.read() or b""
+            data = _read(response.response)
         except urllib3.exceptions.ReadTimeoutError as error:
             raise _TooSlowError(f"{method} {path}: no answer from the API server in {timeout:.0f} s") from error
         except (urllib3.exceptions.HTTPError, kubernetes_client.ApiException, OSError) as error:
             raise UnavailableError(f"{method} {path}: no answer from the API server: {error}") from error
+        if len(data) > LONGEST_ANSWER:
+            raise _TooLongError(f"{method} {path}: the answer is longer than {LONGEST_ANSWER} bytes")
         if response.status >= 300:
             raise _failure(method, path, response.status, data)
         return data
+
+
+def _read(response: urllib3.BaseHTTPResponse) -> bytes:
+    """Return what was answered, a byte more than the longest if it is longer: the rest of it is never sent."""
+    pieces, length = [], 0
+    while length <= LONGEST_ANSWER and (piece := response.read(min(1 << 20, LONGEST_ANSWER + 1 - length))):
+        pieces.append(piece)
+        length += len(piece)
+    if length > LONGEST_ANSWER:
+        response.close()
+    else:
+        response.release_conn()
+    return b"".join(pieces)
 
 
 def _failure(method: str, path: str, status: int, data: bytes) -> KubeError:

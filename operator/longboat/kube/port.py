@@ -65,9 +65,10 @@ class Cluster(Protocol):
     ) -> Iterator[Object]:
         """Yield the objects with all of these labels and fields; of all namespaces if none is named.
 
-        They come in chunks of 500, with fields in one: those are for the few among many. ``fields`` are "path=value" or
-        "path!=value" (an absent field is ""), of those that the kind's model calls selectable. ``cached`` fields may be
-        a moment old: enough to find work, not to decide what is deleted. Yields nothing if the kind does not exist.
+        They come in chunks of 500, fewer if they are big, with fields in one: those are for the few among many.
+        ``fields`` are "path=value" or "path!=value" (an absent field is ""), of those that the kind's model calls
+        selectable. ``cached`` fields may be a moment old: enough to find work, not to decide what is deleted. Yields
+        nothing if the kind does not exist.
         """
 
     def create(self, obj: Object) -> Object:

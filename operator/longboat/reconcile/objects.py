@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 from pydantic import ValidationError
 
 from longboat.api import KINDS
-from longboat.api.common import Resource, Status
+from longboat.api.common import GROUP, Resource, Status
 from longboat.kube.kinds import Kind
 from longboat.kube.port import Cluster, Object
 
@@ -40,11 +40,19 @@ def readable(model: type[R], found: Iterable[Object]) -> Iterator[R]:
     """Yield the objects of a list that can be read; one that can't is reported and holds up none of the others."""
     for each in found:
         try:
-            yield model.model_validate(each)
+            yield model.model_validate(slim(each))
         except ValidationError as error:
             meta = each["metadata"]
             place = f"{meta.get('namespace', '')}/{meta['name']}"
             log.warning("%s %s is left out: %s", model.__name__, place, "; ".join(_said(error)))
+
+
+def slim(obj: Object) -> Object:
+    """Return an object without the labels and annotations of others: they may be a thousand times the rest of it."""
+    meta = {key: value for key, value in obj["metadata"].items() if key != "managedFields"}
+    for each in ("labels", "annotations"):
+        meta[each] = {key: value for key, value in (meta.get(each) or {}).items() if key.startswith(f"{GROUP}/")}
+    return obj | {"metadata": meta}
 
 
 def model_of(kind: str) -> type[Resource]:

@@ -6,6 +6,7 @@ from longboat.api import DiskSnapshot
 from longboat.kube.kinds import PERSISTENT_VOLUME_CLAIM, RESTORE
 from longboat.kube.port import Cluster, Object
 from longboat.plan.snapshots import restores_from, volume_snapshot_name, waits_for_snapshot
+from longboat.reconcile.objects import slim
 
 
 class SnapshotUsers:
@@ -28,8 +29,9 @@ class SnapshotUsers:
 
     def _look(self, namespace: str) -> tuple[list[Object], list[Object]]:
         if namespace not in self._seen:
-            pending = [each for each in self._cluster.list(PERSISTENT_VOLUME_CLAIM, namespace) if _is_pending(each)]
-            self._seen[namespace] = (list(self._cluster.list(RESTORE, namespace)), pending)
+            claims = self._cluster.list(PERSISTENT_VOLUME_CLAIM, namespace)
+            pending = [slim(each) for each in claims if _is_pending(each)]
+            self._seen[namespace] = ([slim(each) for each in self._cluster.list(RESTORE, namespace)], pending)
         return self._seen[namespace]
 
 

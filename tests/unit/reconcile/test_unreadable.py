@@ -13,7 +13,7 @@ from longboat.kube.kinds import BACKUP_POLICY, DISK_BACKUP
 from longboat.kube.port import Object
 from longboat.reconcile import backup_policy, deletion, disk_backup, retention
 from longboat.reconcile.dispatch import work
-from longboat.reconcile.objects import readable, salvage
+from longboat.reconcile.objects import readable, salvage, slim
 from longboat.reconcile.queue import Key
 from tests.unit.reconcile.backup_world import SHOP, BackupWorld, until
 
@@ -150,3 +150,12 @@ def test_of_an_unreadable_object_all_but_the_odd_fields_is_salvaged(world: Backu
 def test_a_whole_object_is_not_called_unreadable(world: BackupWorld) -> None:
     obj = world.add_backup()
     assert salvage(DiskBackup, obj).problems == ()
+
+
+def test_labels_of_others_are_not_kept_in_memory() -> None:
+    labels = {"longboat.dev/origin": "AdHoc", **{f"x{number}": "y" * 60 for number in range(9)}}
+    meta = {"name": "b", "namespace": "shop", "labels": labels, "annotations": dict(labels), "managedFields": [labels]}
+    obj = {"metadata": meta, "spec": {"policyRef": {"name": "daily"}}}
+    (backup,) = readable(DiskBackup, [obj])
+    assert backup.metadata.labels == backup.metadata.annotations == {"longboat.dev/origin": "AdHoc"}
+    assert "managedFields" not in slim(obj)["metadata"] and "x1" in labels
