@@ -133,10 +133,11 @@ class PruneJob(_Job):
 
     `token` is a fresh one for the repository's epoch that the operator has noted down before, `known_tokens` are those
     it noted down earlier: a prune that finds another one ends, as another operator expires data here. A dry run needs
-    neither, and deletes and writes nothing.
+    neither, and deletes and writes nothing. Unless `allow_most`, nothing is condemned if more than half would be.
     """
 
     dry_run: bool = False
+    allow_most: bool = False
     grace_seconds: int = Field(default=int(DEFAULT_GRACE.total_seconds()), ge=int(MIN_GRACE.total_seconds()))
     token: str = Field(default="", max_length=1024)
     known_tokens: tuple[str, ...] = ()

@@ -56,6 +56,7 @@ def run_prune(
         grace=timedelta(seconds=job.grace_seconds),
         epoch=None if job.dry_run else _epoch(repository, job),
         dry_run=job.dry_run,
+        allow_most=job.allow_most,
         threads=job.workers or 8,
         progress=_Lines(emit, clock).tell,
     )

@@ -168,14 +168,20 @@ def list_backups(repository: Repository, *, tombstoned: bool = False) -> Iterato
 
     DamagedError at the first one that can't be read: who expires data has to know all of them.
     """
+    newest = newest_revisions(repository)
+    hidden = set() if tombstoned else tombstoned_hashes(repository)
+    for hashed in sorted(newest.keys() - hidden):
+        yield read_backup_manifest(repository, newest[hashed])
+
+
+def newest_revisions(repository: Repository) -> dict[str, str]:
+    """Return the object name of the newest revision of every backup's manifest, by the hash of the backup's name."""
     newest: dict[str, int] = {}
     for info in repository.store.list(BACKUPS):
         parts = split_backup_manifest_name(info.name)
         if parts:
             newest[parts[0]] = max(parts[1], newest.get(parts[0], 0))
-    hidden = set() if tombstoned else tombstoned_hashes(repository)
-    for hashed in sorted(newest.keys() - hidden):
-        yield read_backup_manifest(repository, backup_manifest_name(hashed, newest[hashed]))
+    return {hashed: backup_manifest_name(hashed, revision) for hashed, revision in newest.items()}
 
 
 def read_backup_manifest(repository: Repository, name: str) -> BackupManifest:

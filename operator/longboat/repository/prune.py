@@ -26,6 +26,7 @@ from .repository import Repository
 from .roots import LeasedPacks, mark_manifests, read_leases
 
 DEFAULT_GRACE = timedelta(hours=24)
+MOST = 0.5  # A larger share of all bytes is condemned only by those who say that they mean it.
 _FOLDERS = {Kind.DATA_PACK: PACKS, Kind.MAP_PACK: MAPS}
 _BATCH = 256  # Objects that are deleted between two looks at the epoch.
 DATA_PACK, MAP_PACK, CONDEMNED_LIST = "DataPack", "MapPack", "CondemnedList"
@@ -46,6 +47,10 @@ class Tally:
         self.bytes += info.size
 
 
+def _sum(*tallies: Tally) -> Tally:
+    return Tally(sum(each.objects for each in tallies), sum(each.bytes for each in tallies))
+
+
 @dataclass
 class PruneReport:
     """What a prune did, or would do if it is a dry run.
@@ -53,8 +58,8 @@ class PruneReport:
     `removed` says for each reason (DataPack, MapPack, CondemnedList, ExpiredLease, StaleMarker, OldRevision) what was
     deleted. Of the packs that were not, `live` are those that manifests refer to, `leased` those that writers at work
     have announced; `waiting` were condemned by an earlier run and will be deleted by a later one, `condemned` by this
-    one; `later` are too young to be condemned, or there are too many at once. `unknown` counts objects among the packs
-    that are not ours and are left alone. `postponed` says why nothing was condemned, if so.
+    one; `later` are too young to be condemned, or there are too many at once, or that was postponed. `unknown` counts
+    objects among the packs that are not ours and are left alone. `postponed` says why nothing was condemned, if so.
     """
 
     dry_run: bool = False
@@ -72,7 +77,7 @@ class PruneReport:
     @property
     def freed(self) -> Tally:
         """Everything that was deleted, or would be."""
-        return Tally(sum(t.objects for t in self.removed.values()), sum(t.bytes for t in self.removed.values()))
+        return _sum(*self.removed.values())
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,7 @@ def prune(
     grace: timedelta = DEFAULT_GRACE,
     epoch: Epoch | None = None,
     dry_run: bool = False,
+    allow_most: bool = False,
     threads: int = DEFAULT_THREADS,
     progress: Callable[[PruneProgress], None] = lambda _: None,
 ) -> PruneReport:
@@ -98,13 +104,14 @@ def prune(
 
     `epoch` is what advance_epoch() returned right before, and `now` this machine's time: ages are by the store's clock,
     which has stamped the epoch; ClockSkewError if the two clocks disagree. EpochConflictError as soon as another one is
-    found. A dry run needs no epoch, takes `now` for the store's time, and writes nothing. DamagedError,
+    found. A dry run needs no epoch, takes `now` for the store's time, and writes nothing. Unless `allow_most`, nothing
+    is condemned if more than the share MOST of all bytes would be: manifests may be hidden. DamagedError,
     UnsupportedFormatError or a StoreError ends the run; what was deleted until then was rightly deleted.
     """
     if grace < MIN_GRACE:
         raise ValueError(f"grace: expected {MIN_GRACE} or more, so that no writer at work loses a pack; found {grace}")
     run = _Prune(repository, _store_time(repository, now, epoch, dry_run), grace, epoch, dry_run, threads, progress)
-    run.run()
+    run.run(allow_most)
     return run.report
 
 
@@ -155,8 +162,9 @@ class _Prune:
         self._threads, self._progress = threads, progress
         self.report = PruneReport(dry_run)
         self._unreferenced: dict[Kind, list[bytes]] = {kind: [] for kind in _FOLDERS}
+        self._too_many = Tally()
 
-    def run(self) -> None:
+    def run(self, allow_most: bool) -> None:
         self._fence()
         # Before the manifests: a writer that ends meanwhile has written its manifest before its lease goes.
         leases = read_leases(self._repository, self._now - LEASE_TTL, self._before - LEASE_TTL)
@@ -171,6 +179,8 @@ class _Prune:
         }
         for kind, live in ((Kind.DATA_PACK, marks.data), (Kind.MAP_PACK, marks.pages)):
             self._remove(_REASONS[kind], self._sort(kind, live, leases, condemned))
+        if not allow_most:
+            self._ask_about_most()
         self._condemn()
         for reason, found in {**clutter, CONDEMNED_LIST: list(condemned.finished())}.items():
             self._remove(reason, found)
@@ -218,11 +228,27 @@ class _Prune:
         old = info.modified <= self._before
         if pack in condemned.packs:
             return None if old and pack in condemned.due else self.report.waiting
-        full = sum(map(len, self._unreferenced.values())) >= MAX_CONDEMNED
-        if not old or full or self.report.postponed:
+        if not old or self.report.postponed:
+            return self.report.later
+        if sum(map(len, self._unreferenced.values())) >= MAX_CONDEMNED:
+            self._too_many.add(info)
             return self.report.later
         self._unreferenced[pack[0]].append(pack[1])
         return self.report.condemned
+
+    def _ask_about_most(self) -> None:
+        """Condemn nothing if most of what there is would have no reference: rather are references out of sight."""
+        report = self.report
+        unneeded = _sum(report.condemned, report.waiting, self._too_many)
+        total = _sum(report.live, report.leased, report.waiting, report.condemned, report.later)
+        if not report.condemned.objects or unneeded.bytes <= MOST * total.bytes:
+            return
+        report.postponed = (
+            f"no backup refers to {unneeded.objects} of {total.objects} packs, {unneeded.bytes} of {total.bytes} bytes:"
+            " see that no backups are missing or hidden, then allow most to be condemned (--allow-most)"
+        )
+        report.later, report.condemned = _sum(report.later, report.condemned), Tally()
+        self._unreferenced = {kind: [] for kind in _FOLDERS}
 
     def _condemn(self) -> None:
         packs, maps = ([pack.hex() for pack in self._unreferenced[kind]] for kind in _FOLDERS)

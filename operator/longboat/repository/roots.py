@@ -12,6 +12,7 @@ from .errors import BackupNotFoundError, DamagedError, ObjectNotFoundError, Unsu
 from .layout import DISKS, LEASES, Kind, split_disk_manifest_name, split_lease_name, split_pack_name
 from .leases import LeaseRecord
 from .mark import Marks
+from .named import named_disks, require_named
 from .object_store import ObjectInfo
 from .parallel import in_batches
 from .repository import Repository
@@ -82,9 +83,11 @@ def read_leases(repository: Repository, alive_since: datetime, expired_before: d
 def mark_manifests(repository: Repository, threads: int, count: Callable[[int, int], None]) -> Marks:
     """Return the pages that all disk manifests refer to; `count` is told how many of how many were read.
 
-    DamagedError or UnsupportedFormatError names the first manifest that can't be read. One that is removed meanwhile
-    does not count.
+    DamagedError or UnsupportedFormatError names the first manifest that can't be read, or that is not there although a
+    backup names it. One that is removed meanwhile does not count.
     """
+    # Before the disk manifests: a backup's own manifest is written after those of its disks.
+    named = named_disks(repository, threads)
     names = [info.name for info in repository.store.list(DISKS)]
     unknown = next((name for name in names if split_disk_manifest_name(name) is None), None)
     if unknown is not None:
@@ -92,12 +95,14 @@ def mark_manifests(repository: Repository, threads: int, count: Callable[[int, i
             f"{unknown}: not the name of a disk manifest (disks/<32 hex>/<time>-<32 hex>): what it refers to"
             " is not known; update this program, or remove the object by hand"
         )
-    marks = Marks()
+    marks, read = Marks(), set[tuple[str, str]]()
     found = in_batches(threads, _BATCH, lambda name: _manifest(repository, name), names)
     for number, stored in enumerate(found, 1):
         if stored is not None:
             marks.add_manifest(stored.manifest)
+            read.add((stored.name, stored.object_id))
         count(number, len(names))
+    require_named(repository, named, read)
     return marks
 
 

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -300,6 +301,18 @@ def test_prune_deletes_only_if_it_is_told_to_and_leaves_the_operator_in_charge(w
     assert advance_epoch(world.shop, {token}, "next").number > 2
     assert read_epoch(world.blog) is None
     assert world("verify", "--share", "100") == 0
+
+
+def test_prune_of_most_of_a_repository_asks(world: World, capsys: Capture) -> None:
+    for pack in (world.folder / "store/prod" / SHOP).glob("*/*/*"):
+        os.utime(pack, (0, 0))
+    for folder in ("disks", "backups"):
+        shutil.rmtree(world.folder / "store/prod" / SHOP / folder)
+    assert world("prune", "--yes") == 0
+    assert "--allow-most" in capsys.readouterr().out
+    assert world("prune", "--yes", "--allow-most", "-o", "json") == 0
+    shop, _ = json.loads(capsys.readouterr().out)
+    assert shop["condemned"]["objects"] > 0 and shop["postponed"] is None
 
 
 def test_prune_does_not_shorten_the_grace_that_writers_rely_on(world: World, capsys: Capture) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
-from datetime import timedelta
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -23,6 +23,7 @@ from longboat.repository import (
     write_backup_manifest,
     write_tombstone,
 )
+from longboat.repository.backups import write_disk_manifest
 from longboat.repository.condemned import CondemnedList, read_condemned, write_condemned
 from longboat.repository.errors import (
     ClockSkewError,
@@ -34,6 +35,7 @@ from longboat.repository.errors import (
 from longboat.repository.layout import Kind, pack_name
 from longboat.repository.leases import LEASE_TTL, MIN_GRACE, Lease
 from longboat.repository.mark import references
+from longboat.repository.object_store import ObjectInfo
 from tests.fakes.object_store import FaultyStore, KilledError, MemoryStore
 from tests.unit.mover.disks import BLOCK, PATH, backup_time, export, repository_in, restore, write_image
 
@@ -77,10 +79,12 @@ class World:
         sweep_tombstones(self.repository, self.store.now, timedelta(0))
         del self.contents[name]
 
-    def prune(self, dry_run: bool = False, grace: timedelta = GRACE) -> PruneReport:
+    def prune(self, dry_run: bool = False, grace: timedelta = GRACE, allow_most: bool = False) -> PruneReport:
         """Prune with the store's time."""
         epoch = None if dry_run else advance_epoch(self.repository, {"t"}, "t")
-        return prune(self.repository, now=self.store.now, grace=grace, epoch=epoch, dry_run=dry_run)
+        return prune(
+            self.repository, now=self.store.now, grace=grace, epoch=epoch, dry_run=dry_run, allow_most=allow_most
+        )
 
     def names(self, folder: str = "") -> set[str]:
         """Return the names of all objects below a folder of the repository."""
@@ -144,6 +148,76 @@ def test_manifest_without_a_backup_manifest_counts(world: World) -> None:
     for name in world.names("backups/"):
         del world.store.objects[_FOLDER + name]
     assert world.prune().condemned.objects == 0
+
+
+def hide(world: World, *folders: str) -> dict[str, tuple[bytes, datetime, int]]:
+    """Take objects out of sight, as delete markers over a bucket's folders do; return them."""
+    return {name: world.store.objects.pop(_FOLDER + name) for each in folders for name in world.names(each)}
+
+
+def test_disk_manifest_that_a_backup_names_but_that_is_not_there_keeps_everything(world: World) -> None:
+    world.remove("two")
+    world.prune()
+    world.store.advance(GRACE)
+    name = world.manifests["three"]
+    hidden = hide(world, name)
+    before = world.names()
+    for dry_run in (True, False):
+        with pytest.raises(DamagedError, match=rf"backup 'three' .*{name}"):
+            world.prune(dry_run)
+    assert world.names() - before <= {"epoch"}
+    world.store.objects.update({_FOLDER + each: content for each, content in hidden.items()})
+    assert world.prune().freed.objects == 3
+    world.check()
+
+
+def test_disk_manifest_in_whose_place_is_another_one_keeps_everything(world: World) -> None:
+    stored = read_disk_manifest(world.repository, world.manifests["three"])
+    del world.store.objects[_FOLDER + stored.name]
+    assert write_disk_manifest(world.repository, stored.manifest).object_id != stored.object_id
+    with pytest.raises(DamagedError, match=stored.name):
+        world.prune()
+
+
+@pytest.mark.parametrize("mark", ["tombstones", "removing"])
+def test_deleted_backup_whose_disk_manifests_are_gone_is_no_hindrance(world: World, mark: str) -> None:
+    hide(world, world.manifests["two"])
+    world.store.put_new(f"{_FOLDER}{mark}/{world.repository.keys.name_hash('two')}", b"")
+    assert world.prune().condemned.objects == 2
+
+
+class SweepingStore(MemoryStore):
+    """A sweep goes on while the disk manifests are about to be listed."""
+
+    sweep: Callable[[], object] | None = None
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        if prefix == f"{_FOLDER}disks/" and self.sweep:
+            sweep, self.sweep = self.sweep, None
+            sweep()
+        return super().list(prefix)
+
+
+def test_backup_that_is_removed_while_prune_looks_is_no_hindrance(world: World) -> None:
+    world.store.__class__ = SweepingStore
+    world.store.sweep = lambda: world.remove("two")  # type: ignore[attr-defined]
+    assert world.prune().manifests == 2
+
+
+def test_more_than_half_of_all_bytes_are_condemned_only_if_that_is_allowed(world: World) -> None:
+    hidden = hide(world, "disks/", "backups/")
+    before = world.names()
+    for dry_run in (True, False):
+        report = world.prune(dry_run)
+        assert (report.condemned.objects, report.later.objects) == (0, 6)
+        assert "of 6 packs" in report.postponed
+    assert world.names() - before <= {"epoch"}
+    world.store.objects.update({_FOLDER + each: content for each, content in hidden.items()})
+    world.check()
+    hide(world, "disks/", "backups/")
+    assert world.prune(allow_most=True).condemned.objects == 6
+    world.store.advance(GRACE)
+    assert world.prune().freed.objects == 7
 
 
 def test_dry_run_says_what_the_run_then_does_and_writes_nothing(world: World) -> None:

@@ -1,0 +1,84 @@
+"""What backups name must be among what prune has read: a manifest that is out of sight is no manifest that is gone.
+
+Delete markers over a bucket's folder and a copy that lags behind hide disk manifests without a trace. Those of backups
+that nobody has deleted are expected to be there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from .backups import newest_revisions, read_backup_manifest, tombstoned_hashes
+from .errors import DamagedError, ObjectNotFoundError, UnsupportedFormatError
+from .layout import REMOVING, split_backup_manifest_name
+from .manifests import BackupManifest
+from .parallel import in_batches
+from .repository import Repository
+
+_BATCH = 256
+
+
+@dataclass(frozen=True)
+class NamedDisk:
+    """A disk manifest and its object's id, as the manifest (an object name) of a backup says."""
+
+    disk: str
+    object_id: str
+    backup: str
+    place: str
+
+
+def named_disks(repository: Repository, threads: int) -> list[NamedDisk]:
+    """Return which disk manifests are named by the backups that are neither deleted nor being removed.
+
+    DamagedError or UnsupportedFormatError names the first backup manifest that can't be read.
+    """
+    deleted = _deleted(repository)
+    places = [place for hashed, place in newest_revisions(repository).items() if hashed not in deleted]
+    found = in_batches(threads, _BATCH, lambda place: (place, _read(repository, place)), places)
+    return [
+        NamedDisk(disk.manifest, disk.object_id, manifest.name, place)
+        for place, manifest in found
+        if manifest is not None
+        for disk in manifest.disks
+    ]
+
+
+def require_named(repository: Repository, named: Collection[NamedDisk], read: Collection[tuple[str, str]]) -> None:
+    """Check that all that `named_disks` returned before are among the disk manifests read (names and object ids).
+
+    DamagedError names the first one that is not, unless its backup was deleted meanwhile.
+    """
+    missing = [each for each in named if (each.disk, each.object_id) not in read]
+    if not missing:
+        return
+    deleted = _deleted(repository)
+    # A removal takes the backup's manifest before its marks, so that this look comes after the one at the marks.
+    for each in missing:
+        if _hash(each.place) not in deleted and _read(repository, each.place) is not None:
+            raise DamagedError(
+                f"{repository.store.describe()}: backup {each.backup!r} ({each.place}) has the disk manifest"
+                f" {each.disk}, object {each.object_id}, and it is not there: nothing is deleted. If it is hidden in"
+                " the bucket, bring it back; if it is lost for good, delete the backup"
+            )
+
+
+def _hash(place: str) -> str:
+    parts = split_backup_manifest_name(place)
+    return parts[0] if parts else ""
+
+
+def _deleted(repository: Repository) -> set[str]:
+    return tombstoned_hashes(repository) | {
+        info.name.removeprefix(REMOVING) for info in repository.store.list(REMOVING)
+    }
+
+
+def _read(repository: Repository, place: str) -> BackupManifest | None:
+    try:
+        return read_backup_manifest(repository, place)
+    except ObjectNotFoundError:
+        return None
+    except (DamagedError, UnsupportedFormatError) as error:
+        raise type(error)(f"backup manifest {place}: {error}") from None
