@@ -30,6 +30,12 @@ class NoDiskImageError(MoverError):
     reason = "NoDiskImage"
 
 
+class DiskTooLargeError(MoverError):
+    """The disk has more bytes than the format can describe."""
+
+    reason = "DiskTooLarge"
+
+
 class ArchiveTooLargeError(MoverError):
     """The volume's files are more, or larger, than what is backed up without a disk.img."""
 

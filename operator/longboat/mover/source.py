@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
-from .errors import NoDiskImageError, SourceMissingError, SourceReadError
+from longboat.repository.layout import MAX_DISK_SIZE
+
+from .errors import DiskTooLargeError, NoDiskImageError, SourceMissingError, SourceReadError
 from .system_calls import device_size
 
 DISK_IMAGE = "disk.img"
@@ -105,7 +107,7 @@ class Source:
 def open_source(path: Path) -> Source:
     """Open a block device, or the disk.img in a directory.
 
-    SourceMissingError, NoDiskImageError or SourceReadError say what was expected.
+    SourceMissingError, NoDiskImageError, DiskTooLargeError or SourceReadError say what was expected.
     """
     image = _image(path)
     try:
@@ -115,6 +117,13 @@ def open_source(path: Path) -> Source:
         size = device_size(handle) if is_device else os.fstat(handle).st_size
     except OSError as error:
         raise SourceReadError(f"{image}: can not be opened for reading: {error.strerror}") from None
+    if size > MAX_DISK_SIZE:
+        # A sparse image can say so without taking any space; what looks for its data would be at it for days.
+        os.close(handle)
+        raise DiskTooLargeError(
+            f"{image}: the disk has {size} bytes, more than the {MAX_DISK_SIZE} that can be backed up: make it smaller,"
+            " or take it out of the policy's target"
+        )
     return Source(image, handle, size, is_device, direct)
 
 

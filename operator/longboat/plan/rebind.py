@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from longboat.api import Restore
-from longboat.plan.names import MANAGED_BY, OWNER_KIND, OWNER_NAME, OWNER_NAMESPACE, OWNER_UID, owner_labels
+from longboat.plan.names import MANAGED_BY, OWNER_KIND, OWNER_NAMESPACE, OWNER_UID, owner_labels
 from longboat.plan.problem import Problem
 
 Object = dict[str, Any]
@@ -99,7 +99,7 @@ def discard(volume: Object, staging: Object) -> list[Operation]:
     return [_test(f"{_REF}/uid", uid), {"op": "replace", "path": _POLICY, "value": "Delete"}, *unmark]
 
 
-_OUR_LABELS = frozenset({MANAGED_BY, OWNER_KIND, OWNER_NAMESPACE, OWNER_NAME, OWNER_UID})
+_OUR_LABELS = frozenset({MANAGED_BY, OWNER_KIND, OWNER_NAMESPACE, OWNER_UID})
 
 
 def _towards(restore: Restore, volume: Object, claim: Object) -> Step:

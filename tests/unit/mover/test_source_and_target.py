@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from longboat.mover import restore_disk, target
+from longboat.mover import restore_disk, source, target
 from longboat.mover.errors import (
+    DiskTooLargeError,
     NoDiskImageError,
     SourceMissingError,
     SourceReadError,
@@ -36,6 +37,19 @@ def test_source_that_is_not_there_is_told(tmp_path: Path) -> None:
 def test_volume_without_a_disk_image_is_told(tmp_path: Path) -> None:
     with pytest.raises(NoDiskImageError, match=r"holds no disk\.img"):
         open_source(tmp_path)
+
+
+def test_a_disk_that_says_it_is_larger_than_the_format_can_hold_is_refused_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # File systems that would really hold so large an image are rare.
+    monkeypatch.setattr(source, "MAX_DISK_SIZE", (4 << 20) - 1)
+    folder = write_image(tmp_path, {}, 4 << 20)
+    with pytest.raises(DiskTooLargeError, match=r"disk\.img: the disk has 4194304 bytes") as caught:
+        open_source(folder)
+    assert not caught.value.retryable
+    monkeypatch.setattr(source, "MAX_DISK_SIZE", 4 << 20)
+    open_source(folder).close()
 
 
 def test_disk_image_that_is_a_link_is_refused(tmp_path: Path) -> None:
