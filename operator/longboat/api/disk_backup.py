@@ -109,6 +109,9 @@ class DiskResult(Model):
     full_reason: str | None = Field(None, description="Why everything was read.")
     parent: str | None = Field(None, description="Manifest of the backup that this one is compared with.")
     manifest: str | None = Field(None, description="The disk's manifest in the repository.")
+    object_id: str | None = Field(
+        None, description="Id of the object that this manifest is: another one at this place is not restored."
+    )
     attempts: int | None = Field(None, description="Export Jobs that were started for the disk.")
     job: str | None = Field(None, description="UID of the export Job that is under way.")
     started_at: Time | None = Field(None, description="When the export Job that is under way was started.")
@@ -162,6 +165,13 @@ class PinnedStore(Model):
     id: str | None = Field(None, description="Id of that repository: another one at this path is not touched.")
 
 
+class UnconfirmedRule(Model):
+    """What the manifest of an adopted backup says of its expiry and its spec does not."""
+
+    hold: bool = Field(False, description="It was held.")
+    expires_at: Time | None = Field(None, description="It was to be kept until then, which is later than spec says.")
+
+
 class DiskBackupStatus(Status):
     """What the operator sees."""
 
@@ -208,6 +218,11 @@ class DiskBackupStatus(Status):
     )
     kept_because: str | None = Field(None, description="Why the backup is kept.")
     recorded_rule: str | None = Field(None, description="Hash of the expiry rule that the manifest carries.")
+    unconfirmed_rule: UnconfirmedRule | None = Field(
+        None,
+        description="What the manifest of an adopted backup says of its expiry and spec does not: it keeps the backup"
+        ' until the annotation longboat.dev/confirm-deletion is "true".',
+    )
     policy_gone_at: Time | None = Field(None, description="When it was first seen that the policy is gone.")
     tombstoned_at: Time | None = Field(
         None, description="When the data was marked for removal; until the trash period is over it can be brought back."

@@ -104,6 +104,7 @@ class RestoreStatus(Status):
     repository: str | None = Field(None, description="Path of the namespace's repository in the store.")
     repository_id: str | None = Field(None, description="Id of that repository.")
     manifest: str | None = Field(None, description="The disk's manifest in the repository.")
+    object_id: str | None = Field(None, description="Id of the object that this manifest is.")
     attached_as: str | None = Field(None, description="Device name in the guest, as reported by KubeVirt.")
     serial: str | None = Field(None, description="Serial number of the attached disk.")
     attempts: int | None = Field(None, description="Restore Jobs that were started.")

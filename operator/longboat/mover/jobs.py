@@ -100,6 +100,8 @@ class RestoreJob(_Job):
     """
 
     manifest: str
+    # Which object the manifest has to be; any if absent.
+    object_id: str | None = None
     # What the manifest has to be of.
     content: Literal["Disk", "Archive"] = "Disk"
     target_path: str

@@ -9,6 +9,7 @@ from pathlib import Path
 from random import Random
 
 from longboat.repository import DiskManifest, Repository, open_store, open_with_master_key, read_disk_manifest
+from longboat.repository.errors import DamagedError
 from longboat.repository.map_reader import MapReader
 from longboat.repository.object_store import ObjectStore
 
@@ -48,7 +49,7 @@ def run_restore(
     RepositoryError and MoverError say what is wrong; a target that can't take the disk is found before any write.
     """
     repository = open_with_master_key(store or open_store(job.store), job.repository_path, job.master_key_bytes())
-    manifest = read_disk_manifest(repository, job.manifest).manifest
+    manifest = _wanted_manifest(repository, job)
     if job.content != manifest.content:
         raise JobError(f"content: the job expects {job.content}, the backup holds {manifest.content}")
     if manifest.content == "Archive":
@@ -76,6 +77,13 @@ def run_restore(
         hurt=tuple(hurt[:_LISTED]),
         note=_note(salvage.lost_bytes, restored.healed_bytes),
     )
+
+
+def _wanted_manifest(repository: Repository, job: RestoreJob) -> DiskManifest:
+    stored = read_disk_manifest(repository, job.manifest)
+    if job.object_id not in (None, stored.object_id):
+        raise DamagedError(f"{job.manifest}: it is object {stored.object_id}, the backup has {job.object_id}")
+    return stored.manifest
 
 
 def write_disk(

@@ -8,10 +8,11 @@ from typing import Any
 
 from longboat.api import BackupPolicy, DiskBackup
 from longboat.api.backup_policy import Retention
-from longboat.api.common import parse_duration
+from longboat.api.common import format_time, parse_duration
 from longboat.api.disk_backup import BackupPhase, DiskBackupStatus, DiskResult
 from longboat.plan.problem import Problem
 from longboat.plan.quantities import size_text
+from longboat.plan.recorded_rule import unconfirmed
 from longboat.plan.retention import FINISHED
 
 ENDED = frozenset({"Completed", "Failed", "Unsupported"})
@@ -51,9 +52,11 @@ def gave_up(backup: DiskBackup, policy: BackupPolicy | None, now: datetime) -> b
 
 def expiry_rule(backup: DiskBackup, retention: Retention) -> dict[str, Any]:
     """Return the expiry rule that a manifest carries, as JSON."""
-    rule: dict[str, Any] = {"retention": retention.wire(), "hold": backup.spec.hold}
-    if backup.spec.expires_at:
-        rule["expiresAt"] = backup.spec.wire()["expiresAt"]
+    recorded = unconfirmed(backup)
+    rule: dict[str, Any] = {"retention": retention.wire(), "hold": backup.spec.hold or recorded.hold}
+    ends = [each for each in (backup.spec.expires_at, recorded.expires_at) if each]
+    if ends:
+        rule["expiresAt"] = format_time(max(ends))
     return rule
 
 

@@ -80,6 +80,7 @@ def completed(disk: DiskResult, result: ExportResult) -> DiskResult:
             "full_reason": result.full_reason,
             "parent": result.parent,
             "manifest": result.manifest,
+            "object_id": result.object_id,
             "retry_at": None,
             "job": None,
             "started_at": None,

@@ -43,6 +43,7 @@ class Point:
     repository: str | None = None
     repository_id: str | None = None
     manifest: str | None = None
+    object_id: str | None = None
     volume_snapshot: str | None = None
     driver: str | None = None
 
@@ -132,6 +133,7 @@ def _backup_point(where: str, backup: DiskBackup, disk: DiskResult) -> Point | P
         repository=store.repository,
         repository_id=store.id,
         manifest=disk.manifest,
+        object_id=disk.object_id,
     )
 
 

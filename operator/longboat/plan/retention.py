@@ -7,14 +7,16 @@ as good for that disk. Only good captures count for keepLast and keepNewest: run
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 
 from longboat.api import DiskBackup
 from longboat.api.backup_policy import Retention
 from longboat.api.common import parse_duration
+from longboat.api.disk_backup import UnconfirmedRule
 from longboat.plan.names import disk_key
+from longboat.plan.recorded_rule import unconfirmed
 
 FINISHED = frozenset({"Completed", "PartiallyFailed", "Failed"})
 
@@ -30,6 +32,7 @@ class Keep(StrEnum):
     IN_USE = "InUse"
     RUNNING = "Running"
     NO_RULE = "NoRule"
+    RECORDED = "RecordedRule"
     CONFIRMATION = "AwaitingConfirmation"
 
 
@@ -45,6 +48,7 @@ class Point:
     in_use: bool = False
     expires_at: datetime | None = None
     own_rule: Retention | None = None
+    recorded: UnconfirmedRule = field(default_factory=UnconfirmedRule)
 
 
 @dataclass(frozen=True)
@@ -120,6 +124,7 @@ def point_of(backup: DiskBackup, in_use: bool = False) -> Point:
         in_use=in_use,
         expires_at=backup.spec.expires_at,
         own_rule=status.retention,
+        recorded=unconfirmed(backup),
     )
 
 
@@ -155,7 +160,7 @@ def _ranks(points: Iterable[Point]) -> dict[tuple[str, str], int]:
 def _decide(point: Point, ranks: dict[tuple[str, str], int], rule: Rule, now: datetime) -> Decision:
     retention = rule.retention or point.own_rule
     expires_at = _expiry(point, retention)
-    reasons = [*_as_a_whole(point)]
+    reasons = [*_as_a_whole(point, now)]
     if expires_at is None:
         # It never belonged to a policy: whoever made it decides when it goes.
         reasons.append(Reason(Keep.NO_RULE))
@@ -167,13 +172,16 @@ def _decide(point: Point, ranks: dict[tuple[str, str], int], rule: Rule, now: da
     return Decision(point, tuple(reasons), expires_at)
 
 
-def _as_a_whole(point: Point) -> Iterable[Reason]:
+def _as_a_whole(point: Point, now: datetime) -> Iterable[Reason]:
     if not point.finished:
         yield Reason(Keep.RUNNING)
     if point.hold:
         yield Reason(Keep.HOLD)
     if point.in_use:
         yield Reason(Keep.IN_USE)
+    recorded = point.recorded
+    if recorded.hold or (recorded.expires_at is not None and now < recorded.expires_at):
+        yield Reason(Keep.RECORDED, until=None if recorded.hold else recorded.expires_at)
 
 
 def _by_count(

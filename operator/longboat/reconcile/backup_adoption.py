@@ -14,6 +14,7 @@ from longboat.api.disk_backup import DiskBackupStatus, DiskResult, PinnedStore
 from longboat.plan import kstatus
 from longboat.plan.backup import expires_at, phase_of, progress_text, totals
 from longboat.plan.problem import Problem
+from longboat.plan.recorded_rule import recorded_retention, told, unasked
 from longboat.reconcile.backup_run import Run
 from longboat.reconcile.backup_store_access import find_at
 from longboat.reconcile.repositories import RepositoryAccess
@@ -130,6 +131,8 @@ def _status(
             name=store.name, location=store.spec.location, repository=access.path, id=access.repository.id
         ),
         "manifest": manifest.name,
+        "retention": recorded_retention(manifest.expiry) or status.retention,
+        "unconfirmed_rule": unasked(manifest.expiry, run.backup.spec),
         "adopted": True,
         "cleaned_up": True,
         "started_at": status.started_at or manifest.created,
@@ -151,6 +154,7 @@ def _disks(known: list[DiskResult], manifest: BackupManifest) -> list[DiskResult
             update={
                 "phase": "Completed",
                 "manifest": reference.manifest,
+                "object_id": reference.object_id,
                 "logical_bytes": reference.size_bytes,
                 "stored_bytes": reference.stored_bytes,
             }
@@ -180,6 +184,7 @@ def _adopted(run: Run, status: DiskBackupStatus) -> str:
     store = status.store.name if status.store else ""
     begun = format_time(status.started_at) if status.started_at else "earlier"
     found = f"the backup of this name from {begun} was found in BackupStore {store!r} and taken over; nothing was run"
+    found += told(status.unconfirmed_rule)
     if run.backup.spec.slot is not None:
         return found
     return f"{found}: to run the policy now, create a DiskBackup of another name (metadata.generateName makes one)"

@@ -55,6 +55,7 @@ def _written(ctx: Context, restore: Restore, point: Point, storage_class: str, s
         repository=point.repository,
         repository_id=point.repository_id,
         manifest=point.manifest,
+        object_id=point.object_id,
         volume_snapshot=point.volume_snapshot,
         serial=serial_of(restore) if restore.spec.attach else None,
     )

@@ -291,3 +291,11 @@ def test_a_cut_pack_costs_only_what_was_in_the_rest(world: World, kept: float, m
         lost[offset : offset + length] = bytes(length)
     assert found and world.restored() == bytes(lost)
     assert any(lost) == bool(kept)
+
+
+def test_another_manifest_in_the_place_of_the_backups_own_is_not_restored(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    job = restore_job(world.key, world.manifest, tmp_path).model_copy(update={"object_id": "0" * 32})
+    with pytest.raises(DamagedError, match="it is object"):
+        run_restore(job, world.store, lambda _: None)
+    assert not (tmp_path / "disk.img").exists()

@@ -25,6 +25,7 @@ from tests.fakes.cluster import KillAt, Killed
 from tests.unit.reconcile.disk_world import SHOP, SYSTEM, World
 
 MANIFEST = "the-manifest"
+OBJECT_ID = "the-manifests-object"
 OLD = "the old data"
 GIB = 1 << 30
 
@@ -65,7 +66,7 @@ class Mover:
         if self.failures:
             report = {"ok": False} | self.failures.pop(0)
             return False, json.dumps(report), "half"
-        assert told["manifest"] == MANIFEST
+        assert (told["manifest"], told["objectId"]) == (MANIFEST, OBJECT_ID)
         result = {"ok": True, "manifest": MANIFEST, "logicalBytes": GIB, "writtenBytes": 9, "readBytes": 5}
         return True, json.dumps(result), OLD
 
@@ -100,7 +101,13 @@ def shop(*, running: bool = True) -> World:
 
 def disk(name: str, phase: str = "Completed", **more: Any) -> dict[str, Any]:
     """Return a disk of a DiskBackup's status."""
-    good = {"manifest": MANIFEST, "logicalBytes": GIB, "volumeMode": "Block", "storageClassName": "fast"}
+    good = {
+        "manifest": MANIFEST,
+        "objectId": OBJECT_ID,
+        "logicalBytes": GIB,
+        "volumeMode": "Block",
+        "storageClassName": "fast",
+    }
     claim = {"name": f"db-{name}", "uid": "u"}
     return {"name": name, "phase": phase, "claim": claim} | (good if phase == "Completed" else {}) | more
 
