@@ -42,6 +42,11 @@ def slot_missed(backup: DiskBackup, policy: BackupPolicy | None) -> Problem | No
     )
 
 
+def is_punctual(backup: DiskBackup, policy: BackupPolicy | None) -> bool:
+    """Return whether the object was created for its slot in time: the schedule's new run, not an old backup's."""
+    return backup.spec.slot is not None and slot_missed(backup, policy) is None
+
+
 def gave_up(backup: DiskBackup, policy: BackupPolicy | None, now: datetime) -> bool:
     """Return whether a backup that could not begin yet should not begin any more."""
     waited = now - backup.metadata.creation_timestamp

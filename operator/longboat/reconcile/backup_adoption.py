@@ -46,7 +46,7 @@ def adopt_from(run: Run, access: RepositoryAccess, store: BackupStore) -> bool |
             return problem
         lost = _lost_disks(access.repository, manifest) if manifest else {}
     except RepositoryError as error:
-        return Problem(error.reason, f"BackupStore {store.name!r}: {error}")
+        return Problem(error.reason, f"BackupStore {store.name!r}: {error}", passing=error.retryable)
     if manifest is None:
         return False
     _finish(run, _status(run, manifest, store, access, lost), _incomplete(lost))

@@ -19,7 +19,7 @@ from longboat.kube.kinds import (
 from longboat.kube.port import Object
 from longboat.plan import kstatus
 from longboat.plan.backoff import look_again
-from longboat.plan.backup import expires_at, gave_up, slot_missed
+from longboat.plan.backup import expires_at, gave_up, is_punctual, slot_missed
 from longboat.plan.backup_target import Wanted, disks_of, hopeless, pinned, target_of, wanted, with_problem
 from longboat.plan.disks import VmDisk, claim_problem, claims_in_use
 from longboat.plan.problem import Problem
@@ -107,7 +107,9 @@ def _policy_not_found(run: Run) -> Problem:
 
 
 def _stall(run: Run, policy: BackupPolicy | None, problem: Problem) -> bool:
-    if problem.final or gave_up(run.backup, policy, run.ctx.now()):
+    # One that may be in the store is not Failed before that is known: whoever deleted it then, would lose its data.
+    unknown = problem.passing and not is_punctual(run.backup, policy)
+    if problem.final or (gave_up(run.backup, policy, run.ctx.now()) and not unknown):
         return _refuse(run, problem)
     run.wait(look_again(run.ctx.now() - run.backup.metadata.creation_timestamp, LATER), problem)
     run.under_way(problem.reason, problem.message, phase="Pending")

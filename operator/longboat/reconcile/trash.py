@@ -6,6 +6,7 @@ fence other operators from sweeping, and when users deleted. Losing it stops the
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import secrets
@@ -27,6 +28,7 @@ from longboat.repository import (
     MAX_SKEW,
     RepositoryError,
     SweepReport,
+    Tombstone,
     advance_epoch,
     epoch_time,
     holds_backup,
@@ -36,11 +38,13 @@ from longboat.repository import (
     sweep_tombstones,
     write_tombstone,
 )
+from longboat.repository.errors import BackupBeingRemovedError
 
 log = logging.getLogger(__name__)
 
 LABELS = {MANAGED_BY: MANAGER, OWNER_KIND: "Trash"}
 HOUR = timedelta(hours=1)
+PUT_OFF_EVERY = timedelta(days=1)
 _TRIES = 5
 
 Data = dict[str, str]
@@ -119,10 +123,13 @@ def sweep(ctx: Context, place: Place, token: Callable[[], str] = lambda: secrets
     period = ctx.settings.trash_period
     try:
         stones = read_tombstones(access.repository)
+        back = _applied_again(ctx, place, (stone.backup_name for stone in stones))
+        _put_off(ctx, access, [stone for stone in stones if stone.backup_name in back])
         if not any(stone.deleted + period <= ctx.now() for stone in stones) and not stale_markers(access.repository):
             return SweepReport()
         _fence(ctx, place, access, token())
         now = _store_time(ctx, access)
+        # Looked at again, after the tombstones were read: what was applied again meanwhile stays, too.
         back = _applied_again(ctx, place, (stone.backup_name for stone in stones))
         report = sweep_tombstones(access.repository, now, period, keep=back)
     except RepositoryError as error:
@@ -151,6 +158,16 @@ def _applied_again(ctx: Context, place: Place, names: Iterable[str]) -> set[str]
     """Return the names under which there are DiskBackups that nobody is deleting."""
     found = ((name, ctx.cluster.get(DISK_BACKUP, name, place.namespace)) for name in names)
     return {name for name, each in found if each is not None and "deletionTimestamp" not in each["metadata"]}
+
+
+def _put_off(ctx: Context, access: RepositoryAccess, stones: Iterable[Tombstone]) -> None:
+    """Begin the trash period of what was applied again anew: should its undo fail, its deletion has to be a new one."""
+    for stone in stones:
+        # Not at each look: a store that keeps old versions keeps them all.
+        if ctx.now() - stone.deleted < min(PUT_OFF_EVERY, ctx.settings.trash_period / 2):
+            continue
+        with contextlib.suppress(BackupBeingRemovedError):
+            write_tombstone(access.repository, stone.backup_name, ctx.now(), stone.deleted_by, since=ctx.now())
 
 
 def _store_time(ctx: Context, access: RepositoryAccess) -> datetime:

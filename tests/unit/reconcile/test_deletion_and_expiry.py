@@ -312,6 +312,31 @@ def test_a_backup_that_was_applied_again_does_not_stop_the_sweep_of_others(world
     assert buried(world) == ["back"]
 
 
+def test_an_undo_that_fails_does_not_shorten_the_trash_period(world: World) -> None:
+    for name in ("back", "gone"):
+        add_backup(world, name)
+        user_deletes(world, name)
+    [place] = trash.places(world.context())
+    world.clock.by(days=6, hours=12)
+    world.add("DiskBackup", "back", {"policyRef": {"name": "daily"}})
+    trash.sweep(world.context(), place)
+    world.cluster.delete(DISK_BACKUP, "back", SHOP)
+    world.clock.by(days=6)
+    assert trash.sweep(world.context(), place).removed_backups == ["gone"]
+    world.clock.by(days=1)
+    assert trash.sweep(world.context(), place).removed_backups == ["back"]
+
+
+def test_what_was_applied_again_is_not_marked_anew_at_every_look(world: World) -> None:
+    add_backup(world, "b")
+    user_deletes(world, "b")
+    [before] = read_tombstones(repository(world))
+    world.add("DiskBackup", "b", {"policyRef": {"name": "daily"}})
+    world.clock.by(hours=23)
+    trash.sweep(world.context(), trash.places(world.context())[0])
+    assert read_tombstones(repository(world)) == [before]
+
+
 def test_a_mark_of_an_earlier_deletion_does_not_shorten_the_trash_period(world: World) -> None:
     add_backup(world, "b")
     write_tombstone(repository(world), "b", world.clock.time, "somebody, long ago")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from longboat.api.common import format_time
 from longboat.kube.kinds import (
     BACKUP_POLICY,
     BACKUP_STORE,
@@ -89,6 +90,25 @@ def test_a_store_that_cannot_be_used_is_a_condition_and_nothing_is_frozen(world:
     world.repositories.problem = None
     world.drive()
     assert world.backup().status.phase == "Completed"
+
+
+@pytest.mark.parametrize("slot", [None, "2026-11-20T03:30:00Z"])
+def test_what_may_be_in_a_store_that_is_away_does_not_fail_before_that_is_known(
+    world: BackupWorld, slot: str | None
+) -> None:
+    world.repositories.problem = StoreProblemError("StoreUnreachable", "no route")
+    world.add_backup(**({"slot": slot} if slot else {}))
+    world.clock.advance(days=3)
+    assert world.reconcile() is not None
+    assert world.backup().status.phase == "Pending" and world.condition("Stalled").reason == "StoreUnreachable"
+
+
+def test_a_new_run_of_the_schedule_gives_up_when_the_store_stays_away(world: BackupWorld) -> None:
+    world.repositories.problem = StoreProblemError("StoreUnreachable", "no route")
+    world.add_backup(slot=format_time(world.clock()))
+    world.clock.advance(days=3)
+    assert world.reconcile() is None
+    assert world.backup().status.phase == "Failed" and world.condition().reason == "StoreUnreachable"
 
 
 def test_a_store_that_fails_in_the_middle_is_waited_for(world: BackupWorld) -> None:
