@@ -26,6 +26,7 @@ from longboat.reconcile.repositories import RepositoryAccess, StoreProblemError
 from longboat.reconcile.store_access import problem_of
 from longboat.repository import (
     MAX_SKEW,
+    Epoch,
     RepositoryError,
     SweepReport,
     Tombstone,
@@ -127,11 +128,11 @@ def sweep(ctx: Context, place: Place, token: Callable[[], str] = lambda: secrets
         _put_off(ctx, access, [stone for stone in stones if stone.backup_name in back])
         if not any(stone.deleted + period <= ctx.now() for stone in stones) and not stale_markers(access.repository):
             return SweepReport()
-        _fence(ctx, place, access, token())
+        epoch = _fence(ctx, place, access, token())
         now = _store_time(ctx, access)
         # Looked at again, after the tombstones were read: what was applied again meanwhile stays, too.
         back = _applied_again(ctx, place, (stone.backup_name for stone in stones))
-        report = sweep_tombstones(access.repository, now, period, keep=back)
+        report = sweep_tombstones(access.repository, now, period, keep=back, epoch=epoch)
     except RepositoryError as error:
         raise problem_of(error) from error
     if back:
@@ -140,8 +141,8 @@ def sweep(ctx: Context, place: Place, token: Callable[[], str] = lambda: secrets
     return report
 
 
-def _fence(ctx: Context, place: Place, access: RepositoryAccess, token: str) -> None:
-    """Take over the repository's epoch with a token that is noted down before it is used."""
+def _fence(ctx: Context, place: Place, access: RepositoryAccess, token: str) -> Epoch:
+    """Take over the repository's epoch with a token that is noted down before it is used; return the new epoch."""
     known: list[str] = []
 
     def noted(data: Data) -> Data:
@@ -150,8 +151,9 @@ def _fence(ctx: Context, place: Place, access: RepositoryAccess, token: str) -> 
         return data | {"tokens": json.dumps(known)}
 
     _update(ctx, place, noted)
-    advance_epoch(access.repository, set(known), token)
+    epoch = advance_epoch(access.repository, set(known), token)
     _update(ctx, place, lambda data: data | {"tokens": json.dumps([token])})
+    return epoch
 
 
 def _applied_again(ctx: Context, place: Place, names: Iterable[str]) -> set[str]:

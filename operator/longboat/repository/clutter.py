@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from datetime import datetime
 
-from .backups import read_backup_manifest
+from .backups import newest_revisions, read_backup_manifest
 from .errors import ObjectNotFoundError
 from .layout import BACKUPS, REMOVING, split_backup_manifest_name
 from .object_store import ObjectInfo
@@ -36,9 +36,13 @@ def old_revisions(repository: Repository, before: datetime) -> Iterator[ObjectIn
 
 
 def old_markers(repository: Repository, before: datetime) -> Iterator[ObjectInfo]:
-    """Yield announcements of removals, written before `before`, that have lost their tombstone."""
+    """Yield announcements of removals, written before `before`, that have lost their tombstone.
+
+    Where the backup's manifest is left, the next sweep has to see how far the removal has come.
+    """
     written = {info.name: info for info in repository.store.list(REMOVING)}
-    stale = (written[name] for name in stale_markers(repository) if name in written)
+    left = {f"{REMOVING}{hashed}" for hashed in newest_revisions(repository)}
+    stale = (written[name] for name in stale_markers(repository) if name in written and name not in left)
     return (info for info in stale if info.modified <= before)
 
 

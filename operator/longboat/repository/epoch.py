@@ -67,6 +67,15 @@ def advance_epoch(repository: Repository, known: Collection[str], token: str) ->
     return epoch
 
 
+def require_epoch(repository: Repository, epoch: Epoch | None) -> None:
+    """Check that the epoch is still the one that this run began with (None: nothing to check); EpochConflictError."""
+    if epoch is not None and (found := read_epoch(repository)) != epoch:
+        raise EpochConflictError(
+            f"{repository.store.describe()}: somebody else began to remove data here (epoch"
+            f" {found.number if found else 0}, ours is {epoch.number}); this run ends. A later one goes on"
+        )
+
+
 def _current(repository: Repository) -> _Current:
     try:
         info = repository.store.head(EPOCH_NAME)

@@ -15,8 +15,8 @@ from datetime import datetime, timedelta
 from .check import MAX_SKEW
 from .clutter import old_markers, old_revisions
 from .condemned import MAX_CONDEMNED, CondemnedList, StoredList, read_condemned, write_condemned
-from .epoch import Epoch, epoch_time, read_epoch
-from .errors import ClockSkewError, EpochConflictError
+from .epoch import Epoch, epoch_time, require_epoch
+from .errors import ClockSkewError
 from .layout import MAPS, PACKS, Kind, split_pack_name
 from .leases import LEASE_TTL, MIN_GRACE
 from .mark import DEFAULT_THREADS, Marks, map_pack_sizes, mark_pages
@@ -268,8 +268,4 @@ class _Prune:
         return info
 
     def _fence(self) -> None:
-        if self._epoch is not None and (found := read_epoch(self._repository)) != self._epoch:
-            raise EpochConflictError(
-                f"{self._repository.store.describe()}: somebody else began to remove data here (epoch"
-                f" {found.number if found else 0}, ours is {self._epoch.number}); this run ends. A later one goes on"
-            )
+        require_epoch(self._repository, self._epoch)

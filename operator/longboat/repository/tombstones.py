@@ -14,12 +14,22 @@ from itertools import chain
 
 from pydantic import AwareDatetime
 
-from .backups import list_backups, tombstoned_hashes
+from .backups import list_backups, read_backup_manifest, tombstoned_hashes
 from .documents import MAX_DOCUMENT_OBJECT, Document, open_document, seal_document
+from .epoch import Epoch, require_epoch
 from .errors import BackupBeingRemovedError, DamagedError, ObjectExistsError, ObjectNotFoundError
-from .layout import BACKUPS, DISKS, ID_BYTES, REMOVING, TOMBSTONES, Kind, split_disk_manifest_name
-from .manifests import BackupManifest, Text
-from .object_store import put_once
+from .layout import (
+    BACKUPS,
+    DISKS,
+    ID_BYTES,
+    REMOVING,
+    TOMBSTONES,
+    Kind,
+    split_backup_manifest_name,
+    split_disk_manifest_name,
+)
+from .manifests import BackupManifest, DiskReference, Text
+from .object_store import ObjectInfo, put_once
 from .repository import Repository
 
 
@@ -65,7 +75,7 @@ def write_tombstone(
 def holds_backup(repository: Repository, backup_name: str) -> bool:
     """Return whether there is a manifest of a backup or of one of its disks; nothing is read."""
     hashed = repository.keys.name_hash(backup_name)
-    manifests = chain(repository.store.list(f"{BACKUPS}{hashed}/"), _own_disks(repository, hashed))
+    manifests = chain(repository.store.list(f"{BACKUPS}{hashed}/"), _disks_of(repository, hashed))
     return next(iter(manifests), None) is not None
 
 
@@ -96,27 +106,35 @@ def remove_tombstone(repository: Repository, backup_name: str) -> bool:
 
 
 def sweep_tombstones(
-    repository: Repository, now: datetime, trash_period: timedelta, keep: Collection[str] = ()
+    repository: Repository,
+    now: datetime,
+    trash_period: timedelta,
+    keep: Collection[str] = (),
+    epoch: Epoch | None = None,
 ) -> SweepReport:
-    """Remove the manifests of backups whose tombstone is older than the trash period.
+    """Remove the manifests of backups whose tombstones are older than the trash period.
 
-    A tombstone's age counts from its own time or from the store's time of writing, whichever is later; `now` should
+    Ages count from the later of the tombstone's own time and that of the store's time stamp, and `now` should
     therefore be the store's time. Backups named in `keep` stay, however old their tombstones are. A disk manifest stays
-    while a backup that remains refers to it. Everything that can't be read raises before anything is removed. Safe to
-    repeat after a crash at any point.
+    while a backup that remains refers to it, and so does whatever was written after the tombstone: a new backup of that
+    name. Everything that can't be read raises before anything is removed. `epoch` is what advance_epoch() returned;
+    EpochConflictError as soon as another one is found. Safe to repeat after a crash at any point.
     """
-    # An interrupted sweep may have left the announcement alone; it would forbid the undo of a later deletion.
-    _delete(repository, stale_markers(repository))
-    aged = (stone for stone in _aged(repository) if stone[0].backup_name not in keep)
-    expired = [stone for stone in aged if stone[1] + trash_period <= now]
-    report = SweepReport()
-    if not expired:
+    aged = (stone for stone in _aged(repository) if stone.tombstone.backup_name not in keep)
+    expired = [stone for stone in aged if stone.aged + trash_period <= now]
+    stale, report = stale_markers(repository), SweepReport()
+    if not expired and not stale:
         return report
-    names = {stone.backup_name for stone, _ in expired}
+    names = {stone.tombstone.backup_name for stone in expired}
     backups = list(list_backups(repository, tombstoned=True))
     live = {disk.manifest for backup in backups if backup.name not in names for disk in backup.disks}
-    for name in sorted(names):
-        _remove(repository, name, [b for b in backups if b.name == name], live, report)
+    for marker in stale:
+        require_epoch(repository, epoch)
+        _settle(repository, marker, backups, report)
+    for stone in sorted(expired, key=lambda each: each.tombstone.backup_name):
+        require_epoch(repository, epoch)
+        if _announce(repository, stone.info):
+            _remove(repository, stone.tombstone.backup_name, stone.info.modified, live, report)
     return report
 
 
@@ -126,40 +144,82 @@ def stale_markers(repository: Repository) -> list[str]:
     return [f"{REMOVING}{hashed}" for hashed in sorted(announced - tombstoned_hashes(repository))]
 
 
-def _remove(
-    repository: Repository, name: str, manifests: list[BackupManifest], live: set[str], report: SweepReport
-) -> None:
+def _settle(repository: Repository, marker: str, backups: list[BackupManifest], report: SweepReport) -> None:
+    """End a removal that has lost its tombstone: an undo came in between, or a crash before its last step.
+
+    Once a disk manifest is gone the backup can't come back; it must not be taken for a good one.
+    """
+    found = [each for each in backups if f"{REMOVING}{repository.keys.name_hash(each.name)}" == marker]
+    if found and not all(_is_there(repository, disk.manifest) for disk in found[0].disks):
+        live = {disk.manifest for each in backups if each is not found[0] for disk in each.disks}
+        _remove(repository, found[0].name, repository.store.head(marker).modified, live, report)
+    # An announcement that is left alone would forbid the undo of a later deletion.
+    repository.store.delete(marker)
+
+
+def _remove(repository: Repository, name: str, until: datetime, live: set[str], report: SweepReport) -> None:
+    """Remove what was written until then, by the store's clock, of the backup of this name."""
     hashed = repository.keys.name_hash(name)
-    if not _announce(repository, hashed):
-        return
-    disks = {disk.manifest for manifest in manifests for disk in manifest.disks} | set(_own_disks(repository, hashed))
+    revisions = _revisions(repository, hashed)
+    named = {disk.manifest for newest in revisions[-1:] for disk in _disks_at(repository, newest)}
+    if _is_anew(revisions, until):
+        live, named = live | named, set()
+    doomed = {info.name for info in _disks_of(repository, hashed, named) if info.modified <= until}
     # A disk manifest of another backup (a shared export) goes with its own backup, unless that one is gone already.
-    _delete(repository, disks - live)
-    # The tombstone goes after the manifests, so that a repeated sweep finds what a crash has left.
-    _delete(repository, [info.name for info in repository.store.list(f"{BACKUPS}{hashed}/")])
+    _delete(repository, doomed - live)
+    # The first revision, by which a new backup is told from the old one, goes after the others. The tombstone goes
+    # after the manifests, so that a repeated sweep finds what a crash has left.
+    if not _is_anew(revisions := _revisions(repository, hashed), until):
+        _delete(repository, [info.name for info in reversed(revisions)])
     _delete(repository, [f"{TOMBSTONES}{hashed}", f"{REMOVING}{hashed}"])
     report.removed_backups.append(name)
-    report.removed_disk_manifests += len(disks - live)
-    report.kept_disk_manifests += len(disks & live)
+    report.removed_disk_manifests += len(doomed - live)
+    report.kept_disk_manifests += len(doomed & live)
 
 
-def _announce(repository: Repository, hashed: str) -> bool:
+def _revisions(repository: Repository, backup_hash: str) -> list[ObjectInfo]:
+    found = repository.store.list(f"{BACKUPS}{backup_hash}/")
+    return sorted((each for each in found if split_backup_manifest_name(each.name)), key=lambda each: each.name)
+
+
+def _disks_at(repository: Repository, revision: ObjectInfo) -> list[DiskReference]:
+    try:
+        return read_backup_manifest(repository, revision.name).disks
+    except ObjectNotFoundError:
+        return []  # Another sweep was quicker.
+
+
+def _is_anew(revisions: list[ObjectInfo], until: datetime) -> bool:
+    """Tell whether this is a new backup of the name; later revisions of an old one may be younger than its end."""
+    return any(info.modified > until for info in revisions[:1])
+
+
+def _announce(repository: Repository, tombstone: ObjectInfo) -> bool:
+    marker = tombstone.name.replace(TOMBSTONES, REMOVING)
     # It exists already if a sweep before this one was interrupted.
     with contextlib.suppress(ObjectExistsError):
-        repository.store.put_new(f"{REMOVING}{hashed}", b"")
+        repository.store.put_new(marker, b"")
+    with contextlib.suppress(ObjectNotFoundError):
+        if repository.store.head(tombstone.name).modified == tombstone.modified:
+            return True
+    repository.store.delete(marker)
+    return False
+
+
+def _is_there(repository: Repository, name: str) -> bool:
     try:
-        repository.store.head(f"{TOMBSTONES}{hashed}")
+        repository.store.head(name)
     except ObjectNotFoundError:
-        repository.store.delete(f"{REMOVING}{hashed}")
         return False
     return True
 
 
-def _own_disks(repository: Repository, backup_hash: str) -> Iterator[str]:
+def _disks_of(repository: Repository, backup_hash: str, names: Collection[str] = ()) -> Iterator[ObjectInfo]:
+    """Yield the disk manifests that were made for a backup, and those of these names."""
     for info in repository.store.list(DISKS):
         parts = split_disk_manifest_name(info.name)
-        if parts and parts[2] == backup_hash:
-            yield info.name
+        if parts and (parts[2] == backup_hash or info.name in names):
+            yield info
 
 
 def _delete(repository: Repository, names: Iterable[str]) -> None:
@@ -167,10 +227,19 @@ def _delete(repository: Repository, names: Iterable[str]) -> None:
         repository.store.delete(name)
 
 
-def _aged(repository: Repository) -> Iterator[tuple[Tombstone, datetime]]:
+@dataclass(frozen=True)
+class _Aged:
+    """A tombstone, its object, and the moment from which its age counts."""
+
+    tombstone: Tombstone
+    info: ObjectInfo
+    aged: datetime
+
+
+def _aged(repository: Repository) -> Iterator[_Aged]:
     for info in list(repository.store.list(TOMBSTONES)):
         stone = _read(repository, info.name)
-        yield stone, max(stone.deleted, info.modified)
+        yield _Aged(stone, info, max(stone.deleted, info.modified))
 
 
 def _refuse_if_removing(repository: Repository, backup_name: str) -> None:
