@@ -6,8 +6,8 @@ as good for that disk. Only good captures count for keepLast and keepNewest: run
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
@@ -97,6 +97,22 @@ def decide(points: Sequence[Point], rule: Rule, now: datetime) -> list[Decision]
     """Return a decision for each of a policy's points, in their order."""
     ranks = _ranks(points)
     return [_decide(point, ranks, rule, now) for point in points]
+
+
+def spare_whole(
+    decisions: Sequence[Decision], hurt: Mapping[str, frozenset[str]], rule: Rule, now: datetime
+) -> list[Decision]:
+    """Return the decisions for all points of a policy with those kept that only whole backups count for.
+
+    ``hurt`` says by a point's name which of its disks are damaged: they are no less kept for that, but do not stand in
+    for a whole capture.
+    """
+    points = [each.point for each in decisions]
+    whole = decide([replace(each, disks=each.disks - hurt.get(each.name, frozenset())) for each in points], rule, now)
+    return [
+        each if each.keep else Decision(each.point, other.reasons, each.expires_at)
+        for each, other in zip(decisions, whole, strict=True)
+    ]
 
 
 def rule_of(policy: Retention | None, gone_since: datetime | None, trash_period: timedelta, now: datetime) -> Rule:

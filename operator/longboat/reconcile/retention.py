@@ -14,7 +14,7 @@ from longboat.kube.kinds import BACKUP_POLICY, DISK_BACKUP, RESTORE
 from longboat.plan.backup import expiry_rule
 from longboat.plan.names import digest
 from longboat.plan.retention import FINISHED, Decision, decide, has_data, point_of, rule_of
-from longboat.reconcile import edited_expiry, trash
+from longboat.reconcile import damaged_backups, edited_expiry, trash
 from longboat.reconcile.backup_policy import policy_runs
 from longboat.reconcile.context import Context
 from longboat.reconcile.objects import load, reference, save_status
@@ -51,6 +51,11 @@ def reconcile(ctx: Context, namespace: str, name: str) -> timedelta | None:
     rule = rule_of(retention, gone_since, ctx.settings.trash_period, ctx.now())
     used = _in_use(ctx, namespace)
     decisions = decide([point_of(run, run.name in used) for run in runs], rule, ctx.now())
+    try:
+        decisions, unclear = damaged_backups.spared(ctx, runs, decisions, rule), False
+    except StoreProblemError as problem:
+        log.warning("%s/%s: nothing expires before it is known what is damaged: %s", namespace, name, problem)
+        decisions, unclear = [each for each in decisions if each.keep or not each.point.disks], True
     edits = edited_expiry.unconfirmed(ctx, runs, decisions, rule, policy)
     # Two policies that were edited at once must not each think of itself alone: what goes by edits goes one by one.
     if edits and not ctx.expiring_edits.acquire(blocking=False):
@@ -65,7 +70,7 @@ def reconcile(ctx: Context, namespace: str, name: str) -> timedelta | None:
     finally:
         if edits:
             ctx.expiring_edits.release()
-    return STORE_RETRY if troubled else _next_look(ctx, decisions)
+    return STORE_RETRY if troubled or unclear else _next_look(ctx, decisions)
 
 
 def _apply_all(ctx: Context, runs: Sequence[DiskBackup], decisions: Sequence[Decision], pass_: Pass) -> bool:

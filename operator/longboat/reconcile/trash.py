@@ -10,7 +10,7 @@ import contextlib
 import json
 import logging
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -45,7 +45,6 @@ log = logging.getLogger(__name__)
 
 LABELS = {MANAGED_BY: MANAGER, OWNER_KIND: "Trash"}
 HOUR = timedelta(hours=1)
-PUT_OFF_EVERY = timedelta(days=1)
 _TRIES = 5
 
 Data = dict[str, str]
@@ -124,8 +123,7 @@ def sweep(ctx: Context, place: Place, token: Callable[[], str] = lambda: secrets
     period = ctx.settings.trash_period
     try:
         stones = read_tombstones(access.repository)
-        back = _applied_again(ctx, place, (stone.backup_name for stone in stones))
-        _put_off(ctx, access, [stone for stone in stones if stone.backup_name in back])
+        _put_off(ctx, place, access, [stone for stone in stones if stone.deleted + period / 2 <= ctx.now()])
         if not any(stone.deleted + period <= ctx.now() for stone in stones) and not stale_markers(access.repository):
             return SweepReport()
         epoch = _fence(ctx, place, access, token())
@@ -162,12 +160,10 @@ def _applied_again(ctx: Context, place: Place, names: Iterable[str]) -> set[str]
     return {name for name, each in found if each is not None and "deletionTimestamp" not in each["metadata"]}
 
 
-def _put_off(ctx: Context, access: RepositoryAccess, stones: Iterable[Tombstone]) -> None:
+def _put_off(ctx: Context, place: Place, access: RepositoryAccess, stones: Sequence[Tombstone]) -> None:
     """Begin the trash period of what was applied again anew: should its undo fail, its deletion has to be a new one."""
-    for stone in stones:
-        # Not at each look: a store that keeps old versions keeps them all.
-        if ctx.now() - stone.deleted < min(PUT_OFF_EVERY, ctx.settings.trash_period / 2):
-            continue
+    back = _applied_again(ctx, place, (stone.backup_name for stone in stones))
+    for stone in (each for each in stones if each.backup_name in back):
         with contextlib.suppress(BackupBeingRemovedError):
             write_tombstone(access.repository, stone.backup_name, ctx.now(), stone.deleted_by, since=ctx.now())
 
