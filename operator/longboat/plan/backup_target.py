@@ -9,7 +9,7 @@ from typing import Any
 from longboat.api import BackupPolicy, DiskBackup
 from longboat.api.common import DiskRef
 from longboat.api.disk_backup import BackupTarget, ClaimIdentity, DiskResult
-from longboat.plan.disks import VmDisk, resolve_disk, vm_disks, vm_not_found
+from longboat.plan.disks import VmDisk, resolve_disk, state_disk, vm_disks, vm_not_found
 from longboat.plan.problem import Problem
 from longboat.plan.quantities import bytes_of
 
@@ -58,8 +58,10 @@ def disks_of(ask: Wanted, vm: Object | None, vmi: Object | None) -> list[VmDisk]
             f"spec.virtualMachine: {ask.virtual_machine!r} does not carry the labels that the policy selects",
             final=True,
         )
-    found = vm_disks(vm, vmi)
-    return found or Problem("NoDisks", f"VirtualMachine {ask.virtual_machine!r} has no disk that could be backed up")
+    found, state = vm_disks(vm, vmi), state_disk(vm, vmi)
+    if not found:
+        return Problem("NoDisks", f"VirtualMachine {ask.virtual_machine!r} has no disk that could be backed up")
+    return [*found, state] if state else found
 
 
 def target_of(vm: Object | None, claim: Object | None, disk: DiskRef | None = None) -> BackupTarget:

@@ -21,6 +21,10 @@ _UNSUPPORTED = {
 _SHARED = ("SharedFilesystem", "it is shared with the guest as a file system (virtiofs), not as a disk")
 
 
+STATE = "tpm-efi.state"
+"""No volume of a virtual machine has this name, as theirs have no dots."""
+
+
 @dataclass(frozen=True)
 class VmDisk:
     """One disk: its name, its PersistentVolumeClaim, and why it can't be captured if it can't.
@@ -49,6 +53,19 @@ def vm_disks(vm: Object, vmi: Object | None, state_claims: Iterable[str] = ()) -
     for disk in sorted(disks, key=lambda each: each.name not in running):
         name_of.setdefault(disk.claim, disk.name)
     return [disk for disk in disks if disk.claim is None or disk.name == name_of[disk.claim]]
+
+
+def state_disk(vm: Object, vmi: Object | None) -> VmDisk | None:
+    """Return the persistent TPM or EFI state of a virtual machine, which no backup holds, as a disk; None without any.
+
+    KubeVirt keeps it as files in a claim of its own, which is no volume of the machine.
+    """
+    if not any(_keeps_state(spec.get("domain") or {}) for spec in (_template_spec(vm), _running_spec(vmi))):
+        return None
+    why = "KubeVirt keeps it as files beside the disks; a machine that is restored starts with an empty one"
+    return VmDisk(
+        STATE, None, Problem("PersistentState", f"the TPM or EFI state is not in the backup: {why}", final=True)
+    )
 
 
 def claim_of(volume: Mapping[str, Any]) -> str | None:
@@ -156,6 +173,12 @@ def _running_spec(vmi: Object | None) -> Mapping[str, Any]:
     if vmi is None or (vmi.get("status") or {}).get("phase") in ("Succeeded", "Failed"):
         return {}
     return vmi.get("spec") or {}
+
+
+def _keeps_state(domain: Mapping[str, Any]) -> bool:
+    tpm = (domain.get("devices") or {}).get("tpm") or {}
+    efi = ((domain.get("firmware") or {}).get("bootloader") or {}).get("efi") or {}
+    return bool(tpm.get("persistent") or efi.get("persistent"))
 
 
 def _shared_filesystems(spec: Mapping[str, Any]) -> set[str]:

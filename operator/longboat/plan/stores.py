@@ -10,12 +10,16 @@ from longboat.plan.problem import Problem
 FIELD = "spec.storeRef.name"
 
 
-def choose_store(stores: Iterable[BackupStore], name: str | None) -> BackupStore | Problem:
-    """Return the store of this name, or the default one; or StoreNotFound, NoDefaultStore or SeveralDefaultStores."""
+def choose_store(stores: Iterable[BackupStore], name: str | None, labels: Mapping[str, str]) -> BackupStore | Problem:
+    """Return the store of this name, or the default one; or StoreNotFound, NoDefaultStore or SeveralDefaultStores.
+
+    What is told names only the stores that a namespace with these labels may use.
+    """
     known = sorted((store for store in stores if not store.metadata.deletion_timestamp), key=lambda store: store.name)
+    open_to = [store for store in known if admits(store, labels)]
     if name is not None:
         found = next((store for store in known if store.name == name), None)
-        return found or Problem("StoreNotFound", _not_found(name, known))
+        return found or Problem("StoreNotFound", _not_found(name, open_to))
     defaults = default_stores(known)
     if len(defaults) == 1:
         return defaults[0]
@@ -23,9 +27,13 @@ def choose_store(stores: Iterable[BackupStore], name: str | None) -> BackupStore
         return Problem(
             "NoDefaultStore",
             "spec.storeRef: none is named and no BackupStore is the default; name one, or have an administrator set"
-            f" spec.default: true on one. Known stores: {_names(known)}",
+            f" spec.default: true on one. Known stores: {_names(open_to)}",
         )
-    return Problem("SeveralDefaultStores", several_defaults(defaults))
+    return Problem(
+        "SeveralDefaultStores",
+        "spec.storeRef: none is named and more than one BackupStore has spec.default: true; name one, or have an"
+        f" administrator leave it on one of them. Known stores: {_names(open_to)}",
+    )
 
 
 def default_stores(stores: Iterable[BackupStore]) -> list[BackupStore]:

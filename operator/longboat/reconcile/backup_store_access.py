@@ -13,7 +13,7 @@ from longboat.plan.problem import Problem
 from longboat.reconcile.backup_run import LATER, Run
 from longboat.reconcile.context import Context
 from longboat.reconcile.objects import load
-from longboat.reconcile.repositories import Purpose, RepositoryAccess, StoreProblemError
+from longboat.reconcile.repositories import Purpose, RepositoryAccess, StoreProblemError, told_in_namespace
 
 
 def open_at(ctx: Context, store: BackupStore, namespace: str) -> RepositoryAccess | Problem:
@@ -24,7 +24,7 @@ def open_at(ctx: Context, store: BackupStore, namespace: str) -> RepositoryAcces
     try:
         return ctx.repositories.open(store, found["metadata"]["uid"], namespace=namespace)
     except StoreProblemError as error:
-        return Problem(error.reason, f"BackupStore {store.name!r}: {error.message}", passing=error.retryable)
+        return Problem(error.reason, told_in_namespace(store.name, error), passing=error.retryable)
 
 
 def find_at(
@@ -44,7 +44,7 @@ def find_at(
             store, found["metadata"]["uid"], repository_id, namespace=namespace, purpose=purpose
         )
     except StoreProblemError as error:
-        return Problem(error.reason, f"BackupStore {store.name!r}: {error.message}", passing=error.retryable)
+        return Problem(error.reason, told_in_namespace(store.name, error), passing=error.retryable)
 
 
 def open_repository(run: Run, disks: Sequence[DiskResult]) -> RepositoryAccess | None:

@@ -17,7 +17,7 @@ from longboat.plan.retention import FINISHED, has_data
 from longboat.reconcile import trash
 from longboat.reconcile.context import Context
 from longboat.reconcile.objects import readable, reference, save_status
-from longboat.reconcile.repositories import StoreProblemError
+from longboat.reconcile.repositories import StoreProblemError, told_in_namespace
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +129,8 @@ def _bury(ctx: Context, backup: DiskBackup) -> timedelta | None:
         if _age(ctx, backup) < STORE_WAIT:
             log.info("%s/%s: deletion waits for the store: %s", backup.namespace, backup.name, problem.message)
             return RETRY
-        _release(ctx, backup, gave_up(f"{problem.reason}: {problem.message}"))
+        store = backup.status.store.name if backup.status.store else ""
+        _release(ctx, backup, gave_up(f"{problem.reason}: {told_in_namespace(store, problem)}"))
     else:
         _release(ctx, backup, Verdict(Act.RELEASE))
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -10,6 +11,8 @@ from longboat.api import BackupStore
 if TYPE_CHECKING:
     from longboat.repository import Repository, StoreSettings
 
+
+log = logging.getLogger(__name__)
 
 Purpose = Literal["export", "restore", "maintenance"]
 """Whose credentials are used: each purpose may have its own, which can do no more than it needs."""
@@ -23,6 +26,32 @@ class StoreProblemError(Exception):
         self.reason = reason
         self.message = message
         self.retryable = retryable
+
+
+_FOR_ADMINISTRATORS = frozenset(
+    {
+        "CABundleInvalid",
+        "CABundleNotFound",
+        "CredentialsIncomplete",
+        "CredentialsNotFound",
+        "InvalidSettings",
+        "KeyInvalid",
+        "KeyNotFound",
+        "RecoveryRecipientInvalid",
+    }
+)
+"""Problems whose messages name Secrets of the operator's namespace: users of a namespace are not told which."""
+
+
+def told_in_namespace(store: str, error: StoreProblemError) -> str:
+    """Return what the users of a namespace are told of a problem with a store; the whole of it goes to the log."""
+    if error.reason not in _FOR_ADMINISTRATORS:
+        return f"BackupStore {store!r}: {error.message}"
+    log.warning("BackupStore %r: %s: %s", store, error.reason, error.message)
+    return (
+        f"BackupStore {store!r}: its settings or Secrets, or those of this namespace, have to be put right; an"
+        " administrator finds what is wrong in its conditions and in the operator's log"
+    )
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ from longboat.reconcile.context import Context
 from longboat.reconcile.mover import MoverState
 from longboat.reconcile.new_volume import claim_says, proven_new_of_class
 from longboat.reconcile.objects import load
-from longboat.reconcile.repositories import StoreProblemError
+from longboat.reconcile.repositories import StoreProblemError, told_in_namespace
 from longboat.reconcile.restore_bind import staging_of
 from longboat.reconcile.restore_stage import Stage, updated
 from longboat.reconcile.snapshot_support import machine
@@ -157,7 +157,7 @@ def _mover(ctx: Context, restore: Restore, staging: Object) -> Mover | Problem:
             purpose="restore",
         )
     except StoreProblemError as error:
-        return Problem(error.reason, f"BackupStore {name!r}: {error.message}")
+        return Problem(error.reason, told_in_namespace(name, error))
     if access.path != restore.status.repository:
         return Problem(
             "RepositoryMismatch",

@@ -22,8 +22,9 @@ def store_for(cluster: Cluster, namespace: str, name: str | None) -> BackupStore
 
     Problems: StoreNotFound, NoDefaultStore, SeveralDefaultStores, NamespaceNotAllowed.
     """
-    store = choose_store(stores_of(cluster), name)
-    if isinstance(store, Problem) or admits(store, labels_of(cluster, namespace)):
+    labels = labels_of(cluster, namespace)
+    store = choose_store(stores_of(cluster), name, labels)
+    if isinstance(store, Problem) or admits(store, labels):
         return store
     return not_allowed(store, namespace)
 
