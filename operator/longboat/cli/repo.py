@@ -144,7 +144,7 @@ def _restore(session: Session) -> int:
         repo_output.print_json(outcome, sys.stdout)
     else:
         print(repo_restore.outcome_text(outcome))
-    return OK
+    return FAILED if outcome.get("lostBytes") else OK
 
 
 def _verify(session: Session) -> int:

@@ -85,7 +85,8 @@ def _unfit(source: SourceLike, parent: DiskManifest, wish: Wish) -> str | None:
         return SCHEDULED
     if source.size < parent.size_bytes:
         return VOLUME_SHRANK
-    return None if parent.snapshot_handle else NO_BASE_SNAPSHOT
+    # What has changed since a snapshot that is newer than the exported one, no change source is made to say.
+    return None if parent.snapshot_handle and parent.created <= wish.created else NO_BASE_SNAPSHOT
 
 
 def _changed(source: SourceLike, changes: ChangeSource, parent: DiskManifest, wish: Wish) -> Iterator[tuple[int, int]]:

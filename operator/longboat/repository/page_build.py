@@ -32,6 +32,7 @@ class PageBuild:
         are damaged in the parent: they are stored anew, changed or not.
         """
         self.number, self.blocks, self.parent, self.distrusted = number, blocks, parent, distrusted
+        self._keep = keep
         self._known, self._present = _comparable(parent, blocks, distrusted)
         self.ids = bytearray(self._known) if keep else bytearray(blocks * ID_BYTES)
         self._origin = bytearray(self._present) if keep else bytearray(blocks)
@@ -58,7 +59,9 @@ class PageBuild:
         return fresh
 
     def believed(self, first: int, count: int) -> bytes:
-        """Return the ids that the parent has for these blocks; holes if there is no parent."""
+        """Return what blocks are that no task settles: the parent's ids, or holes unless `keep`."""
+        if not self._keep:
+            return bytes(count * ID_BYTES)
         return bytes(self._known[first * ID_BYTES : (first + count) * ID_BYTES]).ljust(count * ID_BYTES, b"\0")
 
     def place(self, index: int, frame: FrameRef, slot: int) -> None:

@@ -35,11 +35,11 @@ def test_damage_ends_a_restore_and_salvage_is_told_of(damaged: World, capsys: Ca
     assert not target.exists()
 
 
-def test_salvage_says_what_is_lost(damaged: World, capsys: Capture) -> None:
+def test_salvage_says_what_is_lost_and_is_no_success(damaged: World, capsys: Capture) -> None:
     target = damaged.folder / "data.img"
-    assert damaged("restore", "db-1", target, "--disk", "data", "--salvage") == 0
+    assert damaged("restore", "db-1", target, "--disk", "data", "--salvage") == 1
     assert "DAMAGED" in capsys.readouterr().out
-    assert damaged("restore", "db-1", target, "--disk", "data", "--salvage", "--force", "-o", "json") == 0
+    assert damaged("restore", "db-1", target, "--disk", "data", "--salvage", "--force", "-o", "json") == 1
     outcome = json.loads(capsys.readouterr().out)
     expected = bytearray(damaged.images["db-1 data"])
     for offset, length in outcome["lostRanges"]:

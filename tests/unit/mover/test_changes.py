@@ -14,6 +14,7 @@ from longboat.mover import export_disk
 from longboat.mover.changes import BaseSnapshotMissingError, ChangeTrackingUnavailableError
 from longboat.mover.results import ExportResult
 from longboat.mover.source import Source
+from longboat.repository import DiskIdentity
 from longboat.repository.layout import Kind
 from longboat.repository.map_builder import MapBuilder
 from longboat.repository.pages import Page
@@ -216,6 +217,29 @@ def test_parent_without_a_snapshot_handle_costs_a_full_read(tmp_path: Path) -> N
     world = World(tmp_path, 4 * PAGE)
     world.back_up(snapshotHandle="")
     assert world.back_up().full_reason == "NoBaseSnapshot"
+
+
+def test_changes_are_not_asked_for_since_a_newer_snapshot(tmp_path: Path) -> None:
+    world = World(tmp_path, 4 * PAGE)
+    world.write({0: b"old" * 9999})
+    world.number = 5
+    newer = world.back_up()
+    world.write({0: b"older" * 999, 3 * PAGE: b"older"})
+    world.number = 2
+    result = world.back_up(Liar())
+    assert (result.parent, result.full_reason) == (newer.manifest, "NoBaseSnapshot")
+    assert world.restored_well()
+
+
+def test_audit_takes_what_is_not_allocated_for_holes_whatever_a_similar_disk_has_there(tmp_path: Path) -> None:
+    world = World(tmp_path, 4 * PAGE)
+    world.write({0: os.urandom(4 * PAGE)})
+    world.back_up()
+    world.content = {0: world.content[0][: 3 * PAGE]}
+    other = DiskIdentity(disk_key="shop/web/root", volume_handle="v2")
+    result = world.back_up(disk=other, dedupe="Namespace", auditShare=1)
+    assert (result.note, result.audited_bytes > PAGE / 2, result.stored_bytes) == ("", True, 0)
+    assert world.restored_well()
 
 
 def test_every_nth_backup_reads_everything(tmp_path: Path) -> None:
