@@ -60,7 +60,7 @@ class Runtime:
     def _too_old(self) -> str | None:
         limit = max(60.0, 3 * self.ctx.settings.resync_period.total_seconds())
         age = self.tick.age()
-        return f"the last tick ended {age:.0f} s ago, expected at most {limit:.0f} s" if age > limit else None
+        return f"the tick has come no further for {age:.0f} s, expected at most {limit:.0f} s" if age > limit else None
 
     def stop(self) -> None:
         """End the tick and the workers; what is not finished goes on with the next start."""

@@ -61,6 +61,8 @@ class Expiry:
 
 
 Action = Creation | Removal | Expiry
+Claim = tuple[str, str]
+"""Namespace and UID: a UID alone could be claimed, in a label, by the snapshots of another namespace."""
 
 
 @dataclass
@@ -89,26 +91,34 @@ def scan(ctx: Context) -> list[Action]:
     """Return everything that is due now, removals first: they make room."""
     rules = Rules(ctx.settings.automatic_snapshot_every, ctx.settings.trash_period)
     taken, expired = _snapshots(ctx)
-    disks, claim_uids = _disks(ctx)
-    known = {disk.claim_uid: disk for disk in disks}
-    actions: list[Action] = [*expired]
-    for uid, each in taken.items():
-        actions += removals(known.get(uid), uid in claim_uids, each, ctx.now(), rules)
-    wanted = [disk for disk in disks if due(disk, taken.get(disk.claim_uid, ()), ctx.now(), rules)]
-    return actions + [Creation(snapshot_of(disk, ctx.now(), rules)) for disk in wanted]
+    disks, claims = _disks(ctx)
+    known = {_claim_of(disk): disk for disk in disks}
+    actions: list[Action] = []
+    for claim, each in taken.items():
+        actions += removals(known.get(claim), claim in claims, each, ctx.now(), rules)
+    wanted = [disk for disk in disks if due(disk, taken.get(_claim_of(disk), ()), ctx.now(), rules)]
+    # Expiry comes last: many of one user hold up the snapshots of nobody else.
+    return actions + [Creation(snapshot_of(disk, ctx.now(), rules)) for disk in wanted] + expired
 
 
-def _snapshots(ctx: Context) -> tuple[dict[str, list[Taken]], list[Expiry]]:
-    taken: dict[str, list[Taken]] = defaultdict(list)
-    expired = []
+def _snapshots(ctx: Context) -> tuple[dict[Claim, list[Taken]], list[Action]]:
+    taken: dict[Claim, list[Taken]] = defaultdict(list)
+    expired: list[Action] = []
+    users = SnapshotUsers(ctx.cluster)
     for each in readable(DiskSnapshot, ctx.cluster.list(DISK_SNAPSHOT)):
         if each.metadata.deletion_timestamp:
             continue
         if each.status.expires_at and each.status.expires_at <= ctx.now():
-            expired.append(Expiry(each.namespace, each.name))
+            # One that is needed still costs no place among what is done.
+            if not users.of(each):
+                expired.append(Expiry(each.namespace, each.name))
         elif each.spec.origin == "Automatic":
-            taken[_claim_uid(each)].append(_taken(each))
+            taken[each.namespace, _claim_uid(each)].append(_taken(each))
     return taken, expired
+
+
+def _claim_of(disk: Disk) -> Claim:
+    return disk.namespace, disk.claim_uid
 
 
 def _claim_uid(each: DiskSnapshot) -> str:
@@ -121,22 +131,22 @@ def _taken(each: DiskSnapshot) -> Taken:
     return Taken(each.namespace, each.name, each.uid, _claim_uid(each), created, moment, phase)
 
 
-def _disks(ctx: Context) -> tuple[list[Disk], set[str]]:
-    """Return the disks of all machines, and the UIDs of all claims, disks or not."""
+def _disks(ctx: Context) -> tuple[list[Disk], set[Claim]]:
+    """Return the disks of all machines, and all claims, disks or not."""
     out_namespaces, out_machines = _opted_out_namespaces(ctx), set[tuple[str, str]]()
     users = claims_in_use(_machines(ctx, out_machines), ctx.cluster.list(VIRTUAL_MACHINE_INSTANCE))
     storage = _Storage(ctx)
-    disks, uids = [], set()
+    disks, claims = [], set()
     for claim in ctx.cluster.list(PERSISTENT_VOLUME_CLAIM):
         meta = claim["metadata"]
-        uids.add(meta["uid"])
+        claims.add((meta["namespace"], meta["uid"]))
         user = users.get((meta["namespace"], meta["name"]))
         if user is None or meta["namespace"] == ctx.settings.namespace or not _bound(claim):
             continue
         out = meta["namespace"] in out_namespaces or (meta["namespace"], user[0]) in out_machines or _opted_out(claim)
         wanted = ctx.settings.automatic_snapshots and not out
         disks.append(Disk(meta["namespace"], meta["name"], meta["uid"], *user, wanted, storage.can_snapshot(claim)))
-    return disks, uids
+    return disks, claims
 
 
 def _machines(ctx: Context, opted_out: set[tuple[str, str]]) -> Iterator[Object]:

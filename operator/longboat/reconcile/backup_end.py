@@ -8,6 +8,7 @@ from longboat.api.disk_backup import DiskResult
 from longboat.kube.kinds import VIRTUAL_MACHINE
 from longboat.kube.port import Object
 from longboat.plan import kstatus
+from longboat.plan.backoff import look_again
 from longboat.plan.backup import (
     all_ended,
     expires_at,
@@ -53,7 +54,8 @@ def tidy(run: Run) -> None:
     if clean(run.ctx, run.backup):
         run.write(cleaned_up=True)
     else:
-        run.wait(SOON)
+        # Somebody's finalizer may hold it for ever.
+        run.wait(look_again(run.ctx.now() - (run.status.completed_at or run.ctx.now()), SOON))
 
 
 def _write_manifest(run: Run, access: RepositoryAccess, good: list[DiskResult]) -> bool:

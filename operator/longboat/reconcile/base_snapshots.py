@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from datetime import datetime
+
+from pydantic import ValidationError
 
 from longboat.api import DiskBackup
 from longboat.api.disk_backup import DiskResult
@@ -34,6 +37,8 @@ from longboat.plan.names import DISK_KEY, OWNER_NAMESPACE
 from longboat.reconcile.context import Context
 from longboat.reconcile.objects import load
 from longboat.reconcile.snapshot_contents import destroy
+
+log = logging.getLogger(__name__)
 
 
 def service_of(ctx: Context, driver: str | None) -> Object | None:
@@ -96,7 +101,12 @@ def _passed_on(obj: Object, backup: DiskBackup, disk: DiskResult) -> list[Operat
 def _sweep(ctx: Context, labels: dict[str, str]) -> None:
     needed: dict[str, list[tuple[datetime, Object]]] = {}
     for snapshot in list(ctx.cluster.list(VOLUME_SNAPSHOT, ctx.settings.namespace, labels)):
-        moment = _moment_if_needed(ctx, snapshot)
+        try:
+            moment = _moment_if_needed(ctx, snapshot)
+        except ValidationError as error:
+            # Its DiskBackup, or one that pretends to be, can't be read: it stays, and holds up none of the others.
+            log.warning("kept snapshot %s stays: %s", snapshot["metadata"]["name"], error.errors(include_url=False)[:1])
+            continue
         if moment is None:
             _remove(ctx, snapshot)
         else:

@@ -67,7 +67,7 @@ class Context:
     sleep: Callable[[float], None]
     settings: Settings
     repositories: Repositories
-    expiring_edits: threading.Lock = field(default_factory=threading.Lock)
-    """Held by the one who lets backups expire because of edits, of which there may not be many at once."""
+    expiring_edits: dict[str, threading.Lock] = field(default_factory=dict)
+    """By namespace; held by the one who lets its backups expire because of edits, of which there may not be many."""
     many_deletions: dict[str, tuple[datetime, int]] = field(default_factory=dict)
     """How many deletions there were when, by namespace; see deletion. Losing it costs a count."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -58,7 +59,8 @@ def reconcile(ctx: Context, namespace: str, name: str) -> timedelta | None:
         decisions, unclear = [each for each in decisions if each.keep or not each.point.disks], True
     edits = edited_expiry.unconfirmed(ctx, runs, decisions, rule, policy)
     # Two policies that were edited at once must not each think of itself alone: what goes by edits goes one by one.
-    if edits and not ctx.expiring_edits.acquire(blocking=False):
+    going = ctx.expiring_edits.setdefault(namespace, threading.Lock())
+    if edits and not going.acquire(blocking=False):
         # What time alone lets go does not wait for that.
         rest = [each for each in decisions if each.point.name not in edits]
         _apply_all(ctx, runs, rest, Pass(policy, gone_since))
@@ -69,7 +71,7 @@ def reconcile(ctx: Context, namespace: str, name: str) -> timedelta | None:
         troubled = _apply_all(ctx, runs, decisions, pass_)
     finally:
         if edits:
-            ctx.expiring_edits.release()
+            going.release()
     return STORE_RETRY if troubled or unclear else _next_look(ctx, decisions)
 
 

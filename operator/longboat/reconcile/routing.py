@@ -62,7 +62,7 @@ def is_due(policy: Object, now: datetime) -> bool:
     if is_edited(policy):
         return True
     slot = _status(policy).get("nextSlot")
-    return slot is not None and datetime.fromisoformat(slot) <= now
+    return slot is not None and _has_come(slot, now)
 
 
 def is_stuck(policy: Object) -> bool:
@@ -78,7 +78,7 @@ def may_expire(backup: Object, horizon: datetime) -> bool:
     moment = status.get("expiresAt")
     if status.get("keptBecause", "").startswith(Keep.CONFIRMATION):
         return True
-    return moment is None or datetime.fromisoformat(moment) <= horizon
+    return moment is None or _has_come(moment, horizon)
 
 
 def has_open_cut(backup: Object) -> bool:
@@ -179,6 +179,14 @@ def may_be_lost(obj: Object) -> bool:
     """Return whether an object stands for something that others can take away: a Ready DiskSnapshot."""
     # Whoever may delete a VolumeSnapshot can take its data away.
     return bool(obj["kind"] == "DiskSnapshot" and _status(obj).get("phase") == "Ready")
+
+
+def _has_come(moment: str, now: datetime) -> bool:
+    try:
+        return datetime.fromisoformat(moment) <= now
+    except (ValueError, TypeError):
+        # Whoever looks at the object tells what is wrong with it.
+        return True
 
 
 def _status(obj: Object) -> Object:

@@ -9,11 +9,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
+from typing import Any, cast
 
 from longboat.kube.kinds import BACKUP_POLICY, BACKUP_STORE, DISK_BACKUP, DISK_SNAPSHOT, RESTORE, VOLUME_SNAPSHOT
+from longboat.kube.port import Cluster, Object
 from longboat.plan.names import MANAGED_BY, MANAGER, OWNER_KIND, OWNER_UID
 from longboat.reconcile import routing, trash
 from longboat.reconcile.context import Context
@@ -25,6 +28,23 @@ log = logging.getLogger(__name__)
 HOUR = timedelta(hours=1)
 
 Step = Callable[[Context], object]
+
+
+class _Beating:
+    """The cluster, which tells of each call and of each object of a list: so much the tick has come further."""
+
+    def __init__(self, cluster: Cluster, beat: Callable[[], None]) -> None:
+        self._cluster, self._beat = cluster, beat
+
+    def __getattr__(self, name: str) -> Any:
+        self._beat()
+        return getattr(self._cluster, name)
+
+    def list(self, *args: Any, **more: Any) -> Iterator[Object]:
+        self._beat()
+        for each in self._cluster.list(*args, **more):
+            self._beat()
+            yield each
 
 
 class Tick:
@@ -39,11 +59,12 @@ class Tick:
         cleaning: tuple[Step, ...] = (),
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._ctx, self._queue, self._owners = ctx, queue, owners
+        self._queue, self._owners = queue, owners
+        self._ctx = replace(ctx, cluster=cast(Cluster, _Beating(ctx.cluster, self._beat)))
         self._steps, self._cleaning, self._monotonic = steps, cleaning, monotonic
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="tick", daemon=True)
-        self._ended = monotonic()
+        self._moved = monotonic()
         self._next_full: datetime | None = None
         self._next_hourly: datetime | None = None
         self._troubled: set[str] = set()
@@ -58,8 +79,8 @@ class Tick:
         self._thread.join(timeout)
 
     def age(self) -> float:
-        """Return the seconds since a tick ended."""
-        return self._monotonic() - self._ended
+        """Return the seconds since the tick came further: one that has much to do is not one that hangs."""
+        return self._monotonic() - self._moved
 
     def request_full(self) -> None:
         """Have the next tick look through everything."""
@@ -80,7 +101,7 @@ class Tick:
         if self._is_time(self._next_full):
             self._next_full = self._ctx.now() + self._ctx.settings.full_resync_period
             self._full()
-        self._ended = self._monotonic()
+        self._beat()
 
     def _run(self) -> None:
         period = self._ctx.settings.resync_period.total_seconds()
@@ -89,14 +110,20 @@ class Tick:
             self.once()
             self._stop.wait(max(0.5, period - (self._monotonic() - begun)))
 
+    def _beat(self) -> None:
+        self._moved = self._monotonic()
+
     def _policies(self) -> None:
         now = self._ctx.now()
         for policy in self._ctx.cluster.list(BACKUP_POLICY):
-            if routing.is_due(policy, now):
-                self._queue.add(routing.key_of(policy))
-            if routing.is_edited(policy):
-                # What its backups and their manifests say of their expiry is not what it says any more.
-                self._queue.add(routing.retention_of(policy))
+            self._guarded(_named(policy), partial(self._policy, policy, now))
+
+    def _policy(self, policy: Object, now: datetime) -> None:
+        if routing.is_due(policy, now):
+            self._queue.add(routing.key_of(policy))
+        if routing.is_edited(policy):
+            # What its backups and their manifests say of their expiry is not what it says any more.
+            self._queue.add(routing.retention_of(policy))
 
     def _full(self) -> None:
         hourly = self._is_time(self._next_hourly)
@@ -115,7 +142,7 @@ class Tick:
     def _unfinished(self) -> None:
         for kind in (RESTORE, DISK_SNAPSHOT):
             for each in self._ctx.cluster.list(kind):
-                self._look(each)
+                self._guarded(_named(each), partial(self._look, each))
 
     def _lost_snapshots(self) -> None:
         """Look at Ready DiskSnapshots whose VolumeSnapshot is gone: no event tells of it while the operator is away."""
@@ -151,7 +178,7 @@ class Tick:
         horizon = routing.horizon(self._ctx.now(), HOUR)
         expiring: set[Key] = set()
         for backup in self._ctx.cluster.list(DISK_BACKUP, fields=() if hourly else LEFT_TO_DO, cached=True):
-            self._look(backup)
+            self._guarded(_named(backup), partial(self._look, backup))
             if hourly and routing.may_expire(backup, horizon):
                 expiring.add(routing.policy_of(backup, RETENTION))
         for key in expiring:
@@ -161,7 +188,7 @@ class Tick:
         for key in self._queue.hung(self._ctx.settings.full_resync_period.total_seconds()):
             log.warning("%s %s/%s has been worked on for long and has not come back; the others go on", *key)
 
-    def _look(self, obj: dict[str, object]) -> None:
+    def _look(self, obj: Object) -> None:
         self._owners.note(obj)
         if routing.is_open(obj):
             self._queue.add(routing.key_of(obj), priority=NORMAL)
@@ -183,3 +210,7 @@ class Tick:
             self._troubled.add(name)
         else:
             self._troubled.discard(name)
+
+
+def _named(obj: Object) -> str:
+    return "{} {}/{}".format(*routing.key_of(obj))

@@ -10,13 +10,15 @@ from longboat.kube.kinds import (
     DISK_SNAPSHOT,
     NAMESPACE,
     PERSISTENT_VOLUME_CLAIM,
+    RESTORE,
     VIRTUAL_MACHINE,
     VOLUME_SNAPSHOT_CLASS,
 )
 from longboat.kube.port import RefusedError
+from longboat.plan.automatic import CLAIM_UID
 from longboat.plan.names import OPT_OUT
 from longboat.reconcile import disk_snapshot
-from longboat.reconcile.automatic_snapshots import WRITES_PER_TICK, Creation, Memory, scan, tick
+from longboat.reconcile.automatic_snapshots import WRITES_PER_TICK, Creation, Expiry, Memory, scan, tick
 from tests.fakes.cluster import FakeCluster
 from tests.unit.reconcile.disk_world import SHOP, SYSTEM, World
 
@@ -218,3 +220,30 @@ def test_a_tick_without_work_costs_nothing_and_a_stampede_is_spread() -> None:
     assert seen == [20, 40, 45, 45]
     world.cluster.list = None  # type: ignore[assignment, method-assign]  # Nothing may be listed before the next scan.
     tick(world.context(), memory)
+
+
+def test_the_snapshots_of_another_namespace_are_not_counted_for_a_disk_whatever_their_labels_say(world: World) -> None:
+    claim = world.cluster.get(PERSISTENT_VOLUME_CLAIM, "db-a", SHOP)
+    assert claim is not None
+    world.cluster.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "den"}})
+    meta = {"name": "forged", "namespace": "den", "labels": {CLAIM_UID: claim["metadata"]["uid"]}}
+    spec = {"disk": {"persistentVolumeClaim": "x"}, "origin": "Automatic"}
+    world.cluster.create(
+        {"apiVersion": DISK_SNAPSHOT.api_version, "kind": "DiskSnapshot", "metadata": meta, "spec": spec}
+    )
+    assert len([each for each in scan(world.context()) if isinstance(each, Creation)]) == 2
+
+
+def test_expired_snapshots_that_somebody_needs_take_no_places_and_expiry_comes_last(world: World) -> None:
+    for name in ("held", "free"):
+        world.add_snapshot(name, {"virtualMachine": "db", "name": "a"}, expiresAfter="1h")
+        for _ in range(4):
+            disk_snapshot.reconcile(world.context(), SHOP, name)
+            world.storage.settle()
+    source = {"diskSnapshot": {"name": "held"}}
+    restore = {"metadata": {"name": "r", "namespace": SHOP}, "spec": {"source": source, "claim": {"name": "new"}}}
+    world.cluster.create({"apiVersion": RESTORE.api_version, "kind": RESTORE.name} | restore)
+    world.clock.advance(hours=2)
+    actions = scan(world.context())
+    assert [each for each in actions if isinstance(each, Expiry)] == [Expiry(SHOP, "free")] == actions[-1:]
+    assert len(actions) == 3

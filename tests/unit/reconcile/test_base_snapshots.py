@@ -235,3 +235,14 @@ def test_killed_at_any_write_it_keeps_exactly_the_newest(tmp_path: Path) -> None
         run(world, "second", Grenade(nth))
         assert sweep(world) == [copy_name(world.backup("second"), "data")], nth
         assert world.storage.most_deleters == 1, nth
+
+
+def test_a_kept_snapshot_whose_backup_cannot_be_read_stays_and_holds_up_none_of_the_others(world: BackupWorld) -> None:
+    run(world)
+    (name,) = kept(world)
+    backup = world.cluster.objects[DISK_BACKUP, SHOP, "run"]
+    status = backup["status"]
+    backup["status"] = status | {"startedAt": "never"}
+    assert sweep(world) == [name]
+    backup["status"] = status | {"policyGoneAt": "2026-11-22T03:30:00Z"}
+    assert sweep(world) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from longboat.kube.kinds import (
     VOLUME_SNAPSHOT_CLASS,
 )
 from longboat.mover.errors import NoDiskImageError
-from longboat.reconcile import retention
+from longboat.reconcile import backup_end, retention
 from longboat.reconcile.repositories import StoreProblemError
 from longboat.repository import find_backup, list_backups, read_tombstones, write_backup_manifest, write_tombstone
 from tests.unit.reconcile.backup_world import SHOP, BackupWorld, disk, look, until
@@ -52,6 +53,19 @@ def test_what_cannot_begin_is_looked_at_ever_less_often(world: BackupWorld) -> N
         delays.append(str(world.reconcile()))
         world.clock.advance(minutes=4)
     assert delays == ["0:00:30", "0:02:00", "0:04:00", "0:05:00", "0:05:00"]
+
+
+def test_what_cannot_be_removed_is_looked_at_ever_less_often(
+    world: BackupWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backup_end, "clean", lambda *_: False)
+    world.add_backup()
+    until(world, lambda status: status.phase == "Completed")
+    delays = []
+    for minutes in (1, 9, 60):
+        world.clock.advance(minutes=minutes)
+        delays.append((world.reconcile() or timedelta()).total_seconds() // 60)
+    assert delays == [0, 5, 5]
 
 
 def test_an_unknown_policy_is_not_waited_for_for_ever(world: BackupWorld) -> None:

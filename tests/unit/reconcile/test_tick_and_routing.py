@@ -285,3 +285,52 @@ def test_a_snapshot_lost_while_the_operator_was_away_is_noticed(world: World, qu
     world.cluster.delete(VOLUME_SNAPSHOT, "going", SHOP)
     tick(world, queue).once()
     assert sorted(queue.names()) == ["DiskSnapshot/going", "DiskSnapshot/lost"]
+
+
+def test_a_tick_with_much_to_do_is_not_taken_for_one_that_hangs(world: World, queue: Queue) -> None:
+    ages: list[float] = []
+    time = [0.0]
+
+    def long(ctx: Context) -> None:
+        for _ in range(30):
+            ctx.cluster.get(BACKUP_POLICY, "daily", SHOP)
+            for _ in ctx.cluster.list(BACKUP_POLICY):
+                time[0] += 9
+            time[0] += 9
+            ages.append(ticks.age())
+
+    for name in "ab":
+        world.add_policy(name)
+    ticks = tick(world, queue, cleaning=(long,), monotonic=lambda: time[0])
+    ticks.once()
+    assert max(ages) <= 18 and time[0] > 600 and ticks.age() == 0
+
+
+@pytest.mark.parametrize("slot", ["2026-11-22T03:30:00+99:00", "2026-11-22T03:30:00", 5])
+def test_one_policy_that_cannot_be_read_holds_up_none_of_the_others(world: World, queue: Queue, slot: Any) -> None:
+    for name in "abc":
+        world.add_policy(name)
+        policy = world.cluster.get(BACKUP_POLICY, name, SHOP)
+        assert policy is not None
+        policy["status"] = {"observedGeneration": 1, "nextSlot": slot if name == "b" else "2020-01-01T00:00:00Z"}
+        world.cluster.update_status(policy)
+    tick(world, queue)._policies()
+    assert [name for name in queue.names() if name.startswith("BackupPolicy")] == [f"BackupPolicy/{x}" for x in "abc"]
+    assert routing.may_expire({"status": {"phase": "Completed", "expiresAt": slot}}, world.clock())
+
+
+def test_one_object_that_cannot_be_looked_at_holds_up_none_of_the_others(
+    world: World, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "abc":
+        world.add_policy(name)
+    inner = routing.is_due
+
+    def is_due(policy: Any, now: Any) -> bool:
+        if policy["metadata"]["name"] == "a":
+            raise KeyError("spec")
+        return inner(policy, now)
+
+    monkeypatch.setattr(routing, "is_due", is_due)
+    tick(world, queue)._policies()
+    assert {name for name in queue.names() if name.startswith("BackupPolicy")} == {"BackupPolicy/b", "BackupPolicy/c"}
