@@ -73,8 +73,9 @@ def extend_locks(
 ) -> None:
     """Lock whatever can be seen, and is not volatile, for at least half the lock's period from `now` on.
 
-    What has less than half the period left is locked for a whole one. The oldest version is: the one that its writer
-    made. Prune hides what no backup needs, so that its lock runs out.
+    What has less than half the period left is locked for a whole one. The oldest version is, the one that its writer
+    made, and the newest: a name that was removed and created again counts by that one. Prune hides what no backup
+    needs, so that its lock runs out.
     """
     mode = settings.lock_mode
     if mode is None or settings.lock_days <= 0:
@@ -88,14 +89,17 @@ def extend_locks(
         versions.lock(version, mode, now + period)
         return True
 
+    def extend_all(of_a_name: list[Version]) -> bool:
+        return sum(extend(each) for each in of_a_name) > 0
+
     with ThreadPoolExecutor(THREADS) as threads:
         # Some at a time: a repository may have millions of objects.
         for batch in _batches(_needed(versions, after)):
-            extended = list(threads.map(extend, batch))
+            extended = list(threads.map(extend_all, batch))
             report.looked += len(extended)
             report.extended += sum(extended)
             if enough():
-                report.reached = batch[-1].name
+                report.reached = batch[-1][0].name
                 return
 
 
@@ -131,15 +135,17 @@ def _purge(versions: S3Versions, found: Iterable[Version], report: WriteOnceRepo
         report.removed_bytes += version.size
 
 
-def _needed(versions: S3Versions, after: str) -> Iterator[Version]:
+def _needed(versions: S3Versions, after: str) -> Iterator[list[Version]]:
+    """Yield the oldest and the newest version, mostly the same, of each name that can be seen and is not volatile."""
     for name, group in groupby(versions.below("", after), key=lambda each: each.name):
         found = [*group]
         if not found[0].marker and not name.startswith(VOLATILE):
-            yield next(each for each in reversed(found) if not each.marker)
+            written = [each for each in found if not each.marker]
+            yield [written[0], written[-1]] if len(written) > 1 else written
 
 
-def _batches(versions: Iterator[Version]) -> Iterator[list[Version]]:
-    while batch := list(islice(versions, 256)):
+def _batches(names: Iterator[list[Version]]) -> Iterator[list[list[Version]]]:
+    while batch := list(islice(names, 256)):
         yield batch
 
 
