@@ -10,6 +10,7 @@ from typing import Any
 from longboat.api import BackupPolicy, DiskBackup
 from longboat.api.backup_policy import Target as TargetSpec
 from longboat.api.common import API_VERSION, format_time
+from longboat.plan.backup import AD_HOC_PATIENCE
 from longboat.plan.conditions import find
 from longboat.plan.names import FINALIZER, MANAGED_BY, MANAGER, POLICY_UID, backup_name
 from longboat.plan.retention import FINISHED
@@ -81,14 +82,18 @@ def runs_of(policy_name: str, backups: Iterable[DiskBackup]) -> list[DiskBackup]
     return sorted(found, key=lambda each: (each.metadata.creation_timestamp, each.name))
 
 
-def is_crowded(target: Target, runs: Iterable[DiskBackup]) -> bool:
-    """Return whether one run of a target is under way and another is waiting already: then a slot is skipped."""
+def is_crowded(target: Target, runs: Iterable[DiskBackup], slot: datetime) -> bool:
+    """Return whether one run of a target is under way and another is waiting already: then a slot is skipped.
+
+    One that has waited for long to begin, for a store that does not answer, is in nobody's way.
+    """
     unfinished = [
         each
         for each in runs
         if each.spec.virtual_machine == target.machine
         and each.status.phase not in FINISHED
         and each.metadata.deletion_timestamp is None
+        and (each.status.started_at is not None or slot - each.metadata.creation_timestamp < AD_HOC_PATIENCE)
     ]
     return len(unfinished) > 1
 

@@ -147,7 +147,7 @@ def _run_due(ctx: Context, seen: Observed, status: BackupPolicyStatus) -> tuple[
 def _start(ctx: Context, seen: Observed, target: Target, slot: datetime, started: Started) -> None:
     wanted = backup_for(seen.policy, target, slot)
     name = wanted["metadata"]["name"]
-    if all(run.name != name for run in seen.runs) and is_crowded(target, seen.runs):
+    if all(run.name != name for run in seen.runs) and is_crowded(target, seen.runs, slot):
         message = f"{slot:%Y-%m-%dT%H:%MZ}: a backup of {target.name} is under way and another one is waiting"
         ctx.cluster.event(reference(seen.policy), "Warning", "SlotSkipped", message)
         return

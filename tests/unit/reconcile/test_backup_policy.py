@@ -126,6 +126,16 @@ def test_editing_the_schedule_does_not_run_the_past(world: World) -> None:
     assert world.slots() == ["08T11:50"]
 
 
+def test_backups_that_wait_for_a_dead_store_do_not_stop_the_schedule_for_ever(world: World) -> None:
+    world.add_policy(schedule={"daily": {"at": "03:30"}})
+    for name in ("one", "two"):
+        world.add("DiskBackup", name, {"policyRef": {"name": "daily"}})
+    world.run()
+    world.clock.to("2026-01-09T03:30")
+    world.run()
+    assert world.slots()[-1] == "09T03:30" and "SlotSkipped" not in world.reasons()
+
+
 def test_slots_do_not_pile_up_behind_a_run_that_hangs(world: World) -> None:
     world.add_policy(schedule=MINUTELY)
     for minute in range(18, 23):
