@@ -185,6 +185,8 @@ def test_no_key_is_shown_by_a_repository() -> None:
         (STORE_KEY_PREFIX + "a" * 58, "checksum"),
         (STORE_KEY_PREFIX + "é", "checksum"),
     ],
+    # Keys are random: as names of tests they would differ between the processes that share the tests.
+    ids=["nothing", "recovery secret", "cut", "no letters", "other letters", "foreign letters"],
 )
 def test_misspelt_key_says_what_is_wrong(text: str, message: str) -> None:
     with pytest.raises(KeyTextError, match=message):
