@@ -147,7 +147,7 @@ def test_older_parent_serves_if_the_newest_is_damaged(tmp_path: Path) -> None:
 def test_lost_lease_keeps_the_manifest_from_being_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store, key, _, _, folder = two_versions(tmp_path)
     manifests = [name for name in store.objects if "/disks/" in name]
-    monkeypatch.setattr(leases, "LEASE_TTL", leases._MARGIN - leases.RENEW_EVERY)
+    monkeypatch.setattr(leases, "_LONGEST_GAP", -leases.RENEW_EVERY)
     with pytest.raises(LeaseLostError):
         export(store, key, folder, "two", 2)
     assert [name for name in store.objects if "/disks/" in name] == manifests
