@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -46,8 +47,9 @@ def test_a_mover_is_admitted_as_restricted(server: ApiServer, role: Any, mode: A
     labels = {"app.kubernetes.io/managed-by": "longboat", "longboat.dev/owner-uid": "u", "longboat.dev/attempt": "1"}
     terms = [{"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": ["n"]}]}]
     mover = Mover(role, "m", "s", labels, JOB_FILE, "claim", mode, {"nodeSelectorTerms": terms})
-    job = start(server, mover, settings)
-    assert job is not None and start(server, mover, settings) is not None
+    now = datetime.now(UTC)
+    job = start(server, mover, settings, now)
+    assert job is not None and start(server, mover, settings, now) is not None
     # A mover waits for its Secret until its volume is proven to be a new one.
     assert server.get(SECRET, "s", system) is None
     equip(server, mover, job)

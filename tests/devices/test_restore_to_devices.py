@@ -97,6 +97,8 @@ def test_an_interrupted_restore_of_a_device_goes_on(
     world: World, make_device: MakeDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("longboat.mover.restore_plan.MAX_RANGE", 0)
+    # One after the other: what was fetched before the failure is written, whatever the threads do.
+    monkeypatch.setattr("longboat.mover.restore_pipeline.FETCHES", 1)
     device, counter = make_device(LARGER), FaultyStore(world.store)
     whole = world.restore(make_device(LARGER), counter)
     with pytest.raises(StoreFailureError):
