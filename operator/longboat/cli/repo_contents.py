@@ -8,15 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from longboat.repository import BackupManifest, Repository, RepositoryError, StoredDisk, Tombstone, read_disk_manifest
-from longboat.repository.backups import read_backup_manifest
+from longboat.repository.backups import newest_revisions, read_backup_manifest
 from longboat.repository.documents import MAX_DOCUMENT_OBJECT, open_document
-from longboat.repository.layout import (
-    BACKUPS,
-    TOMBSTONES,
-    Kind,
-    backup_manifest_name,
-    split_backup_manifest_name,
-)
+from longboat.repository.layout import TOMBSTONES, Kind
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -70,12 +64,7 @@ def read_contents(path: str, repository: Repository) -> Contents:
     """Read all backups of a repository; a StoreError that concerns all of it is raised."""
     contents = Contents(path, repository.id, repository.key_id)
     stones = dict(_each(_tombstone(repository), _hashes(repository), contents))
-    newest: dict[str, int] = {}
-    for info in repository.store.list(BACKUPS):
-        parts = split_backup_manifest_name(info.name)
-        if parts:
-            newest[parts[0]] = max(parts[1], newest.get(parts[0], 0))
-    names = [backup_manifest_name(hashed, revision) for hashed, revision in newest.items()]
+    names = newest_revisions(repository).values()
     found = _each(lambda name: read_backup_manifest(repository, name), names, contents)
     contents.backups = [Backup(manifest, stones.get(f"{TOMBSTONES}{name.split('/')[1]}")) for name, manifest in found]
     contents.backups.sort(key=lambda backup: (backup.manifest.created, backup.manifest.name))

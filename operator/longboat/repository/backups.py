@@ -21,6 +21,7 @@ from .layout import (
     DISKS,
     FORMAT_VERSION,
     ID_BYTES,
+    REMOVING,
     TOMBSTONES,
     Kind,
     backup_manifest_name,
@@ -196,6 +197,11 @@ def read_backup_manifest(repository: Repository, name: str) -> BackupManifest:
 def tombstoned_hashes(repository: Repository) -> set[str]:
     """Return the name hashes of all backups that have a tombstone."""
     return {info.name.removeprefix(TOMBSTONES) for info in repository.store.list(TOMBSTONES)}
+
+
+def removing_hashes(repository: Repository) -> set[str]:
+    """Return the name hashes of all backups whose removal has begun."""
+    return {info.name.removeprefix(REMOVING) for info in repository.store.list(REMOVING)}
 
 
 def _same_moment(found: StoredDisk, wanted: DiskManifest) -> StoredDisk:

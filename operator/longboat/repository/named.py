@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from .backups import newest_revisions, read_backup_manifest, tombstoned_hashes
+from .backups import newest_revisions, read_backup_manifest, removing_hashes, tombstoned_hashes
 from .errors import DamagedError, ObjectNotFoundError, UnsupportedFormatError
-from .layout import REMOVING, split_backup_manifest_name
+from .layout import split_backup_manifest_name
 from .manifests import BackupManifest
 from .parallel import in_batches
 from .repository import Repository
@@ -70,9 +70,7 @@ def _hash(place: str) -> str:
 
 
 def _deleted(repository: Repository) -> set[str]:
-    return tombstoned_hashes(repository) | {
-        info.name.removeprefix(REMOVING) for info in repository.store.list(REMOVING)
-    }
+    return tombstoned_hashes(repository) | removing_hashes(repository)
 
 
 def _read(repository: Repository, place: str) -> BackupManifest | None:

@@ -143,6 +143,15 @@ def put_fresh(store: ObjectStore, name: str, data: Data) -> ObjectInfo:
     return stored
 
 
+def exists(store: ObjectStore, name: str) -> bool:
+    """Tell whether there is an object of this name."""
+    try:
+        store.head(name)
+    except ObjectNotFoundError:
+        return False
+    return True
+
+
 def _holds(store: ObjectStore, name: str, data: bytes) -> bool:
     try:
         return store.get(name, len(data)) == data

@@ -13,7 +13,7 @@ from .layout import DISKS, LEASES, Kind, split_disk_manifest_name, split_lease_n
 from .leases import LeaseRecord
 from .mark import Marks
 from .named import named_disks, require_named
-from .object_store import ObjectInfo
+from .object_store import ObjectInfo, exists
 from .parallel import in_batches
 from .repository import Repository
 
@@ -50,9 +50,7 @@ class LeasedPacks:
         Its parent was deleted for good while it works: it can still use what is not condemned.
         """
         for name, parent in self.parents.items():
-            try:
-                repository.store.head(parent)
-            except ObjectNotFoundError:
+            if not exists(repository.store, parent):
                 return f"lease {name}: its parent {parent} is gone while the export goes on; a later run condemns packs"
         return ""
 

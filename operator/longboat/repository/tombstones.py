@@ -14,7 +14,7 @@ from itertools import chain
 
 from pydantic import AwareDatetime
 
-from .backups import list_backups, read_backup_manifest, tombstoned_hashes
+from .backups import list_backups, read_backup_manifest, removing_hashes, tombstoned_hashes
 from .documents import MAX_DOCUMENT_OBJECT, Document, open_document, seal_document
 from .epoch import Epoch, require_epoch
 from .errors import BackupBeingRemovedError, DamagedError, ObjectExistsError, ObjectNotFoundError
@@ -29,7 +29,7 @@ from .layout import (
     split_disk_manifest_name,
 )
 from .manifests import BackupManifest, DiskReference, Text
-from .object_store import ObjectInfo, put_once
+from .object_store import ObjectInfo, exists, put_once
 from .repository import Repository
 
 
@@ -88,11 +88,7 @@ def read_tombstones(repository: Repository) -> list[Tombstone]:
 def has_tombstone(repository: Repository, backup_name: str) -> bool:
     """Return whether a backup is marked as deleted, only by reading; BackupBeingRemovedError as below."""
     _refuse_if_removing(repository, backup_name)
-    try:
-        repository.store.head(_name(repository, backup_name))
-    except ObjectNotFoundError:
-        return False
-    return True
+    return exists(repository.store, _name(repository, backup_name))
 
 
 def remove_tombstone(repository: Repository, backup_name: str) -> bool:
@@ -140,8 +136,7 @@ def sweep_tombstones(
 
 def stale_markers(repository: Repository) -> list[str]:
     """Return the announcements of removals (object names) whose tombstone is not there any more."""
-    announced = {info.name.removeprefix(REMOVING) for info in repository.store.list(REMOVING)}
-    return [f"{REMOVING}{hashed}" for hashed in sorted(announced - tombstoned_hashes(repository))]
+    return [f"{REMOVING}{hashed}" for hashed in sorted(removing_hashes(repository) - tombstoned_hashes(repository))]
 
 
 def _settle(repository: Repository, marker: str, backups: list[BackupManifest], report: SweepReport) -> None:
@@ -150,7 +145,7 @@ def _settle(repository: Repository, marker: str, backups: list[BackupManifest], 
     Once a disk manifest is gone the backup can't come back; it must not be taken for a good one.
     """
     found = [each for each in backups if f"{REMOVING}{repository.keys.name_hash(each.name)}" == marker]
-    if found and not all(_is_there(repository, disk.manifest) for disk in found[0].disks):
+    if found and not all(exists(repository.store, disk.manifest) for disk in found[0].disks):
         live = {disk.manifest for each in backups if each is not found[0] for disk in each.disks}
         _remove(repository, found[0].name, repository.store.head(marker).modified, live, report)
     # An announcement that is left alone would forbid the undo of a later deletion.
@@ -206,14 +201,6 @@ def _announce(repository: Repository, tombstone: ObjectInfo) -> bool:
     return False
 
 
-def _is_there(repository: Repository, name: str) -> bool:
-    try:
-        repository.store.head(name)
-    except ObjectNotFoundError:
-        return False
-    return True
-
-
 def _disks_of(repository: Repository, backup_hash: str, names: Collection[str] = ()) -> Iterator[ObjectInfo]:
     """Yield the disk manifests that were made for a backup, and those of these names."""
     for info in repository.store.list(DISKS):
@@ -243,11 +230,8 @@ def _aged(repository: Repository) -> Iterator[_Aged]:
 
 
 def _refuse_if_removing(repository: Repository, backup_name: str) -> None:
-    try:
-        repository.store.head(f"{REMOVING}{repository.keys.name_hash(backup_name)}")
-    except ObjectNotFoundError:
-        return
-    raise BackupBeingRemovedError(f"backup {backup_name!r}: its trash period is over and its removal has begun")
+    if exists(repository.store, f"{REMOVING}{repository.keys.name_hash(backup_name)}"):
+        raise BackupBeingRemovedError(f"backup {backup_name!r}: its trash period is over and its removal has begun")
 
 
 def _name(repository: Repository, backup_name: str) -> str:

@@ -17,10 +17,11 @@ from .backups import StoredDisk, read_disk_manifest
 from .damage import WHOLE, Damage, read_damage, record_damage
 from .errors import AccessDeniedError, BackupNotFoundError, DamagedError
 from .layout import pack_name
+from .object_store import exists
 from .repository import Random, Repository
 from .verify_frames import Sample
 from .verify_hurt import Attribution, Key
-from .verify_inventory import BackupEntry, Inventory, key_faults, pack_sizes, still_there, take_inventory
+from .verify_inventory import BackupEntry, Inventory, key_faults, pack_sizes, take_inventory
 from .verify_report import BackupHealth, DamagedObject, DiskDamage, DiskHealth, Fault, VerifyReport
 from .verify_scan import Scan
 
@@ -129,7 +130,7 @@ class _Run:
         except BackupNotFoundError:
             return  # Removed meanwhile, and its packs perhaps with it.
         hurt = attribution.disk(stored)
-        if hurt and still_there(self._repository, name):
+        if hurt and exists(self._repository.store, name):
             self._hurt[name] = hurt
 
     def _name_incomplete(self) -> None:
@@ -141,7 +142,7 @@ class _Run:
         # What was removed during the run is neither damaged nor anybody's concern.
         lost = any(manifest in self._scan.lost_disks for _, manifest, _ in entry.disks)
         if lost or entry.fault:
-            return still_there(self._repository, entry.manifest or entry.disks[0][1])
+            return exists(self._repository.store, entry.manifest or entry.disks[0][1])
         return True
 
     def _backup(self, entry: BackupEntry) -> BackupHealth:

@@ -9,18 +9,15 @@ from datetime import datetime
 
 from pydantic import ValidationError
 
-from .backups import read_backup_manifest, tombstoned_hashes
+from .backups import newest_revisions, read_backup_manifest, tombstoned_hashes
 from .errors import DamagedError, ObjectNotFoundError
 from .layout import (
-    BACKUPS,
     DISKS,
     ID_BYTES,
     KEYS,
     MAPS,
     PACKS,
     Kind,
-    backup_manifest_name,
-    split_backup_manifest_name,
     split_disk_manifest_name,
 )
 from .object_store import persistently
@@ -70,7 +67,7 @@ class Inventory:
 
 def take_inventory(repository: Repository, pool: Executor) -> Inventory:
     """List and read all backup manifests; those that are damaged become entries with a fault."""
-    revisions = sorted(_newest_revisions(repository).items())
+    revisions = sorted(newest_revisions(repository).items())
     deleted = tombstoned_hashes(repository)
     found = pool.map(lambda item: _entry(repository, *item), revisions)
     entries = {hashed: entry for (hashed, _), entry in zip(revisions, found, strict=True) if entry is not None}
@@ -111,26 +108,7 @@ def _key_fault(repository: Repository, name: str) -> Fault | None:
     return None
 
 
-def still_there(repository: Repository, name: str) -> bool:
-    """Tell whether an object exists."""
-    try:
-        repository.store.head(name)
-    except ObjectNotFoundError:
-        return False
-    return True
-
-
-def _newest_revisions(repository: Repository) -> dict[str, int]:
-    newest: dict[str, int] = {}
-    for info in repository.store.list(BACKUPS):
-        parts = split_backup_manifest_name(info.name)
-        if parts:
-            newest[parts[0]] = max(parts[1], newest.get(parts[0], 0))
-    return newest
-
-
-def _entry(repository: Repository, hashed: str, revision: int) -> BackupEntry | None:
-    name = backup_manifest_name(hashed, revision)
+def _entry(repository: Repository, hashed: str, name: str) -> BackupEntry | None:
     try:
         manifest = persistently(lambda: read_backup_manifest(repository, name))
     except ObjectNotFoundError:

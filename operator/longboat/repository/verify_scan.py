@@ -10,12 +10,11 @@ from .damage import WHOLE, Damage
 from .errors import BackupNotFoundError, DamagedError
 from .layout import Kind, pack_name
 from .map_reader import MapReader
-from .object_store import persistently
+from .object_store import exists, persistently
 from .packs import MIN_PACK_TAIL
 from .pages import FrameRef, Page
 from .repository import Repository
 from .verify_frames import Findings, FrameChecker, FrameSet, Sample, Wanted
-from .verify_inventory import still_there
 from .verify_report import Fault, fault_of
 
 _WINDOW_BLOCKS = 131072  # Blocks whose frames are grouped together: 8 GiB of disk at the default block size.
@@ -127,7 +126,7 @@ def _page(repository: Repository, reader: MapReader, number: int) -> PageOrFault
     try:
         page = persistently(lambda: reader.page(number))
     except DamagedError as error:
-        there = still_there(repository, pack_name(Kind.MAP_PACK, reader.place(number)[0]))
+        there = exists(repository.store, pack_name(Kind.MAP_PACK, reader.place(number)[0]))
         return Fault("Damaged" if there else "Missing", str(error))
     assert page is not None
     return page
