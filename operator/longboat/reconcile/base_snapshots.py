@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Callable
 from datetime import datetime
+from functools import cache, partial
 
 from pydantic import ValidationError
 
@@ -99,10 +101,12 @@ def _passed_on(obj: Object, backup: DiskBackup, disk: DiskResult) -> list[Operat
 
 
 def _sweep(ctx: Context, labels: dict[str, str]) -> None:
+    # All the disks of a driver have the same service.
+    service = cache(partial(service_of, ctx))
     needed: dict[str, list[tuple[datetime, Object]]] = {}
     for snapshot in list(ctx.cluster.list(VOLUME_SNAPSHOT, ctx.settings.namespace, labels)):
         try:
-            moment = _moment_if_needed(ctx, snapshot)
+            moment = _moment_if_needed(ctx, snapshot, service)
         except ValidationError as error:
             # Its DiskBackup, or one that pretends to be, can't be read: it stays, and holds up none of the others.
             log.warning("kept snapshot %s stays: %s", snapshot["metadata"]["name"], error.errors(include_url=False)[:1])
@@ -116,7 +120,9 @@ def _sweep(ctx: Context, labels: dict[str, str]) -> None:
             _remove(ctx, older)
 
 
-def _moment_if_needed(ctx: Context, snapshot: Object) -> datetime | None:
+def _moment_if_needed(
+    ctx: Context, snapshot: Object, service: Callable[[str | None], Object | None]
+) -> datetime | None:
     """Return when the disk was captured, None if no export will ask about the snapshot."""
     meta, settings = snapshot["metadata"], ctx.settings
     labels = meta.get("labels") or {}
@@ -130,7 +136,7 @@ def _moment_if_needed(ctx: Context, snapshot: Object) -> datetime | None:
     if needless(disk, backup, claim, ctx.now(), settings.base_snapshot_longest) or disk is None or not disk.cut_time:
         return None
     driver = disk.hand_over.driver if disk.hand_over else None
-    return disk.cut_time if service_of(ctx, driver) else None
+    return disk.cut_time if service(driver) else None
 
 
 def _remove(ctx: Context, snapshot: Object) -> None:

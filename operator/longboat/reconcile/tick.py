@@ -128,8 +128,8 @@ class Tick:
     def _full(self) -> None:
         hourly = self._is_time(self._next_hourly)
         self._tell_of_hung()
-        self._guarded("unfinished", self._unfinished)
-        self._guarded("lost snapshots", self._lost_snapshots)
+        self._guarded("restores", self._restores)
+        self._guarded("snapshots", self._snapshots)
         self._guarded("stores", self._stores)
         self._guarded("stuck policies", self._stuck_policies)
         self._guarded("backups", lambda: self._backups(hourly))
@@ -139,20 +139,21 @@ class Tick:
             self._next_hourly = self._ctx.now() + HOUR
             self._guarded("trash", self._trash)
 
-    def _unfinished(self) -> None:
-        for kind in (RESTORE, DISK_SNAPSHOT):
-            for each in self._ctx.cluster.list(kind):
-                self._guarded(_named(each), partial(self._look, each))
+    def _restores(self) -> None:
+        for each in self._ctx.cluster.list(RESTORE):
+            self._guarded(_named(each), partial(self._look, each))
 
-    def _lost_snapshots(self) -> None:
+    def _snapshots(self) -> None:
+        ready: dict[str, Key] = {}
+        for each in self._ctx.cluster.list(DISK_SNAPSHOT):
+            self._guarded(_named(each), partial(self._look, each))
+            if routing.may_be_lost(each):
+                ready[each["metadata"]["uid"]] = routing.key_of(each)
+        if ready:
+            self._lost(ready)
+
+    def _lost(self, ready: dict[str, Key]) -> None:
         """Look at Ready DiskSnapshots whose VolumeSnapshot is gone: no event tells of it while the operator is away."""
-        ready = {
-            each["metadata"]["uid"]: routing.key_of(each)
-            for each in self._ctx.cluster.list(DISK_SNAPSHOT)
-            if routing.may_be_lost(each)
-        }
-        if not ready:
-            return
         # Listed after its owners: what is made for one is there before the owner is Ready.
         for each in self._ctx.cluster.list(VOLUME_SNAPSHOT, labels={MANAGED_BY: MANAGER, OWNER_KIND: "DiskSnapshot"}):
             if "deletionTimestamp" not in each["metadata"]:
