@@ -131,7 +131,7 @@ class RemoteStore:
             subprocess.run(
                 ["setsid", "--fork", *command], env=keys, stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=True
             )
-        wait_until(lambda: _answers(int(port)), 15, f"S3 server; its log is {log.name}")
+        wait_until(lambda: answers(int(port)), 15, f"S3 server; its log is {log.name}")
         say(f"S3 server at {settings.endpoint}")
 
     def _ensure_bucket(self, name: str) -> None:
@@ -159,7 +159,8 @@ def _new_record() -> dict[str, Any]:
     return {"port": port, "access_key_id": secrets.token_hex(10), "secret_access_key": secrets.token_urlsafe(30)}
 
 
-def _answers(port: int) -> bool:
+def answers(port: int) -> bool:
+    """Tell whether somebody listens at a port of loopback."""
     try:
         with socket.create_connection((LOOPBACK, port), timeout=1):
             return True

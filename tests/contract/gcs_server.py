@@ -7,21 +7,20 @@ uses. So this shows that our side speaks the protocol as documented; nothing her
 from __future__ import annotations
 
 import json
-import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import format_datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
 from longboat.repository import StoreSettings
-from tests.contract.servers import LOOPBACK, tls_for
+from tests.contract.servers import serving
 
 BUCKET = "backups"
 _PAGE = 1000
@@ -175,20 +174,5 @@ def _contents(name: str, stored: Stored) -> str:
 @contextmanager
 def running(directory: Path, bucket: Bucket) -> Iterator[StoreSettings]:
     """Serve the bucket on loopback; yield how to reach it."""
-    certificate, ca_file = tls_for(directory)
-    handler = type("Handler", (_Handler,), {"bucket": bucket})
-    server = ThreadingHTTPServer((LOOPBACK, 0), handler)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate.certificate, certificate.key)
-    server.socket = context.wrap_socket(server.socket, server_side=True)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        endpoint = f"https://{LOOPBACK}:{server.server_address[1]}"
-        yield StoreSettings(
-            type="gcs", endpoint=endpoint, bucket=BUCKET, service_account_key=KEY, ca_pem=ca_file.read_text()
-        )
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with serving(directory, _Handler, bucket=bucket) as (endpoint, ca_pem):
+        yield StoreSettings(type="gcs", endpoint=endpoint, bucket=BUCKET, service_account_key=KEY, ca_pem=ca_pem)

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import http.client
 import ssl
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from tests.cluster.s3 import S3Settings
-from tests.contract.servers import LOOPBACK, tls_for
+from tests.contract.servers import serving
 
 _DENIED = b"<?xml version='1.0'?><Error><Code>AccessDenied</Code><Message>write-once</Message></Error>"
 
@@ -94,18 +93,6 @@ def running(
     directory: Path, upstream: S3Settings, creator: str, handler_class: type[Handler] = Handler
 ) -> Iterator[tuple[str, str, Journal]]:
     """Run the proxy on loopback; yield its endpoint, its authority's certificate, and what it notes."""
-    certificate, ca_file = tls_for(directory)
     journal = Journal()
-    handler = type("Handler", (handler_class,), {"upstream": upstream, "creator": creator, "journal": journal})
-    server = ThreadingHTTPServer((LOOPBACK, 0), handler)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate.certificate, certificate.key)
-    server.socket = context.wrap_socket(server.socket, server_side=True)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"https://{LOOPBACK}:{server.server_address[1]}", ca_file.read_text(), journal
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with serving(directory, handler_class, upstream=upstream, creator=creator, journal=journal) as (endpoint, ca_pem):
+        yield endpoint, ca_pem, journal
