@@ -14,60 +14,137 @@ The bytes are described in docs/reference/repository-format.md. Where things are
 - `map_builder`: the map of a new backup, page by page. `map_reader`: the pages of an existing one.
 - `layout`, `crypto`, `codec`, `documents`, `packs`, `pages`, `manifests`: the format itself.
 - `errors`: one family of errors, each with a constant reason.
+
+The names of this package are loaded when they are asked for: a mover's start would else be spent on what it never uses.
 """
 
-from .backups import (
-    StoredDisk,
-    find_backup,
-    find_disk_manifest,
-    list_backups,
-    list_disk_manifests,
-    read_disk_manifest,
-    reference_to,
-    update_backup_expiry,
-    write_backup_manifest,
-)
-from .bucket_clients import Patience
-from .check import MAX_SKEW, Rights, StoreCheck, StoreProblem, check_store
-from .epoch import Epoch, advance_epoch, epoch_time, read_epoch
-from .errors import RepositoryError, StoreError
-from .key_text import (
-    RecoveryPair,
-    generate_recovery_pair,
-    generate_store_key,
-    parse_recovery_public,
-    parse_recovery_secret,
-    parse_store_key,
-)
-from .layout import DEFAULT_BLOCK_SIZE
-from .leases import MIN_GRACE
-from .manifests import BackupManifest, DiskIdentity, DiskManifest, DiskReference, DiskStatistics
-from .object_store import ObjectInfo, ObjectStore
-from .open_store import open_store
-from .prune import DEFAULT_GRACE, PruneProgress, PruneReport, Tally, prune
-from .repository import (
-    Repository,
-    add_store_key,
-    open_or_create_repository,
-    open_repository,
-    open_with_master_key,
-    open_with_recovery,
-)
-from .settings import SECRETS, StoreSettings, loopback_host
-from .tombstones import (
-    SweepReport,
-    Tombstone,
-    has_tombstone,
-    holds_backup,
-    read_tombstones,
-    remove_tombstone,
-    stale_markers,
-    sweep_tombstones,
-    write_tombstone,
-)
-from .verify import verify
-from .verify_report import VerifyReport
-from .write_once import WriteOnceReport, keep_write_once
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .backups import (
+        StoredDisk,
+        find_backup,
+        find_disk_manifest,
+        list_backups,
+        list_disk_manifests,
+        read_disk_manifest,
+        reference_to,
+        update_backup_expiry,
+        write_backup_manifest,
+    )
+    from .bucket_clients import Patience
+    from .check import MAX_SKEW, Rights, StoreCheck, StoreProblem, check_store
+    from .epoch import Epoch, advance_epoch, epoch_time, read_epoch
+    from .errors import RepositoryError, StoreError
+    from .key_text import (
+        RecoveryPair,
+        generate_recovery_pair,
+        generate_store_key,
+        parse_recovery_public,
+        parse_recovery_secret,
+        parse_store_key,
+    )
+    from .layout import DEFAULT_BLOCK_SIZE
+    from .leases import DEFAULT_GRACE, MIN_GRACE
+    from .manifests import BackupManifest, DiskIdentity, DiskManifest, DiskReference, DiskStatistics
+    from .object_store import ObjectInfo, ObjectStore
+    from .open_store import open_store
+    from .prune import PruneProgress, PruneReport, Tally, prune
+    from .repository import (
+        Repository,
+        add_store_key,
+        open_or_create_repository,
+        open_repository,
+        open_with_master_key,
+        open_with_recovery,
+    )
+    from .settings import SECRETS, StoreSettings, loopback_host
+    from .tombstones import (
+        SweepReport,
+        Tombstone,
+        has_tombstone,
+        holds_backup,
+        read_tombstones,
+        remove_tombstone,
+        stale_markers,
+        sweep_tombstones,
+        write_tombstone,
+    )
+    from .verify import verify
+    from .verify_report import VerifyReport
+    from .write_once import WriteOnceReport, keep_write_once
+
+_HOMES = {
+    "StoredDisk": "backups",
+    "find_backup": "backups",
+    "find_disk_manifest": "backups",
+    "list_backups": "backups",
+    "list_disk_manifests": "backups",
+    "read_disk_manifest": "backups",
+    "reference_to": "backups",
+    "update_backup_expiry": "backups",
+    "write_backup_manifest": "backups",
+    "Patience": "bucket_clients",
+    "MAX_SKEW": "check",
+    "Rights": "check",
+    "StoreCheck": "check",
+    "StoreProblem": "check",
+    "check_store": "check",
+    "Epoch": "epoch",
+    "advance_epoch": "epoch",
+    "epoch_time": "epoch",
+    "read_epoch": "epoch",
+    "RepositoryError": "errors",
+    "StoreError": "errors",
+    "RecoveryPair": "key_text",
+    "generate_recovery_pair": "key_text",
+    "generate_store_key": "key_text",
+    "parse_recovery_public": "key_text",
+    "parse_recovery_secret": "key_text",
+    "parse_store_key": "key_text",
+    "DEFAULT_BLOCK_SIZE": "layout",
+    "MIN_GRACE": "leases",
+    "BackupManifest": "manifests",
+    "DiskIdentity": "manifests",
+    "DiskManifest": "manifests",
+    "DiskReference": "manifests",
+    "DiskStatistics": "manifests",
+    "ObjectInfo": "object_store",
+    "ObjectStore": "object_store",
+    "open_store": "open_store",
+    "DEFAULT_GRACE": "leases",
+    "PruneProgress": "prune",
+    "PruneReport": "prune",
+    "Tally": "prune",
+    "prune": "prune",
+    "Repository": "repository",
+    "add_store_key": "repository",
+    "open_or_create_repository": "repository",
+    "open_repository": "repository",
+    "open_with_master_key": "repository",
+    "open_with_recovery": "repository",
+    "SECRETS": "settings",
+    "StoreSettings": "settings",
+    "loopback_host": "settings",
+    "SweepReport": "tombstones",
+    "Tombstone": "tombstones",
+    "has_tombstone": "tombstones",
+    "holds_backup": "tombstones",
+    "read_tombstones": "tombstones",
+    "remove_tombstone": "tombstones",
+    "stale_markers": "tombstones",
+    "sweep_tombstones": "tombstones",
+    "write_tombstone": "tombstones",
+    "verify": "verify",
+    "VerifyReport": "verify_report",
+    "WriteOnceReport": "write_once",
+    "keep_write_once": "write_once",
+}
 
 __all__ = [
     "DEFAULT_BLOCK_SIZE",
@@ -135,3 +212,21 @@ __all__ = [
     "write_backup_manifest",
     "write_tombstone",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Load the module that a name of this package lives in."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    return value
+
+
+class _Package(ModuleType):
+    def __setattr__(self, name: str, value: object) -> None:
+        # Loading `prune` or `open_store` would put the module where the function of the same name belongs.
+        if not (name in _HOMES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

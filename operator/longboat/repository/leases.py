@@ -33,6 +33,7 @@ LEASE_TTL = timedelta(minutes=30)
 _MARGIN = timedelta(minutes=10)  # A manifest is written only while the lease has this long to live.
 _LONGEST_GAP = LEASE_TTL - _MARGIN
 MIN_GRACE = timedelta(hours=1)  # Condemned packs stay at least this long: longer than any gap or late commit.
+DEFAULT_GRACE = timedelta(hours=24)
 
 
 def seconds_since_boot() -> float:

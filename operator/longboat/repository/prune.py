@@ -18,14 +18,13 @@ from .condemned import MAX_CONDEMNED, CondemnedList, StoredList, read_condemned,
 from .epoch import Epoch, epoch_time, require_epoch
 from .errors import ClockSkewError
 from .layout import MAPS, PACKS, Kind, split_pack_name
-from .leases import LEASE_TTL, MIN_GRACE
+from .leases import DEFAULT_GRACE, LEASE_TTL, MIN_GRACE
 from .mark import DEFAULT_THREADS, Marks, map_pack_sizes, mark_pages
 from .object_store import ObjectInfo
 from .parallel import in_batches
 from .repository import Repository
 from .roots import LeasedPacks, mark_manifests, read_leases
 
-DEFAULT_GRACE = timedelta(hours=24)
 MOST = 0.5  # A larger share of all bytes is condemned only by those who say that they mean it.
 _FOLDERS = {Kind.DATA_PACK: PACKS, Kind.MAP_PACK: MAPS}
 _BATCH = 256  # Objects that are deleted between two looks at the epoch.
