@@ -31,6 +31,7 @@ from longboat.reconcile.objects import load
 from longboat.reconcile.repositories import RepositoryAccess
 from longboat.reconcile.snapshot_support import Machine, machine, snapshot_class_of
 from longboat.reconcile.store_choice import labels_of, store_for, stores_of
+from longboat.reconcile.trash_notes import note_unseen
 
 
 def begin(run: Run) -> bool:
@@ -109,7 +110,12 @@ def _policy_not_found(run: Run) -> Problem:
 def _stall(run: Run, policy: BackupPolicy | None, problem: Problem) -> bool:
     # One that may be in the store is not Failed before that is known: whoever deleted it then, would lose its data.
     unknown = problem.passing and not is_punctual(run.backup, policy)
-    if problem.final or (gave_up(run.backup, policy, run.ctx.now()) and not unknown):
+    if problem.final:
+        return _refuse(run, problem)
+    if gave_up(run.backup, policy, run.ctx.now()) and not unknown:
+        if not is_punctual(run.backup, policy):
+            # Its deletion will not be seen, as a Failed one has no finalizer, and its data may be in the trash.
+            note_unseen(run.ctx, run.backup)
         return _refuse(run, problem)
     run.wait(look_again(run.ctx.now() - run.backup.metadata.creation_timestamp, LATER), problem)
     run.under_way(problem.reason, problem.message, phase="Pending")

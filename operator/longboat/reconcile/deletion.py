@@ -14,7 +14,7 @@ from longboat.plan.conditions import find, with_condition
 from longboat.plan.deletion import ABANDON_WAIT, CONFIRM, SETTLE, STORE_WAIT, Act, Facts, Verdict, decide, gave_up
 from longboat.plan.names import FINALIZER
 from longboat.plan.retention import FINISHED, has_data
-from longboat.reconcile import trash
+from longboat.reconcile import trash, trash_notes
 from longboat.reconcile.context import Context
 from longboat.reconcile.objects import readable, reference, save_status
 from longboat.reconcile.repositories import StoreProblemError, told_in_namespace
@@ -54,6 +54,9 @@ def delete(ctx: Context, backup: DiskBackup, abandon: Abandon) -> timedelta | No
         return _hold(ctx, backup, verdict)
     if verdict.act is Act.BURY:
         return _bury(ctx, backup)
+    if backup.status.store is None:
+        # It may have been applied again to undo a deletion, while its store was away.
+        trash_notes.note_unseen(ctx, backup)
     _release(ctx, backup, verdict)
     return None
 
@@ -72,7 +75,7 @@ def _deletions(ctx: Context, namespace: str) -> int:
     since, counted = ctx.many_deletions.get(namespace, (ctx.now(), 0))
     if counted > ctx.settings.deletion_limit and abs(ctx.now() - since) < COUNT_AGAIN:
         return counted
-    counted = _pending(ctx, namespace) + trash.recent_deletions(ctx, namespace)
+    counted = _pending(ctx, namespace) + trash_notes.recent_deletions(ctx, namespace)
     ctx.many_deletions[namespace] = (ctx.now(), counted)
     return counted
 
@@ -124,7 +127,7 @@ def _bury(ctx: Context, backup: DiskBackup) -> timedelta | None:
     try:
         trash.bury(ctx, backup, by="deletion of the DiskBackup")
         if CONFIRM not in backup.metadata.annotations:
-            trash.note_deletion(ctx, backup)
+            trash_notes.note_deletion(ctx, backup)
     except StoreProblemError as problem:
         if _age(ctx, backup) < STORE_WAIT:
             log.info("%s/%s: deletion waits for the store: %s", backup.namespace, backup.name, problem.message)

@@ -20,6 +20,7 @@ from longboat.reconcile import (
     restore_cleanup,
     retention,
     trash,
+    trash_notes,
 )
 from longboat.reconcile.context import Context
 from longboat.reconcile.objects import load
@@ -72,7 +73,7 @@ def reconcile_disk_backup(ctx: Context, namespace: str, name: str) -> timedelta 
 
 def sweep_trash(ctx: Context, namespace: str, name: str) -> timedelta | None:
     """Remove what has been in a repository's trash for long enough; ``name`` is that of its ConfigMap."""
-    place = next((each for each in trash.places(ctx) if each.name == name), None)
+    place = next((each for each in trash_notes.places(ctx) if each.name == name), None)
     try:
         if place is not None:
             trash.sweep(ctx, place)

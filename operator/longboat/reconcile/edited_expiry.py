@@ -8,7 +8,7 @@ from longboat.api import BackupPolicy, DiskBackup
 from longboat.plan.conditions import find, with_condition, without_condition
 from longboat.plan.edited_expiry import HELD, Cause, Held, caused, is_confirmed, kept_because, question
 from longboat.plan.retention import Decision, Rule
-from longboat.reconcile import trash
+from longboat.reconcile import trash_notes
 from longboat.reconcile.context import Context
 from longboat.reconcile.objects import reference, save_status
 
@@ -25,7 +25,7 @@ def unconfirmed(
 def hold(ctx: Context, namespace: str, edits: Mapping[str, Cause], policy: BackupPolicy | None) -> set[str]:
     """Return which of them have to wait for an answer: all, if they are too many. The policy tells of it."""
     limit = ctx.settings.deletion_limit
-    many = bool(edits) and len(edits) + trash.recent_deletions(ctx, namespace) > limit
+    many = bool(edits) and len(edits) + trash_notes.recent_deletions(ctx, namespace) > limit
     if policy is not None:
         _tell(ctx, policy, Held(edits, limit) if many else None)
     return set(edits) if many else set()

@@ -15,7 +15,7 @@ from longboat.kube.kinds import BACKUP_POLICY, DISK_BACKUP, RESTORE
 from longboat.plan.backup import expiry_rule
 from longboat.plan.names import digest
 from longboat.plan.retention import FINISHED, Decision, decide, has_data, point_of, rule_of
-from longboat.reconcile import damaged_backups, edited_expiry, trash
+from longboat.reconcile import damaged_backups, edited_expiry, trash, trash_notes
 from longboat.reconcile.backup_policy import policy_runs
 from longboat.reconcile.context import Context
 from longboat.reconcile.objects import load, reference, save_status
@@ -110,7 +110,7 @@ def _apply(ctx: Context, run: DiskBackup, decision: Decision, pass_: Pass) -> No
         return
     if not decision.keep:
         if _expire(ctx, run, decision) and run.name in pass_.edits:
-            trash.note_deletion(ctx, run)
+            trash_notes.note_deletion(ctx, run)
         return
     if run.status.tombstoned_at is not None:
         # It was about to go, and something (a hold, a longer rule) keeps it now.

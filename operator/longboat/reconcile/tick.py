@@ -18,7 +18,7 @@ from typing import Any, cast
 from longboat.kube.kinds import BACKUP_POLICY, BACKUP_STORE, DISK_BACKUP, DISK_SNAPSHOT, RESTORE, VOLUME_SNAPSHOT
 from longboat.kube.port import Cluster, Object
 from longboat.plan.names import MANAGED_BY, MANAGER, OWNER_KIND, OWNER_UID
-from longboat.reconcile import routing, trash
+from longboat.reconcile import routing, trash_notes
 from longboat.reconcile.context import Context
 from longboat.reconcile.queue import LOW, NORMAL, URGENT, Key, WorkQueue
 from longboat.reconcile.routing import LEFT_TO_DO, RETENTION, TRASH, Owners
@@ -166,7 +166,7 @@ class Tick:
             self._queue.add(routing.key_of(store))
 
     def _trash(self) -> None:
-        for place in trash.places(self._ctx):
+        for place in trash_notes.places(self._ctx):
             self._queue.add(Key(TRASH, place.namespace, place.name), priority=LOW)
 
     def _stuck_policies(self) -> None:

@@ -1,7 +1,6 @@
 """Tombstones: written when a backup is deleted or expires, swept when the trash period is over.
 
-A ConfigMap per repository in the operator's namespace notes which repositories have been deleted from, the tokens that
-fence other operators from sweeping, and when users deleted. Losing it stops the sweep: the data stays.
+What has to be known from one look to the next is noted in the cluster: see trash_notes.
 """
 
 from __future__ import annotations
@@ -11,19 +10,27 @@ import json
 import logging
 import secrets
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Any
+from datetime import datetime
 
 from longboat.api import BackupStore, DiskBackup
 from longboat.api.common import format_time
-from longboat.kube.kinds import BACKUP_STORE, CONFIG_MAP, DISK_BACKUP, NAMESPACE
-from longboat.kube.port import AlreadyExistsError, ConflictError, Object
-from longboat.plan.names import MANAGED_BY, MANAGER, OWNER_KIND, digest
+from longboat.kube.kinds import BACKUP_STORE, DISK_BACKUP
+from longboat.kube.port import Object
+from longboat.plan.names import FINALIZER
 from longboat.reconcile.context import Context
 from longboat.reconcile.objects import load
 from longboat.reconcile.repositories import RepositoryAccess, StoreProblemError
 from longboat.reconcile.store_access import problem_of
+from longboat.reconcile.trash_notes import (
+    EVERYTHING,
+    Data,
+    Place,
+    forget_unseen,
+    place_of,
+    renew_unseen,
+    unseen_at,
+    update,
+)
 from longboat.repository import (
     MAX_SKEW,
     Epoch,
@@ -43,26 +50,6 @@ from longboat.repository.errors import BackupBeingRemovedError
 
 log = logging.getLogger(__name__)
 
-LABELS = {MANAGED_BY: MANAGER, OWNER_KIND: "Trash"}
-HOUR = timedelta(hours=1)
-_TRIES = 5
-
-Data = dict[str, str]
-
-
-@dataclass(frozen=True)
-class Place:
-    """A namespace's repository in a store, as it is noted in its ConfigMap."""
-
-    store: str
-    namespace: str
-    namespace_uid: str
-
-    @property
-    def name(self) -> str:
-        """Name of the ConfigMap."""
-        return f"longboat-trash-{digest(self.store, self.namespace_uid, length=16)}"
-
 
 def bury(ctx: Context, backup: DiskBackup, by: str) -> None:
     """Mark a backup's data for removal after the trash period. Raises StoreProblemError; can be repeated.
@@ -73,7 +60,7 @@ def bury(ctx: Context, backup: DiskBackup, by: str) -> None:
     access = own_repository(ctx, backup)
     _require_data(access, backup)
     # Noted first: a tombstone that nobody knows of would never be swept.
-    _update(ctx, place, lambda data: data)
+    update(ctx, place, lambda data: data)
     try:
         since = backup.metadata.deletion_timestamp or backup.status.tombstoned_at
         write_tombstone(access.repository, backup.name, ctx.now(), by, since=since)
@@ -90,51 +77,26 @@ def dig_out(ctx: Context, backup: DiskBackup) -> None:
         raise problem_of(error) from error
 
 
-def place_of(ctx: Context, backup: DiskBackup) -> Place:
-    """Return where a backup's data is; raises StoreProblemError if that is not known."""
-    namespace = ctx.cluster.get(NAMESPACE, backup.namespace)
-    if backup.status.store is None or namespace is None:
-        raise StoreProblemError("StoreUnknown", "status.store: it is not recorded where the backup is", retryable=False)
-    return Place(backup.status.store.name, backup.namespace, namespace["metadata"]["uid"])
-
-
-def note_deletion(ctx: Context, backup: DiskBackup) -> None:
-    """Remember that a user deleted a backup now, for an hour."""
-
-    def noted(data: Data) -> Data:
-        return data | {"deletions": json.dumps([format_time(each) for each in [*_recent(data, ctx.now()), ctx.now()]])}
-
-    _update(ctx, place_of(ctx, backup), noted)
-
-
-def recent_deletions(ctx: Context, namespace: str) -> int:
-    """Return how many backups users deleted in a namespace within the last hour."""
-    return sum(len(_recent(data, ctx.now())) for place, data in _noted(ctx) if place.namespace == namespace)
-
-
-def places(ctx: Context) -> list[Place]:
-    """Return the repositories that may hold tombstones."""
-    return [place for place, _ in _noted(ctx)]
-
-
 def sweep(ctx: Context, place: Place, token: Callable[[], str] = lambda: secrets.token_hex(16)) -> SweepReport:
     """Remove what was deleted longer ago than the trash period, by the store's clock. Raises StoreProblemError."""
+    renew_unseen(ctx, place, lambda name: bool(_applied_again(ctx, place, [name])))
     access = _open(ctx, place)
     period = ctx.settings.trash_period
     try:
         stones = read_tombstones(access.repository)
         _put_off(ctx, place, access, [stone for stone in stones if stone.deleted + period / 2 <= ctx.now()])
+        # What is not in the trash needs nothing to keep it from being swept.
+        forget_unseen(ctx, place, unseen_at(ctx, place).keys() - {stone.backup_name for stone in stones} - {EVERYTHING})
         if not any(stone.deleted + period <= ctx.now() for stone in stones) and not stale_markers(access.repository):
             return SweepReport()
         epoch = _fence(ctx, place, access, token())
         now = _store_time(ctx, access)
-        # Looked at again, after the tombstones were read: what was applied again meanwhile stays, too.
-        back = _applied_again(ctx, place, (stone.backup_name for stone in stones))
+        back = _back(ctx, place, [stone.backup_name for stone in stones], now)
         report = sweep_tombstones(access.repository, now, period, keep=back, epoch=epoch)
     except RepositoryError as error:
         raise problem_of(error) from error
     if back:
-        log.warning("%s: DiskBackups %s exist again: their data stays", place.namespace, sorted(back))
+        log.warning("%s: DiskBackups %s exist, or did of late: their data stays", place.namespace, sorted(back))
     log.info("%s: removed %s from store %s", place.namespace, ", ".join(report.removed_backups), place.store)
     return report
 
@@ -148,9 +110,9 @@ def _fence(ctx: Context, place: Place, access: RepositoryAccess, token: str) -> 
         known[:] = [*json.loads(data.get("tokens", "[]")), token]
         return data | {"tokens": json.dumps(known)}
 
-    _update(ctx, place, noted)
+    update(ctx, place, noted)
     epoch = advance_epoch(access.repository, set(known), token)
-    _update(ctx, place, lambda data: data | {"tokens": json.dumps([token])})
+    update(ctx, place, lambda data: data | {"tokens": json.dumps([token])})
     return epoch
 
 
@@ -158,6 +120,26 @@ def _applied_again(ctx: Context, place: Place, names: Iterable[str]) -> set[str]
     """Return the names under which there are DiskBackups that nobody is deleting."""
     found = ((name, ctx.cluster.get(DISK_BACKUP, name, place.namespace)) for name in names)
     return {name for name, each in found if each is not None and "deletionTimestamp" not in each["metadata"]}
+
+
+def _back(ctx: Context, place: Place, names: Sequence[str], now: datetime) -> set[str]:
+    """Return which of these names are not to be swept, now that their tombstones have been read.
+
+    They were applied again; and those that are gone since then, before anybody looked for their data, can be applied
+    again for another trash period.
+    """
+    # The notes are read last: who deletes an object that was not looked for makes its note before it lets it go.
+    there = {name for name in names if _is_there(ctx.cluster.get(DISK_BACKUP, name, place.namespace))}
+    period, noted = ctx.settings.trash_period, unseen_at(ctx, place)
+    lately = {name for name, when in noted.items() if now < when + period}
+    forget_unseen(ctx, place, noted.keys() - lately)
+    return set(names) if EVERYTHING in lately else there | (lately & set(names))
+
+
+def _is_there(backup: Object | None) -> bool:
+    """Return whether a DiskBackup stands for its data, or goes and has not been looked at for the last time."""
+    meta = backup["metadata"] if backup else None
+    return meta is not None and ("deletionTimestamp" not in meta or FINALIZER in (meta.get("finalizers") or ()))
 
 
 def _put_off(ctx: Context, place: Place, access: RepositoryAccess, stones: Sequence[Tombstone]) -> None:
@@ -221,48 +203,3 @@ def _open(ctx: Context, place: Place, repository_id: str | None = None) -> Repos
     return ctx.repositories.find(
         store, place.namespace_uid, repository_id, namespace=place.namespace, purpose="maintenance"
     )
-
-
-def _recent(data: Data, now: datetime) -> list[datetime]:
-    times = (datetime.fromisoformat(text) for text in json.loads(data.get("deletions", "[]")))
-    return [moment for moment in times if now - HOUR < moment]
-
-
-def _noted(ctx: Context) -> list[tuple[Place, Data]]:
-    found = ctx.cluster.list(CONFIG_MAP, ctx.settings.namespace, LABELS)
-    return [(_place(each["data"]), each["data"]) for each in found]
-
-
-def _place(data: Any) -> Place:
-    return Place(data["store"], data["namespace"], data["namespaceUID"])
-
-
-def _update(ctx: Context, place: Place, change: Callable[[Data], Data]) -> None:
-    """Change what is noted of a repository; others that change it at the same moment lose nothing."""
-    for _ in range(_TRIES):
-        found = ctx.cluster.get(CONFIG_MAP, place.name, ctx.settings.namespace)
-        try:
-            if found is None:
-                ctx.cluster.create(_config_map(ctx, place, change))
-            elif (data := change(found["data"])) != found["data"]:
-                version = {
-                    "op": "test",
-                    "path": "/metadata/resourceVersion",
-                    "value": found["metadata"]["resourceVersion"],
-                }
-                replace = {"op": "replace", "path": "/data", "value": data}
-                ctx.cluster.patch(CONFIG_MAP, place.name, [version, replace], ctx.settings.namespace)
-            return
-        except (AlreadyExistsError, ConflictError):
-            continue
-    raise ConflictError(f"configmaps {place.name!r} changes all the time")
-
-
-def _config_map(ctx: Context, place: Place, change: Callable[[Data], Data]) -> Object:
-    data = {"store": place.store, "namespace": place.namespace, "namespaceUID": place.namespace_uid}
-    return {
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": {"name": place.name, "namespace": ctx.settings.namespace, "labels": LABELS},
-        "data": change(data),
-    }

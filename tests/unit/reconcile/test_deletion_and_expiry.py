@@ -13,7 +13,7 @@ from longboat.api import DiskBackup
 from longboat.kube.kinds import BACKUP_POLICY, CONFIG_MAP, DISK_BACKUP, NAMESPACE
 from longboat.plan.conditions import find
 from longboat.plan.names import FINALIZER
-from longboat.reconcile import deletion, retention, trash
+from longboat.reconcile import deletion, retention, trash, trash_notes
 from longboat.reconcile.context import Context
 from longboat.reconcile.repositories import StoreProblemError
 from longboat.repository import (
@@ -132,7 +132,7 @@ def test_an_operator_killed_during_an_expiry_goes_on_where_it_was(world: World, 
         settle(world)
     assert [each.name for each in world.backups()] == ["new"]
     assert buried(world) == ["old"]
-    assert trash.recent_deletions(world.context(), SHOP) == 0
+    assert trash_notes.recent_deletions(world.context(), SHOP) == 0
 
 
 def test_an_object_never_goes_before_its_data_is_marked(world: World) -> None:
@@ -287,7 +287,7 @@ def test_a_users_deletion_keeps_the_data_for_the_trash_period(world: World) -> N
     user_deletes(world, "b")
     assert world.backups() == []
     assert buried(world) == ["b"]
-    [place] = trash.places(world.context())
+    [place] = trash_notes.places(world.context())
     world.clock.by(days=6)
     assert trash.sweep(world.context(), place).removed_backups == []
     world.clock.by(days=2)
@@ -299,7 +299,7 @@ def test_a_backup_that_was_applied_again_is_not_swept(world: World) -> None:
     user_deletes(world, "b")
     world.add("DiskBackup", "b", {"policyRef": {"name": "daily"}})
     world.clock.by(days=30)
-    assert trash.sweep(world.context(), trash.places(world.context())[0]).removed_backups == []
+    assert trash.sweep(world.context(), trash_notes.places(world.context())[0]).removed_backups == []
 
 
 def test_a_backup_that_was_applied_again_does_not_stop_the_sweep_of_others(world: World) -> None:
@@ -308,7 +308,7 @@ def test_a_backup_that_was_applied_again_does_not_stop_the_sweep_of_others(world
         user_deletes(world, name)
     world.add("DiskBackup", "back", {"policyRef": {"name": "daily"}})
     world.clock.by(days=30)
-    assert trash.sweep(world.context(), trash.places(world.context())[0]).removed_backups == ["gone"]
+    assert trash.sweep(world.context(), trash_notes.places(world.context())[0]).removed_backups == ["gone"]
     assert buried(world) == ["back"]
 
 
@@ -316,7 +316,7 @@ def test_an_undo_that_fails_does_not_shorten_the_trash_period(world: World) -> N
     for name in ("back", "gone"):
         add_backup(world, name)
         user_deletes(world, name)
-    [place] = trash.places(world.context())
+    [place] = trash_notes.places(world.context())
     world.clock.by(days=6, hours=12)
     world.add("DiskBackup", "back", {"policyRef": {"name": "daily"}})
     trash.sweep(world.context(), place)
@@ -333,7 +333,7 @@ def test_what_was_applied_again_is_not_marked_anew_at_every_look(world: World) -
     [before] = read_tombstones(repository(world))
     world.add("DiskBackup", "b", {"policyRef": {"name": "daily"}})
     world.clock.by(hours=23)
-    trash.sweep(world.context(), trash.places(world.context())[0])
+    trash.sweep(world.context(), trash_notes.places(world.context())[0])
     assert read_tombstones(repository(world)) == [before]
 
 
@@ -352,7 +352,7 @@ def test_a_clock_that_jumped_ahead_does_not_empty_the_trash(world: World) -> Non
     world.repositories.clock = Clock(world.clock.time)
     world.clock.by(days=8)
     with pytest.raises(StoreProblemError) as caught:
-        trash.sweep(world.context(), trash.places(world.context())[0])
+        trash.sweep(world.context(), trash_notes.places(world.context())[0])
     assert caught.value.reason == "ClockSkew"
     assert buried(world) == ["b"]
 
@@ -363,7 +363,7 @@ def test_what_an_interrupted_removal_left_does_not_forbid_the_undo_of_a_later_de
     hashed = repository(world).keys.name_hash("b")
     repository(world).store.put_new(f"removing/{hashed}", b"")
     repository(world).store.delete(f"tombstones/{hashed}")
-    trash.sweep(world.context(), trash.places(world.context())[0])
+    trash.sweep(world.context(), trash_notes.places(world.context())[0])
     write_tombstone(repository(world), "b", world.clock.time, "a user")
     assert remove_tombstone(repository(world), "b")
 
@@ -372,7 +372,7 @@ def test_a_second_operator_on_the_same_repository_sweeps_nothing(world: World) -
     add_backup(world, "a")
     add_backup(world, "b")
     user_deletes(world, "a")
-    [place] = trash.places(world.context())
+    [place] = trash_notes.places(world.context())
     clone = {key: each for key, each in world.cluster.objects.items() if key[0] != DISK_BACKUP}
     world.clock.by(days=8)
     assert trash.sweep(world.context(), place).removed_backups == ["a"]
@@ -391,7 +391,7 @@ def test_a_sweep_that_was_killed_is_no_stranger_to_itself(world: World, nth: int
     for name in ("z", "a"):
         add_backup(world, name)
         user_deletes(world, name)
-        [place] = trash.places(world.context())
+        [place] = trash_notes.places(world.context())
         world.clock.by(days=8)
         if name == "z":
             trash.sweep(world.context(), place)
