@@ -36,6 +36,8 @@ VALID: Mapping[str, Object] = {
 GCS: Object = {"bucket": "backups"}
 AZURE: Object = {"storageAccount": "longboat", "container": "backups"}
 _ENDPOINT = [("https://", "minLength"), ("https://" + "a" * 505, "maxLength")]
+_PRUNE: tuple[Change, ...] = (("maintenance", {"prune": {}}),)
+_VERIFY: tuple[Change, ...] = (("maintenance", {"verify": {}}),)
 _AS_GCS: tuple[Change, ...] = (("s3", ABSENT), ("gcs", GCS))
 _AS_AZURE: tuple[Change, ...] = (("s3", ABSENT), ("azure", AZURE))
 
@@ -240,6 +242,14 @@ TYPED: Mapping[tuple[str, str], Typed] = {
         (),
         ([("a" * 201, "maxLength")], ["longboat-recovery-public-1-a"]),
     ),
+    ("BackupStore", "maintenance.parallelism"): (
+        (("maintenance", {}),),
+        ([(0, "minimum"), (101, "maximum")], [1, 100]),
+    ),
+    ("BackupStore", "maintenance.prune.every"): (_PRUNE, (DURATION[0], ["60m", "1h", "7d"])),
+    ("BackupStore", "maintenance.prune.gracePeriod"): (_PRUNE, (DURATION[0], ["1h", "2w"])),
+    ("BackupStore", "maintenance.verify.every"): (_VERIFY, (DURATION[0], ["90m", "1w"])),
+    ("BackupStore", "maintenance.verify.share"): (_VERIFY, ([(-1, "minimum"), (101, "maximum")], [0, 100])),
     ("BackupStore", "allowedNamespaces.matchLabels"): (
         (("allowedNamespaces", {}),),
         ([({}, "minProperties")], [{"a": "b"}]),
@@ -303,6 +313,8 @@ _ONE_STORE = "exactly one of s3, gcs and azure is needed"
 _STORE_KIND = "the kind of store is immutable: its backups would be lost; make another BackupStore"
 _CONTAINER = "storageAccount and container are immutable: their backups would be lost; make another BackupStore"
 _AUTOMATIC = "an automatic snapshot has no expiresAfter: the next one replaces it"
+_OFTEN = "every must be 1h or more: each run reads what all backups of a namespace refer to"
+_GRACE = "gracePeriod must be 1h or more: a backup that is under way may still refer to what is to be removed"
 _BOTH_WAYS = {"virtualMachine": "db", "name": "data", "persistentVolumeClaim": "db-data"}
 
 LOCAL_HOSTS = (
@@ -340,6 +352,9 @@ RULES: list[Case] = [
     Case("BackupStore", (("s3", ABSENT),), "", _ONE_STORE),
     Case("BackupStore", (("gcs", GCS),), "", _ONE_STORE),
     Case("BackupStore", (("s3", ABSENT), ("gcs", GCS), ("azure", AZURE)), "", _ONE_STORE),
+    Case("BackupStore", (*_PRUNE, ("maintenance.prune.every", "59m")), "maintenance.prune", _OFTEN),
+    Case("BackupStore", (*_PRUNE, ("maintenance.prune.gracePeriod", "59m")), "maintenance.prune", _GRACE),
+    Case("BackupStore", (*_VERIFY, ("maintenance.verify.every", "1m")), "maintenance.verify", _OFTEN),
     *(
         Case("BackupStore", (*before, (f"{kind}.endpoint", value)), kind, rule)
         for kind, before in (("gcs", _AS_GCS), ("azure", _AS_AZURE))
@@ -393,6 +408,7 @@ CHANGES: list[tuple[Case, Change, str | None]] = [
     (Case("BackupStore", ()), ("", _GCS_SPEC), _STORE_KIND),
     (Case("BackupStore", _AS_AZURE), ("", _GCS_SPEC), _STORE_KIND),
     (Case("BackupStore", ()), ("restoreCredentialsSecretRef", {"name": "read"}), None),
+    (Case("BackupStore", ()), ("maintenance", {"prune": {"suspend": True}, "verify": {"suspend": True}}), None),
 ]
 
 

@@ -19,6 +19,7 @@ from longboat.api.common import (
     rule,
     rules,
 )
+from longboat.api.maintenance import Maintenance, MaintenanceStatus
 
 KeyName = Field(max_length=253, pattern=r"^[-._a-zA-Z0-9]+$", description="Key in the object's data.")
 
@@ -248,6 +249,11 @@ class BackupStoreSpec(Model):
     allowed_namespaces: LabelSelector | None = Field(
         None, description="Namespaces that may use the store, by label; all if absent."
     )
+    maintenance: Maintenance = Field(
+        default_factory=Maintenance,
+        description="Upkeep of what lies in the store, by Jobs in the operator's namespace with the credentials of "
+        "maintenance.",
+    )
 
 
 class BackupStoreStatus(Status):
@@ -261,6 +267,7 @@ class BackupStoreStatus(Status):
         None, description="When all locks and hidden versions were last looked at, in a bucket that has them."
     )
     locks_reached: str | None = Field(None, description="The object with which the next look at them goes on.")
+    maintenance: MaintenanceStatus | None = Field(None, description="What came of prune and verify.")
 
 
 class BackupStore(Resource):
@@ -272,8 +279,10 @@ class BackupStore(Resource):
     columns: ClassVar[tuple[PrinterColumn, ...]] = (
         column("Default", ".spec.default", "Used by policies that name no store.", "boolean"),
         column("Available", ".status.available", "Can backups be written and read?"),
+        column("Verified", ".status.maintenance.verified", "Are the backups whole?"),
         column("Location", ".spec.location", "Where the store is."),
         column("Bucket", ".status.url", "Kind, bucket or container, and prefix."),
+        column("Freed", ".status.maintenance.freed", "What the last prunes removed.", priority=1),
         column("Checked", ".status.lastCheckTime", "Time since the last check.", "date"),
         AGE,
     )

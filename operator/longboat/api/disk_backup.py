@@ -224,6 +224,13 @@ class DiskBackupStatus(Status):
         ' until the annotation longboat.dev/confirm-deletion is "true".',
     )
     policy_gone_at: Time | None = Field(None, description="When it was first seen that the policy is gone.")
+    verified: str | None = Field(
+        None, description="Yes, or the reason of the condition Verified; absent if no verification has looked at it."
+    )
+    verified_at: Time | None = Field(
+        None,
+        description="When a verification looked at it; renewed once a week, and whenever the result is another one.",
+    )
     tombstoned_at: Time | None = Field(
         None, description="When the data was marked for removal; until the trash period is over it can be brought back."
     )
@@ -247,6 +254,7 @@ class DiskBackup(Resource):
         column("Stored", ".status.stored", "What was added to the store."),
         column("Store", ".status.store.name", "The store.", priority=1),
         column("Adopted", ".status.adopted", "Taken over from the store, not run.", "boolean", priority=1),
+        column("Verified", ".status.verified", "Was it whole when it was last verified?", priority=1),
         column("Expires", ".status.expiresAt", "When the backup expires."),
         AGE,
     )

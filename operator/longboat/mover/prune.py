@@ -96,6 +96,7 @@ def _result(report: PruneReport, kept: WriteOnceReport) -> PruneResult:
         live=_count(report.live),
         unknown=report.unknown,
         note=report.postponed,
+        asks=report.asks,
         locks_extended=kept.extended,
         purged=PruneCount(objects=kept.removed, bytes=kept.removed_bytes),
         locked=kept.locked,

@@ -108,8 +108,9 @@ class PruneResult(_Result):
     `removed` says what was deleted by reason (DataPack, MapPack, CondemnedList, ExpiredLease, StaleMarker,
     OldRevision), `freed` all of it. Packs that were not: `condemned` now, `waiting` since an earlier run, `later` too
     young or too many, `leased` by exports at work, `live` as backups refer to them. `note` says why nothing was
-    condemned, if so; `unknown` objects were left alone. In a bucket with versions and locks, `locks_extended` objects
-    have a new lock, `purged` versions of what was removed before are gone for good, `locked` objects wait for that.
+    condemned, if so, and `asks` that it waits for somebody's leave to condemn most; `unknown` objects were left alone.
+    In a bucket with versions and locks, `locks_extended` objects have a new lock, `purged` versions of what was removed
+    before are gone for good, `locked` objects wait for that.
     """
 
     ok: Literal[True] = True
@@ -125,6 +126,7 @@ class PruneResult(_Result):
     live: PruneCount
     unknown: int = 0
     note: str = ""
+    asks: bool = False
     locks_extended: int = 0
     purged: PruneCount = PruneCount(objects=0, bytes=0)
     locked: int = 0

@@ -1,4 +1,4 @@
-"""The objects of a mover: a Job that reads or writes one volume, and the Secret that tells it how.
+"""The objects of a mover: a Job that reads or writes one volume, or none, and the Secret that tells it how.
 
 The Job comes first and owns its Secret, so that a Secret never outlives its Job; the pod waits for the Secret. Both lie
 in the operator's namespace.
@@ -22,7 +22,7 @@ from longboat.repository import SECRETS
 
 Object = dict[str, Any]
 
-Role = Literal["export", "restore"]
+Role = Literal["export", "restore", "prune", "verify"]
 
 HUNG_AFTER = timedelta(minutes=30)
 """A mover that is midway and has come no further for this long is given up."""
@@ -42,6 +42,7 @@ TOKEN_PATH = "/var/run/secrets/longboat.dev/snapshot-metadata/token"
 TOKEN_SECONDS = 3600
 
 _CONFIG = "/etc/longboat"
+_LEFTOVER_SECONDS = 86400
 _SECRET_FIELDS = ("masterKey",)
 _SECRET_STORE_FIELDS = tuple(to_camel(name) for name in SECRETS)
 _READABLE_BY_GROUP = 0o440
@@ -65,7 +66,7 @@ class MoverSettings:
 
 @dataclass(frozen=True)
 class Mover:
-    """One run of a mover. ``job`` is its job file (ExportJob or RestoreJob as JSON), secrets included.
+    """One run of a mover. ``job`` is its job file (ExportJob, RestoreJob, … as JSON), secrets included.
 
     ``name`` is the Job's and ``secret_name`` the Secret's, which must not be used twice: a Secret that is about to be
     collected with its Job must not tell the next one what to do.
@@ -76,12 +77,15 @@ class Mover:
     secret_name: str
     labels: Mapping[str, str]
     job: Mapping[str, Any]
-    claim: str
-    volume_mode: Literal["Block", "Filesystem"]
+    claim: str = ""
+    """Its volume; prune and verify have none."""
+    volume_mode: Literal["Block", "Filesystem"] = "Filesystem"
     node_affinity: Mapping[str, Any] | None = None
     """spec.nodeAffinity.required of the PersistentVolume near which the mover has to run."""
     token_audience: str = ""
     """For whom the mover gets a token of its service account; it gets none for the API server in any case."""
+    deadline: timedelta | None = None
+    """It is ended after this; None: its owner sees to it."""
 
     @property
     def read_only(self) -> bool:
@@ -145,17 +149,18 @@ def mount_path(volume_mode: str) -> str:
 
 def mover_job(mover: Mover, settings: MoverSettings) -> Object:
     """Return the Job of a mover. It never tries again by itself: the operator decides about that."""
-    return {
-        "apiVersion": "batch/v1",
-        "kind": "Job",
-        "metadata": {"name": mover.name, "namespace": settings.namespace, "labels": _labels(mover)},
-        "spec": {
-            "backoffLimit": 0,
-            "completions": 1,
-            "parallelism": 1,
-            "template": {"metadata": {"labels": _labels(mover)}, "spec": _pod(mover, settings)},
-        },
+    spec: Object = {
+        "backoffLimit": 0,
+        "completions": 1,
+        "parallelism": 1,
+        "template": {"metadata": {"labels": _labels(mover)}, "spec": _pod(mover, settings)},
     }
+    if mover.deadline is not None:
+        spec["activeDeadlineSeconds"] = int(mover.deadline.total_seconds())
+        # Should nobody be left who looks at its result.
+        spec["ttlSecondsAfterFinished"] = _LEFTOVER_SECONDS
+    meta = {"name": mover.name, "namespace": settings.namespace, "labels": _labels(mover)}
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": meta, "spec": spec}
 
 
 def mover_secret(mover: Mover, job: Object) -> Object:
@@ -208,11 +213,10 @@ def _pod(mover: Mover, settings: MoverSettings) -> Object:
         "enableServiceLinks": False,
         "securityContext": _pod_security(settings.user),
         "containers": [_container(mover, settings)],
-        "volumes": [
-            {"name": "config", "secret": {"secretName": mover.secret_name, "defaultMode": _READABLE_BY_GROUP}},
-            {"name": "disk", "persistentVolumeClaim": {"claimName": mover.claim}},
-        ],
+        "volumes": [{"name": "config", "secret": {"secretName": mover.secret_name, "defaultMode": _READABLE_BY_GROUP}}],
     }
+    if mover.claim:
+        spec["volumes"].append({"name": "disk", "persistentVolumeClaim": {"claimName": mover.claim}})
     if mover.token_audience:
         spec["volumes"].append({"name": "token", "projected": _token(mover.token_audience)})
         mount = {"name": "token", "mountPath": str(PurePosixPath(TOKEN_PATH).parent), "readOnly": True}
@@ -245,6 +249,8 @@ def _container(mover: Mover, settings: MoverSettings) -> Object:
         },
         "volumeMounts": [{"name": "config", "mountPath": _CONFIG, "readOnly": True}],
     }
+    if not mover.claim:
+        return container
     if mover.volume_mode == "Block":
         container["volumeDevices"] = [{"name": "disk", "devicePath": DEVICE_PATH}]
     else:

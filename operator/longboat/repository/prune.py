@@ -58,7 +58,8 @@ class PruneReport:
     deleted. Of the packs that were not, `live` are those that manifests refer to, `leased` those that writers at work
     have announced; `waiting` were condemned by an earlier run and will be deleted by a later one, `condemned` by this
     one; `later` are too young to be condemned, or there are too many at once, or that was postponed. `unknown` counts
-    objects among the packs that are not ours and are left alone. `postponed` says why nothing was condemned, if so.
+    objects among the packs that are not ours and are left alone. `postponed` says why nothing was condemned, if so;
+    `asks` that it needs somebody who says that it is meant (`allow_most`).
     """
 
     dry_run: bool = False
@@ -72,6 +73,7 @@ class PruneReport:
     later: Tally = field(default_factory=Tally)
     unknown: int = 0
     postponed: str = ""
+    asks: bool = False
 
     @property
     def freed(self) -> Tally:
@@ -242,6 +244,7 @@ class _Prune:
         total = _sum(report.live, report.leased, report.waiting, report.condemned, report.later)
         if not report.condemned.objects or unneeded.bytes <= MOST * total.bytes:
             return
+        report.asks = True
         report.postponed = (
             f"no backup refers to {unneeded.objects} of {total.objects} packs, {unneeded.bytes} of {total.bytes} bytes:"
             " see that no backups are missing or hidden, then allow most to be condemned (--allow-most)"

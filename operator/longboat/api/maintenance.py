@@ -1,0 +1,101 @@
+"""What a BackupStore says about the upkeep of the repositories in it: prune and verify, asked for and seen."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from longboat.api.common import Duration, Model, Time, rule, rules
+
+_HOUR = "!self.{field}.endsWith('m') || int(self.{field}.replace('m', '')) >= 60"
+
+
+def _an_hour(field: str, why: str) -> dict[str, str]:
+    return rule(_HOUR.format(field=field), f"{field} must be 1h or more: {why}")
+
+
+_OFTEN = _an_hour("every", "each run reads what all backups of a namespace refer to")
+
+
+class Prune(Model):
+    """Freeing the space of what no backup refers to, a Job for each namespace's repository."""
+
+    model_config = rules(
+        _OFTEN, _an_hour("gracePeriod", "a backup that is under way may still refer to what is to be removed")
+    )
+    every: Duration = Field(
+        "1d", description="How often each repository is pruned; they are spread over this time. 1h or more."
+    )
+    suspend: bool = Field(False, description="Whether nothing is pruned. What no backup refers to stays and costs.")
+    dry_run: bool = Field(
+        False,
+        description="Whether runs only say what they would free, in status.maintenance.prune; nothing is removed.",
+    )
+    grace_period: Duration = Field(
+        "24h", description="How long after it was seen that nothing refers to it data goes at the earliest. 1h or more."
+    )
+
+
+class Verify(Model):
+    """Seeing whether backups are whole, a Job for each namespace's repository."""
+
+    model_config = rules(_OFTEN)
+    every: Duration = Field(
+        "1d", description="How often each repository is verified; they are spread over this time. 1h or more."
+    )
+    suspend: bool = Field(False, description="Whether nothing is verified.")
+    share: int = Field(
+        4,
+        ge=0,
+        le=100,
+        description="Percent of the data that each run reads, decrypts and hashes, going on where the last one ended: "
+        "with 4 all of it within 25 runs. What backups are made of and all sizes are checked by each run, with 0, too.",
+    )
+
+
+class Maintenance(Model):
+    """Upkeep of the repositories in a store."""
+
+    prune: Prune = Field(default_factory=lambda: Prune(), description="Freeing the space of what no backup refers to.")
+    verify: Verify = Field(default_factory=lambda: Verify(), description="Seeing whether backups are whole.")
+    parallelism: int = Field(
+        4, ge=1, le=100, description="Jobs of prune and verify that run for the store at the same time, at most."
+    )
+
+
+class PruneStatus(Model):
+    """What came of pruning, over all repositories."""
+
+    last_run_time: Time | None = Field(None, description="When a run ended well for the last time.")
+    next_run_time: Time | None = Field(None, description="When the next run is due.")
+    freed_bytes: int | None = Field(
+        None, description="What the last run of each repository removed, or with dryRun would have removed."
+    )
+    waiting_bytes: int | None = Field(
+        None, description="What no backup refers to and is removed by a later run, when its grace period is over."
+    )
+    postponed: int | None = Field(None, description="Repositories of which nothing was condemned; see Pruned.")
+    failing: int | None = Field(None, description="Repositories whose last run failed; see Pruned.")
+
+
+class VerifyStatus(Model):
+    """What came of verifying, over all repositories."""
+
+    last_run_time: Time | None = Field(None, description="When a run ended for the last time.")
+    oldest_run_time: Time | None = Field(
+        None, description="When the repository was verified that has not been for the longest time."
+    )
+    next_run_time: Time | None = Field(None, description="When the next run is due.")
+    read_bytes: int | None = Field(None, description="What the last run of each repository read of the data.")
+    backups: int | None = Field(None, description="Backups that the last run of each repository looked at.")
+    damaged: int | None = Field(None, description="Those among them that are damaged.")
+    failing: int | None = Field(None, description="Repositories whose last run failed; see Verified.")
+
+
+class MaintenanceStatus(Model):
+    """What came of the upkeep of the repositories in a store."""
+
+    repositories: int | None = Field(None, description="Repositories of this cluster in the store: one a namespace.")
+    freed: str | None = Field(None, description="prune.freedBytes, for tables.")
+    verified: str | None = Field(None, description="Yes, or the reason of the condition Verified, for tables.")
+    prune: PruneStatus | None = Field(None, description="What came of pruning.")
+    verify: VerifyStatus | None = Field(None, description="What came of verifying.")

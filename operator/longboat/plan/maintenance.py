@@ -1,0 +1,292 @@
+"""Upkeep of repositories: which run is due where, how it is noted down, and what its end means for the next one.
+
+A repository is one namespace's in one BackupStore. Runs are spread over their period by the repository's own offset, so
+that a thousand namespaces don't begin at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Literal
+
+from pydantic import Field
+
+from longboat.api import BackupStore
+from longboat.api.common import Model, Time, parse_duration
+from longboat.mover import Failure, PruneResult, VerifyResult
+from longboat.plan.names import digest
+from longboat.repository import MIN_GRACE
+
+Work = Literal["prune", "verify"]
+WORKS: tuple[Work, ...] = ("prune", "verify")
+
+REQUESTED: Mapping[Work, str] = {
+    "prune": "longboat.dev/prune-requested-at",
+    "verify": "longboat.dev/verify-requested-at",
+}
+"""Annotations of a BackupStore: a moment; every repository whose last run began before it has another one."""
+CONFIRM_PRUNE = "longboat.dev/confirm-prune"
+"""Annotation of a BackupStore: the codes, separated by commas, of what prunes asked about."""
+ALL = 100
+"""Percent of the data that a requested verification reads."""
+FIRST_RETRY = timedelta(minutes=5)
+LAST_RETRY = timedelta(hours=6)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Attempt(Model):
+    """A run, noted down before its Job is made, so that whoever goes on makes the same Job."""
+
+    number: int
+    started: Time
+    job: str | None = None
+    """UID of the Job, once it was made."""
+    token: str = ""
+    """Of a prune: what it writes into the repository's epoch; noted here before anybody can find it there."""
+    known_tokens: list[str] = Field(default_factory=list)
+    dry_run: bool = False
+    allow_most: bool = False
+    share: int = 0
+    phase: int | None = None
+
+
+class Failed(Model):
+    """The last run failed, as have ``count`` in a row."""
+
+    reason: str
+    message: str
+    at: Time
+    count: int = 1
+
+
+class Runs(Model):
+    """What is known of the runs of a kind: the one under way, the last that ended well, failures since."""
+
+    number: int = 0
+    attempt: Attempt | None = None
+    begun: Time | None = None
+    """When the last run that ended well began."""
+    ended: Time | None = None
+    failed: Failed | None = None
+
+
+class PruneRuns(Runs):
+    """``question`` is the code of what the last run asked about, if it did."""
+
+    result: PruneResult | None = None
+    question: str | None = None
+
+
+class VerifyRuns(Runs):
+    """``whole`` is when a run that read everything ended."""
+
+    result: VerifyResult | None = None
+    whole: Time | None = None
+
+
+class RepositoryRecord(Model):
+    """The upkeep of one repository. ``namespace`` is empty if there is none of this UID any more."""
+
+    store: str
+    namespace: str
+    namespace_uid: str
+    seen: Time
+    """When the repository was first seen."""
+    tokens: list[str] = Field(default_factory=list)
+    """Tokens that prunes were given for the epoch: each of them may be the current one."""
+    prune: PruneRuns = Field(default_factory=PruneRuns)
+    verify: VerifyRuns = Field(default_factory=VerifyRuns)
+
+    def runs(self, work: Work) -> PruneRuns | VerifyRuns:
+        """Return what is known of the runs of a kind."""
+        return self.prune if work == "prune" else self.verify
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a store asks for a kind of work: None is never, but for requests."""
+
+    every: timedelta | None
+    requested: datetime | None = None
+    confirmed: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, order=True)
+class Due:
+    """A run that is due since a moment."""
+
+    since: datetime
+    namespace_uid: str
+    work: Work
+
+
+def rules_of(store: BackupStore, work: Work) -> Rules:
+    """Return what a store asks for a kind of work; an annotation that is no moment counts as none."""
+    asked = store.spec.maintenance.prune if work == "prune" else store.spec.maintenance.verify
+    every = None if asked.suspend else parse_duration(asked.every)
+    codes = store.metadata.annotations.get(CONFIRM_PRUNE, "")
+    confirmed = frozenset(filter(None, (code.strip() for code in codes.split(","))))
+    return Rules(every, requested_at(store, work), confirmed)
+
+
+def requested_at(store: BackupStore, work: Work) -> datetime | None:
+    """Return the moment that the store's annotation asks for, None if there is none or it can't be read."""
+    try:
+        found = datetime.fromisoformat(store.metadata.annotations.get(REQUESTED[work], ""))
+    except ValueError:
+        return None
+    return found if found.tzinfo is not None else None
+
+
+def misread(store: BackupStore) -> str:
+    """Return what is wrong with the annotations that ask for runs, nothing if all is well."""
+    for work, name in REQUESTED.items():
+        if name in store.metadata.annotations and requested_at(store, work) is None:
+            text = store.metadata.annotations[name][:40]
+            return f"annotation {name}: {text!r} is no moment; write one such as 2026-11-23T20:00:00Z"
+    return ""
+
+
+def next_run(record: RepositoryRecord, work: Work, rules: Rules, now: datetime) -> datetime | None:
+    """Return when the next run is, or was, due; None if it never is. A run under way is no concern of this."""
+    runs = record.runs(work)
+    moments = [*_scheduled(record, work, rules.every, now), *_asked(runs, rules)]
+    if not moments:
+        return None
+    due = min(moments)
+    if runs.failed is None or _renewed(runs.failed, rules):
+        return due
+    return max(due, runs.failed.at + retry_delay(runs.failed.count))
+
+
+def _scheduled(record: RepositoryRecord, work: Work, every: timedelta | None, now: datetime) -> Iterable[datetime]:
+    if every is not None:
+        # A run in the future is a clock that was put back.
+        yield slot_after(min(record.runs(work).begun or record.seen, now), every, work, record.namespace_uid)
+
+
+def _asked(runs: PruneRuns | VerifyRuns, rules: Rules) -> Iterable[datetime]:
+    if rules.requested is not None and (runs.begun is None or runs.begun < rules.requested):
+        yield rules.requested
+    if isinstance(runs, PruneRuns) and runs.question in rules.confirmed and runs.ended is not None:
+        yield runs.ended
+
+
+def _renewed(failed: Failed, rules: Rules) -> bool:
+    return rules.requested is not None and failed.at < rules.requested
+
+
+def retry_delay(count: int) -> timedelta:
+    """Return how long to wait after so many failures in a row.
+
+    >>> str(retry_delay(1)), str(retry_delay(3)), str(retry_delay(99))
+    ('0:05:00', '0:20:00', '6:00:00')
+    """
+    return min(LAST_RETRY, FIRST_RETRY * (1 << min(count - 1, 10)))
+
+
+def slot_after(moment: datetime, every: timedelta, work: Work, namespace_uid: str) -> datetime:
+    """Return the first slot of a repository after a moment: they are ``every`` apart, with an offset of its own."""
+    period = int(every.total_seconds())
+    offset = int(digest(work, namespace_uid, length=12), 16) % period
+    passed = int((moment - _EPOCH).total_seconds()) - offset
+    return _EPOCH + timedelta(seconds=offset + (passed // period + 1) * period)
+
+
+def due_runs(records: Iterable[RepositoryRecord], store: BackupStore, now: datetime) -> list[Due]:
+    """Return the runs that are under way or due, the oldest first."""
+    found = [
+        Due(since, record.namespace_uid, work)
+        for work in WORKS
+        for rules in [rules_of(store, work)]
+        for record in records
+        if (since := _since(record, work, rules, now)) is not None and since <= now
+    ]
+    return sorted(found)
+
+
+def _since(record: RepositoryRecord, work: Work, rules: Rules, now: datetime) -> datetime | None:
+    attempt = record.runs(work).attempt
+    return attempt.started if attempt is not None else next_run(record, work, rules, now)
+
+
+def begin(
+    record: RepositoryRecord, work: Work, store: BackupStore, now: datetime, token: str, others: Sequence[str] = ()
+) -> RepositoryRecord:
+    """Return the record with the next run noted down; ``others`` are tokens of this operator that others have noted."""
+    runs = record.runs(work)
+    attempt = Attempt(number=runs.number + 1, started=now)
+    if work == "prune":
+        attempt, record = _prune_attempt(attempt, record, store, token, others)
+    else:
+        attempt = _verify_attempt(attempt, record.verify, store)
+    return _with(record, work, number=attempt.number, attempt=attempt)
+
+
+def _prune_attempt(
+    attempt: Attempt, record: RepositoryRecord, store: BackupStore, token: str, others: Sequence[str]
+) -> tuple[Attempt, RepositoryRecord]:
+    confirmed = rules_of(store, "prune").confirmed
+    told: dict[str, object] = {"allow_most": record.prune.question in confirmed}
+    if store.spec.maintenance.prune.dry_run:
+        return attempt.model_copy(update=told | {"dry_run": True}), record
+    told |= {"token": token, "known_tokens": sorted({*record.tokens, *others})}
+    return attempt.model_copy(update=told), record.model_copy(update={"tokens": [*record.tokens, token]})
+
+
+def _verify_attempt(attempt: Attempt, runs: VerifyRuns, store: BackupStore) -> Attempt:
+    requested = requested_at(store, "verify")
+    asked = requested is not None and requested <= attempt.started and (runs.begun is None or runs.begun < requested)
+    share = ALL if asked else store.spec.maintenance.verify.share
+    return attempt.model_copy(update={"share": share, "phase": runs.result.next_phase if runs.result else None})
+
+
+def with_job(record: RepositoryRecord, work: Work, uid: str) -> RepositoryRecord:
+    """Return the record with the Job of the run under way."""
+    attempt = record.runs(work).attempt
+    return record if attempt is None else _with(record, work, attempt=attempt.model_copy(update={"job": uid}))
+
+
+def pruned(record: RepositoryRecord, result: PruneResult, now: datetime) -> RepositoryRecord:
+    """Return the record after a prune that ended well."""
+    attempt = record.prune.attempt
+    assert attempt is not None
+    asks = digest(record.namespace_uid, str(attempt.number), length=6) if result.asks else None
+    question = f"{record.namespace}-{asks}".lstrip("-") if asks else None
+    # It is the current one now, or one that was noted down after it is.
+    past = set() if attempt.dry_run else set(attempt.known_tokens)
+    tokens = [token for token in record.tokens if token not in past]
+    record = record.model_copy(update={"tokens": tokens})
+    return _ended(record, "prune", attempt, now, result=result, question=question)
+
+
+def verified(record: RepositoryRecord, result: VerifyResult, now: datetime) -> RepositoryRecord:
+    """Return the record after a verification that came to its end, whatever it found."""
+    attempt = record.verify.attempt
+    assert attempt is not None
+    whole = now.replace(microsecond=0) if result.share >= ALL else record.verify.whole
+    return _ended(record, "verify", attempt, now, result=result, whole=whole)
+
+
+def failed(record: RepositoryRecord, work: Work, failure: Failure, now: datetime) -> RepositoryRecord:
+    """Return the record after a run that failed, or could not begin."""
+    before = record.runs(work).failed
+    count = before.count + 1 if before else 1
+    found = Failed(reason=failure.reason, message=failure.message[:1000], at=now.replace(microsecond=0), count=count)
+    return _with(record, work, attempt=None, failed=found)
+
+
+def _ended(record: RepositoryRecord, work: Work, attempt: Attempt, now: datetime, **more: object) -> RepositoryRecord:
+    ended = now.replace(microsecond=0)
+    return _with(record, work, attempt=None, begun=attempt.started, ended=ended, failed=None, **more)
+
+
+def _with(record: RepositoryRecord, work: Work, **changes: object) -> RepositoryRecord:
+    return record.model_copy(update={work: record.runs(work).model_copy(update=changes)})
+
+
+def grace_of(store: BackupStore) -> timedelta:
+    """Return the store's grace period: never less than what keeps packs of writers at work."""
+    return max(MIN_GRACE, parse_duration(store.spec.maintenance.prune.grace_period))

@@ -1,0 +1,77 @@
+"""The Jobs of prune and verify: one run on one repository, with no volume."""
+
+from __future__ import annotations
+
+import base64
+import json
+from datetime import timedelta
+
+from longboat.api import BackupStore
+from longboat.mover import PruneJob, VerifyJob
+from longboat.plan.maintenance import ALL, Attempt, RepositoryRecord, Work, grace_of
+from longboat.plan.mover import Mover
+from longboat.plan.names import MANAGED_BY, MANAGER, OWNER_KIND, digest, joined
+from longboat.repository import StoreSettings
+
+STORE_KEY = "longboat.dev/store-key"
+"""Label: a hash of the BackupStore's name."""
+REPOSITORY_KEY = "longboat.dev/repository-key"
+"""Label: a hash that stands for the repository."""
+LONGEST = timedelta(days=1)
+LONGEST_WHOLE = timedelta(days=14)
+"""The same for a verification that reads everything."""
+NOT_STARTED_AFTER = timedelta(hours=1)
+"""A Job whose pod does not run after this has failed: others are to have its place."""
+
+
+def record_key(store: str, namespace_uid: str) -> str:
+    """Return what stands for a repository in names and labels."""
+    return digest(store, namespace_uid, length=16)
+
+
+def jobs_of(store: str) -> dict[str, str]:
+    """Return the labels of all Jobs of a store."""
+    return {MANAGED_BY: MANAGER, OWNER_KIND: "BackupStore", STORE_KEY: digest(store, length=16)}
+
+
+def job_name(record: RepositoryRecord, work: Work, number: int) -> str:
+    """Return the name of the Job, and of the Secret, of a run: it is made for no other one."""
+    head = f"{work}-{record.namespace}".rstrip("-")
+    return joined(head, digest(work, record.store, record.namespace_uid, str(number), length=10))
+
+
+def mover_of(
+    record: RepositoryRecord, work: Work, store: BackupStore, settings: StoreSettings, path: str, key: bytes
+) -> Mover:
+    """Return the mover of the run that is noted down in the record; ``key`` is the namespace's master key."""
+    attempt = record.runs(work).attempt
+    assert attempt is not None
+    common: dict[str, object] = {
+        "store": settings,
+        "repository_path": path,
+        "master_key": base64.b64encode(key).decode(),
+    }
+    job: PruneJob | VerifyJob
+    if work == "prune":
+        job = PruneJob.model_validate(common | _prune(attempt, store))
+    else:
+        job = VerifyJob.model_validate(common | {"share": attempt.share, "phase": attempt.phase})
+    name = job_name(record, work, attempt.number)
+    return Mover(
+        role=work,
+        name=name,
+        secret_name=name,
+        labels=jobs_of(store.name) | {REPOSITORY_KEY: record_key(store.name, record.namespace_uid)},
+        job=json.loads(job.model_dump_json(by_alias=True, exclude_none=True)),
+        deadline=LONGEST_WHOLE if attempt.share >= ALL else LONGEST,
+    )
+
+
+def _prune(attempt: Attempt, store: BackupStore) -> dict[str, object]:
+    return {
+        "dry_run": attempt.dry_run,
+        "allow_most": attempt.allow_most,
+        "grace_seconds": int(grace_of(store).total_seconds()),
+        "token": attempt.token,
+        "known_tokens": tuple(attempt.known_tokens),
+    }

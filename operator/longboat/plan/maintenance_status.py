@@ -1,0 +1,176 @@
+"""What the upkeep of all repositories of a store comes to, in its status and its conditions Pruned and Verified."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+from longboat.api import BackupStore
+from longboat.api.common import Condition, Time, format_time, parse_duration
+from longboat.api.maintenance import MaintenanceStatus, PruneStatus, VerifyStatus
+from longboat.plan.conditions import ConditionStatus, with_condition, without_condition
+from longboat.plan.maintenance import CONFIRM_PRUNE, RepositoryRecord, Work, misread, next_run, rules_of
+from longboat.plan.quantities import size_text
+
+PRUNED, VERIFIED = "Pruned", "Verified"
+_NAMED = 5
+"""Namespaces that a message names; the status counts them all."""
+_LATE = 3
+"""A repository is late if this many periods have passed since it was verified."""
+
+Records = Sequence[RepositoryRecord]
+
+
+class _Finding(NamedTuple):
+    status: ConditionStatus
+    reason: str
+    message: str
+
+
+def maintenance_status(store: BackupStore, records: Records, now: datetime) -> MaintenanceStatus:
+    """Return the sums over all repositories."""
+    prune, verify = _prune_status(store, records, now), _verify_status(store, records, now)
+    finding = _verified(store, records, now)
+    return MaintenanceStatus(
+        repositories=len(records),
+        freed=size_text(prune.freed_bytes),
+        verified=None if finding is None else "Yes" if finding.status == "True" else finding.reason,
+        prune=prune,
+        verify=verify,
+    )
+
+
+def with_maintenance(
+    conditions: Sequence[Condition] | None, store: BackupStore, records: Records, now: datetime
+) -> list[Condition]:
+    """Return the conditions of a store with what is to be said of its upkeep."""
+    found = {PRUNED: _pruned(store, records), VERIFIED: _verified(store, records, now)}
+    for type_, finding in found.items():
+        if finding is None:
+            conditions = without_condition(conditions, type_)
+            continue
+        message = "; ".join(filter(None, (finding.message, misread(store))))
+        conditions = with_condition(
+            conditions,
+            type_,
+            finding.status,
+            finding.reason,
+            message,
+            now=now.replace(microsecond=0),
+            generation=store.metadata.generation,
+        )
+    return list(conditions or ())
+
+
+def _prune_status(store: BackupStore, records: Records, now: datetime) -> PruneStatus:
+    results = [each.prune.result for each in records if each.prune.result is not None]
+    return PruneStatus(
+        last_run_time=_last(each.prune.ended for each in records),
+        next_run_time=_next(store, records, "prune", now),
+        freed_bytes=sum(each.freed.bytes for each in results) if results else None,
+        waiting_bytes=sum(each.condemned.bytes + each.waiting.bytes for each in results) if results else None,
+        postponed=sum(bool(each.note) for each in results),
+        failing=sum(each.prune.failed is not None for each in records),
+    )
+
+
+def _verify_status(store: BackupStore, records: Records, now: datetime) -> VerifyStatus:
+    results = [each.verify.result for each in records if each.verify.result is not None]
+    ended = [each.verify.ended for each in records]
+    return VerifyStatus(
+        last_run_time=_last(ended),
+        oldest_run_time=min((each for each in ended if each is not None), default=None) if all(ended) else None,
+        next_run_time=_next(store, records, "verify", now),
+        read_bytes=sum(each.read_bytes for each in results) if results else None,
+        backups=sum(each.backups for each in results) if results else None,
+        damaged=sum(each.damaged for each in results) if results else None,
+        failing=sum(each.verify.failed is not None for each in records),
+    )
+
+
+def _last(moments: Iterable[Time | None]) -> datetime | None:
+    return max((each for each in moments if each is not None), default=None)
+
+
+def _next(store: BackupStore, records: Records, work: Work, now: datetime) -> datetime | None:
+    rules = rules_of(store, work)
+    moments = (next_run(each, work, rules, now) for each in records)
+    return min((each for each in moments if each is not None), default=None)
+
+
+def _pruned(store: BackupStore, records: Records) -> _Finding | None:
+    if not records:
+        return None
+    if failing := [each for each in records if each.prune.failed is not None]:
+        return _Finding("False", "PruneFailed", _failures("pruned", failing, "prune"))
+    if asking := [each for each in records if each.prune.question is not None]:
+        return _Finding("False", "PruneHeld", _questions(asking))
+    if store.spec.maintenance.prune.suspend:
+        return _Finding(
+            "False", "Suspended", "spec.maintenance.prune.suspend: what nothing refers to stays in the store"
+        )
+    if missing := [each for each in records if each.prune.ended is None]:
+        return _Finding("Unknown", "NotYet", _missing("pruned", missing, records))
+    if store.spec.maintenance.prune.dry_run:
+        return _Finding("False", "DryRun", "spec.maintenance.prune.dryRun: runs only say what they would free")
+    return _Finding("True", PRUNED, "what no backup refers to is removed when its grace period is over")
+
+
+def _verified(store: BackupStore, records: Records, now: datetime) -> _Finding | None:
+    if not records:
+        return None
+    if damaged := [each for each in records if each.verify.result and each.verify.result.state == "damaged"]:
+        return _Finding("False", "Damaged", _damage(damaged))
+    if failing := [each for each in records if each.verify.failed is not None]:
+        return _Finding("Unknown", "VerifyFailed", _failures("verified", failing, "verify"))
+    if store.spec.maintenance.verify.suspend:
+        return _Finding(
+            "Unknown", "Suspended", "spec.maintenance.verify.suspend: nobody looks whether backups are whole"
+        )
+    if missing := [each for each in records if each.verify.ended is None]:
+        return _Finding("Unknown", "NotYet", _missing("verified", missing, records))
+    if late := [each for each in records if _is_late(each, store, now)]:
+        message = f"{_places(late)} should have been verified some time ago; see the verify Jobs, or raise parallelism"
+        return _Finding("Unknown", "Late", message)
+    return _Finding("True", VERIFIED, f"the backups of {len(records)} namespaces were whole when last looked at")
+
+
+def _is_late(record: RepositoryRecord, store: BackupStore, now: datetime) -> bool:
+    every = parse_duration(store.spec.maintenance.verify.every)
+    return record.verify.ended is not None and now - record.verify.ended > _LATE * every
+
+
+def _damage(damaged: Records) -> str:
+    count = sum(each.verify.result.damaged for each in damaged if each.verify.result)
+    return (
+        f"{count} backups are damaged, of {_places(damaged)}: back their disks up now, which stores anew"
+        " what is damaged; the condition Verified of each DiskBackup says which disks"
+    )
+
+
+def _failures(done: str, failing: Records, work: Work) -> str:
+    first = failing[0].runs(work).failed
+    assert first is not None
+    count = f", {first.count} times in a row" if first.count > 1 else ""
+    return f"{_places(failing)} can not be {done}: {first.reason}{count}, at {format_time(first.at)}: {first.message}"
+
+
+def _questions(asking: Records) -> str:
+    first = asking[0].prune
+    codes = ",".join(each.prune.question or "" for each in asking[:_NAMED])
+    note = first.result.note if first.result else ""
+    return (
+        f"{_places(asking)}: {note.partition(', then allow')[0]}; if all is as it should be, have the rest removed by"
+        f' the annotation {CONFIRM_PRUNE}: "{codes}"'
+    )
+
+
+def _missing(done: str, missing: Records, records: Records) -> str:
+    return f"{len(missing)} of {len(records)} namespaces were not {done} yet, their turn comes: {_places(missing)}"
+
+
+def _places(records: Records) -> str:
+    names = [each.namespace or f"a namespace that is gone ({each.namespace_uid})" for each in records[:_NAMED]]
+    more = f" and {len(records) - _NAMED} more" if len(records) > _NAMED else ""
+    return ", ".join(names) + more
