@@ -119,6 +119,8 @@ def test_movers_may_get_snapshots_in_their_namespace_and_nothing_else() -> None:
 def test_change_tracking_can_be_turned_off() -> None:
     assert _environment("--set", "changedBlocks.enabled=false")["LONGBOAT_CHANGED_BLOCKS"] == "false"
     assert _environment("--set", "changedBlocks.keepSnapshotsFor=8d")["LONGBOAT_BASE_SNAPSHOT_LONGEST"] == "8d"
+    assert _environment("--set", "changedBlocks.auditPercent=0.5")["LONGBOAT_AUDIT_PERCENT"] == "0.5"
+    assert _environment("--set", "changedBlocks.fullReadEvery=0")["LONGBOAT_FULL_READ_EVERY"] == "0"
 
 
 def test_the_charts_crds_are_the_generated_ones() -> None:
@@ -215,6 +217,8 @@ def test_statuses_are_written_by_the_very_account_that_the_operator_runs_as() ->
         ("image.digest=latest", "/image/digest"),
         ("movers.user=0", "/movers/user"),
         ("movers.atOnce=0", "/movers/atOnce"),
+        ("changedBlocks.auditPercent=101", "/changedBlocks/auditPercent"),
+        ("changedBlocks.fullReadEvery=-1", "/changedBlocks/fullReadEvery"),
         ("imagePullSecrets[0]=registry", "/imagePullSecrets/0"),
     ],
 )

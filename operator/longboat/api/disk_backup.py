@@ -107,6 +107,19 @@ class DiskResult(Model):
         " built upon. What has not changed is stored once in either case, if there is a parent.",
     )
     full_reason: str | None = Field(None, description="Why everything was read.")
+    since_full_read: int | None = Field(
+        None,
+        description="Backups of the disk, up to this one, for which the CSI driver was believed on what has changed,"
+        " since everything was read; 0: everything was read.",
+    )
+    mismatch: str | None = Field(
+        None, description="What the CSI driver had called unchanged and was not; everything was read for it."
+    )
+    suspected_by: str | None = Field(
+        None,
+        description="DiskBackup that found its CSI driver wrong on what has changed; this one had relied on the driver"
+        " since the last full read, and may hold wrong blocks.",
+    )
     parent: str | None = Field(None, description="Manifest of the backup that this one is compared with.")
     manifest: str | None = Field(None, description="The disk's manifest in the repository.")
     object_id: str | None = Field(

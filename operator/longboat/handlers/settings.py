@@ -3,7 +3,8 @@
 LONGBOAT_NAMESPACE and LONGBOAT_IMAGE are required. Optional, with their defaults: LONGBOAT_IMAGE_PULL_POLICY
 (IfNotPresent), LONGBOAT_LOCATION, LONGBOAT_TRASH_PERIOD (7d), LONGBOAT_UNFREEZE_TIMEOUT_SECONDS (30; 5 to 240),
 LONGBOAT_SNAPSHOT_READY_WITHIN (12h), LONGBOAT_AUTOMATIC_SNAPSHOTS (true), LONGBOAT_AUTOMATIC_SNAPSHOT_EVERY (1d),
-LONGBOAT_CHANGED_BLOCKS (true), LONGBOAT_BASE_SNAPSHOT_LONGEST (35d),
+LONGBOAT_CHANGED_BLOCKS (true), LONGBOAT_BASE_SNAPSHOT_LONGEST (35d), LONGBOAT_AUDIT_PERCENT (1; 0 to 100),
+LONGBOAT_FULL_READ_EVERY (30; 0: never),
 LONGBOAT_MOVER_USER (107; not 0: movers never run as root), LONGBOAT_MOVER_RESOURCES (JSON, {}),
 LONGBOAT_MOVER_PULL_SECRETS (names, comma separated), LONGBOAT_MOVERS_AT_ONCE (10), LONGBOAT_MOVER_SERVICE_ACCOUNT
 (default), LONGBOAT_RESYNC_SECONDS (10), LONGBOAT_FULL_RESYNC (5m), LONGBOAT_STORE_CHECK_EVERY (5m),
@@ -60,6 +61,8 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         mover_service_account=read("LONGBOAT_MOVER_SERVICE_ACCOUNT", "default", str),
         changed_blocks=read("LONGBOAT_CHANGED_BLOCKS", "true", _one_of("true", "false")) == "true",
         base_snapshot_longest=read("LONGBOAT_BASE_SNAPSHOT_LONGEST", "35d", parse_duration),
+        audit_percent=read("LONGBOAT_AUDIT_PERCENT", "1", _percent),
+        full_read_every=read("LONGBOAT_FULL_READ_EVERY", "30", _whole(0, 10_000)),
         resync_period=timedelta(seconds=read("LONGBOAT_RESYNC_SECONDS", "10", _whole(1, 3600))),
         full_resync_period=read("LONGBOAT_FULL_RESYNC", "5m", parse_duration),
         store_check_period=read("LONGBOAT_STORE_CHECK_EVERY", "5m", parse_duration),
@@ -113,6 +116,17 @@ def _whole(least: int, most: int) -> Callable[[str], int]:
         return int(text)
 
     return parse
+
+
+def _percent(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    # Also what is no number at all (nan) is not between the two.
+    if not 0 <= value <= 100:
+        raise ValueError(f"{text!r} is no number from 0 to 100")
+    return value
 
 
 def _resources(text: str) -> dict[str, dict[str, str]]:

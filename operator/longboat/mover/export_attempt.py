@@ -97,7 +97,7 @@ class Attempt:
             raise
         self._progress.finish()
         result = result_of(stored.manifest, stored.name, stored.object_id, reused=not is_own(stored, manifest))
-        counts = {"audited_bytes": self._audited, "resumed_bytes": self._resumed}
+        counts = {"audited_bytes": self._audited, "resumed_bytes": self._resumed, "distrust": self._export.distrust}
         return result.model_copy(update=counts | {"note": "; ".join(filter(None, [*self._notes(), result.note]))})
 
     def _assure_parent(self) -> None:
@@ -243,4 +243,5 @@ def result_of(manifest: DiskManifest, name: str, object_id: str, reused: bool) -
         read_bytes=manifest.statistics.read_bytes,
         stored_bytes=manifest.statistics.stored_bytes,
         reused=reused,
+        since_full_read=manifest.since_full_read,
     )

@@ -31,7 +31,9 @@ class ExportResult(_Result):
     ChangeTrackingMismatch, ChangeTrackingUnavailable, ChangeTrackingFailed, BaseSnapshotMissing, NoBaseSnapshot,
     VolumeShrank, NotABlockDevice, ScheduledFullRead), `note` in words. `audited_bytes` were read to check the
     change source, `resumed_bytes` of data were found uploaded by an earlier attempt. `reused` says that an earlier
-    attempt had finished this manifest.
+    attempt had finished this manifest. `since_full_read` counts the backups of the disk, up to this one, for which a
+    change source was believed since everything was read; 0 if everything was read now. `distrust` is why a change
+    source was asked and then not believed: `full_reason` may have another reason that comes first.
     """
 
     ok: Literal[True] = True
@@ -48,6 +50,8 @@ class ExportResult(_Result):
     audited_bytes: int = 0
     resumed_bytes: int = 0
     reused: bool = False
+    since_full_read: int | None = None
+    distrust: str | None = None
 
 
 class RestoreResult(_Result):

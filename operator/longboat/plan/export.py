@@ -9,6 +9,7 @@ from longboat.api import DiskBackup
 from longboat.api.disk_backup import DiskResult
 from longboat.mover import ExportResult
 from longboat.plan.backup_snapshots import labels_of
+from longboat.plan.change_tracking import MISMATCH
 from longboat.plan.hand_over import key_of
 from longboat.plan.mover import ATTEMPT
 from longboat.plan.names import DISK, DISK_KEY, child_name, digest, joined
@@ -55,12 +56,13 @@ def retry_delay(attempt: int) -> timedelta:
     return timedelta(seconds=30 << 2 * max(0, attempt - 1))
 
 
-def distrusted(result: ExportResult) -> bool:
-    """Return whether everything was read because the word of a change source was not to be had or not to be trusted.
+def distrusted(result: ExportResult) -> str | None:
+    """Return why everything was read if the word of a change source was not to be had or not to be trusted.
 
     A base that is missing is no failure: a disk's first backup with change tracking has none.
     """
-    return (result.full_reason or "").startswith("ChangeTracking")
+    reasons = (result.distrust, result.full_reason)
+    return next((each for each in reasons if each and each.startswith("ChangeTracking")), None)
 
 
 def completed(disk: DiskResult, result: ExportResult) -> DiskResult:
@@ -78,6 +80,8 @@ def completed(disk: DiskResult, result: ExportResult) -> DiskResult:
             "stored_bytes": result.stored_bytes,
             "mode": result.mode,
             "full_reason": result.full_reason,
+            "since_full_read": result.since_full_read,
+            "mismatch": (note or MISMATCH) if distrusted(result) == MISMATCH else None,
             "parent": result.parent,
             "manifest": result.manifest,
             "object_id": result.object_id,

@@ -46,6 +46,8 @@ class Point:
     object_id: str | None = None
     volume_snapshot: str | None = None
     driver: str | None = None
+    suspected_by: str | None = None
+    """DiskBackup that found out that blocks of this one may be wrong."""
 
 
 def point_in_backup(restore: Restore, backup: DiskBackup | None) -> Point | Waiting | Problem:
@@ -134,6 +136,7 @@ def _backup_point(where: str, backup: DiskBackup, disk: DiskResult) -> Point | P
         repository_id=store.id,
         manifest=disk.manifest,
         object_id=disk.object_id,
+        suspected_by=disk.suspected_by,
     )
 
 

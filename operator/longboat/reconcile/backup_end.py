@@ -19,8 +19,10 @@ from longboat.plan.backup import (
     progress_text,
     totals,
 )
+from longboat.plan.change_tracking import found_out
 from longboat.plan.manifest import manifest_metadata
 from longboat.plan.problem import Problem
+from longboat.reconcile import suspects
 from longboat.reconcile.backup_cleanup import clean
 from longboat.reconcile.backup_run import SOON, Run
 from longboat.reconcile.backup_store_access import open_repository, wait_or_fail
@@ -112,7 +114,8 @@ def _final(run: Run) -> dict[str, Any]:
 def _finish(run: Run, any_good: bool) -> None:
     final = _final(run)
     phase = final["phase"]
-    before, now, generation = run.status.conditions, run.ctx.now(), run.backup.metadata.generation
+    now, generation = run.ctx.now(), run.backup.metadata.generation
+    before = found_out(run.backup, run.disks, suspects.mark(run), now)
     if phase == "Completed":
         conditions = kstatus.ready(before, "Completed", _summary(run), now=now, generation=generation)
     else:

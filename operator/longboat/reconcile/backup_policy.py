@@ -11,7 +11,7 @@ from longboat.api.backup_policy import BackupPolicyStatus
 from longboat.api.common import Condition, parse_duration
 from longboat.kube.kinds import BACKUP_POLICY, DISK_BACKUP
 from longboat.kube.port import AlreadyExistsError, Cluster, Object
-from longboat.plan import kstatus
+from longboat.plan import change_tracking, kstatus
 from longboat.plan.conditions import ConditionStatus, with_condition
 from longboat.plan.policy import (
     Protection,
@@ -223,6 +223,7 @@ def _conditions(seen: Observed, status: BackupPolicyStatus, started: Started, gu
     conditions = with_condition(
         status.conditions, "Protected", holds, guard.reason, guard.message, now=now, generation=generation
     )
+    conditions = change_tracking.of_policy(conditions, seen.runs, now=now, generation=generation)
     if problem is not None:
         return kstatus.stalled(conditions, problem, now=now, generation=generation)
     if seen.policy.spec.suspend:

@@ -47,6 +47,10 @@ class Settings:
     """Ask CSI drivers with a SnapshotMetadataService what has changed, and keep the snapshots that this needs."""
     base_snapshot_longest: timedelta = timedelta(days=35)
     """How long a snapshot is kept at most for that: while it is, it holds the space of what was written since."""
+    audit_percent: float = 1.0
+    """Share of what a driver calls unchanged that each export reads and compares nevertheless."""
+    full_read_every: int = 30
+    """Every so many backups of a disk one reads everything whatever its driver says; 0: none does."""
     resync_period: timedelta = timedelta(seconds=10)
     """Period of the tick that finds what is due."""
     full_resync_period: timedelta = timedelta(minutes=5)

@@ -163,6 +163,8 @@ def _mover(run: Run, disk: DiskResult) -> Mover | None:
         expiry=expiry_rule(run.backup, run.status.retention) if run.status.retention else None,
         snapshot_handle=disk.hand_over.snapshot_handle if disk.hand_over else "",
         changes=changes,
+        audit_share=run.ctx.settings.audit_percent / 100,
+        full_read_every=run.ctx.settings.full_read_every,
     )
     return Mover(
         role="export",
@@ -283,9 +285,9 @@ def _succeeded(run: Run, disk: DiskResult, state: movers.MoverState) -> None:
     done = completed(disk, result)
     run.update(disk, **{name: getattr(done, name) for name in type(done).model_fields})
     run.event("Normal", "DiskExported", f"disk {disk.name!r}: {result.stored_bytes} bytes stored ({result.mode})")
-    if distrusted(result):
+    if reason := distrusted(result):
         message = f"disk {disk.name!r} was read as a whole, its CSI driver could not be relied on: {result.note}"
-        run.event("Warning", result.full_reason or "", message)
+        run.event("Warning", reason, message)
 
 
 def _failed(run: Run, disk: DiskResult, failure: Failure) -> None:

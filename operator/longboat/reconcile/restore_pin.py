@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from longboat.api import DiskBackup, DiskSnapshot, Restore
+from longboat.api.common import Condition
 from longboat.kube.kinds import (
     DISK_BACKUP,
     DISK_SNAPSHOT,
@@ -12,12 +13,14 @@ from longboat.kube.kinds import (
     VOLUME_SNAPSHOT_CONTENT,
 )
 from longboat.plan.attach import name_problem, serial_of
+from longboat.plan.change_tracking import MISMATCH, SUSPECT_SOURCE
+from longboat.plan.conditions import with_condition
 from longboat.plan.disks import vm_not_found
 from longboat.plan.problem import Problem
 from longboat.plan.restore_source import Point, Waiting, point_in_backup, point_in_snapshot
 from longboat.plan.restore_target import claim_ownership, size_of, storage_class_name, storage_class_problem
 from longboat.reconcile.context import Context
-from longboat.reconcile.objects import load
+from longboat.reconcile.objects import load, reference
 from longboat.reconcile.restore_stage import Stage, updated
 from longboat.reconcile.snapshot_support import machine
 
@@ -58,6 +61,21 @@ def _written(ctx: Context, restore: Restore, point: Point, storage_class: str, s
         object_id=point.object_id,
         volume_snapshot=point.volume_snapshot,
         serial=serial_of(restore) if restore.spec.attach else None,
+        conditions=_warned(ctx, restore, point),
+    )
+
+
+def _warned(ctx: Context, restore: Restore, point: Point) -> list[Condition] | None:
+    if point.suspected_by is None:
+        return restore.status.conditions
+    message = (
+        f"{point.title} may hold blocks that are older than the rest: DiskBackup {point.suspected_by!r} found the CSI"
+        " driver wrong on what has changed. Check the restored data, or restore from that DiskBackup or a later one"
+    )
+    ctx.cluster.event(reference(restore), "Warning", SUSPECT_SOURCE, message)
+    now, generation = ctx.now(), restore.metadata.generation
+    return with_condition(
+        restore.status.conditions, SUSPECT_SOURCE, "True", MISMATCH, message, now=now, generation=generation
     )
 
 

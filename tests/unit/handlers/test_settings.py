@@ -38,6 +38,8 @@ def test_everything_can_be_set() -> None:
             "LONGBOAT_FULL_RESYNC": "10m",
             "LONGBOAT_STORE_CHECK_EVERY": "1m",
             "LONGBOAT_DELETION_LIMIT": "3",
+            "LONGBOAT_AUDIT_PERCENT": "0.5",
+            "LONGBOAT_FULL_READ_EVERY": "0",
         }
     )
     assert settings.image_pull_policy == "Never"
@@ -55,6 +57,7 @@ def test_everything_can_be_set() -> None:
     assert settings.full_resync_period == timedelta(minutes=10)
     assert settings.store_check_period == timedelta(minutes=1)
     assert settings.deletion_limit == 3
+    assert (settings.audit_percent, settings.full_read_every) == (0.5, 0)
 
 
 @pytest.mark.parametrize(

@@ -171,6 +171,7 @@ def test_audit_that_finds_a_lie_makes_the_backup_a_full_read(tmp_path: Path, fir
     result = world.back_up(Liar(), auditShare=1)
     assert (result.mode, result.read_bytes >= 4 * PAGE) == ("Full", True)
     assert result.full_reason == ("NoParent" if first else "ChangeTrackingMismatch")
+    assert (result.distrust, result.since_full_read) == ("ChangeTrackingMismatch", 0)
     assert "differ from what the change source says" in result.note
     assert world.restored_well()
 
@@ -244,7 +245,10 @@ def test_audit_takes_what_is_not_allocated_for_holes_whatever_a_similar_disk_has
 
 def test_every_nth_backup_reads_everything(tmp_path: Path) -> None:
     world = World(tmp_path, 4 * PAGE)
-    reasons = [world.back_up(fullReadEvery=3).full_reason for _ in range(8)]
+    results = [world.back_up(fullReadEvery=3) for _ in range(8)]
+    reasons = [each.full_reason for each in results]
+    assert [each.since_full_read == 0 for each in results] == [each == "ScheduledFullRead" for each in reasons]
+    assert [each.distrust for each in results] == [None] * 8
     assert reasons == ["NoParent", None, "ScheduledFullRead", None, None, "ScheduledFullRead", None, None]
 
 

@@ -1,0 +1,186 @@
+"""A CSI driver left out changes: the backup that found out, those before it, policies and restores say so."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from longboat.api import BackupPolicy, Restore
+from longboat.kube.kinds import BACKUP_POLICY, DISK_BACKUP, RESTORE
+from longboat.kube.port import Object
+from longboat.plan.conditions import find
+from longboat.reconcile import backup_policy, restore
+from tests.unit.reconcile.backup_world import SHOP, BackupWorld, Grenade, disk
+
+LIE = "bytes 4096 to 8192 differ from what the change source says"
+FOUND: Object = {"mode": "Full", "fullReason": "ChangeTrackingMismatch", "distrust": "ChangeTrackingMismatch"}
+FOUND |= {"note": LIE, "sinceFullRead": 0}
+
+
+@pytest.fixture(autouse=True)
+def _no_sync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dozens of runs need not survive a power cut."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+def make_world(folder: Path) -> BackupWorld:
+    folder.mkdir(parents=True, exist_ok=True)
+    world = BackupWorld(folder=folder)
+    world.add_policy("one", {"disk": {"virtualMachine": "db", "name": "data"}})
+    world.add_policy("other", {"disk": {"virtualMachine": "db", "name": "data"}})
+    return world
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> BackupWorld:
+    return make_world(tmp_path)
+
+
+def run(world: BackupWorld, name: str, told: Object, policy: str = "one", bomb: Grenade | None = None) -> None:
+    """One backup whose mover reports what is given, beside what it did."""
+
+    def export(job: Object, content: str | None) -> tuple[bool, str, str | None]:
+        ok, message, log = world._export(job, content)
+        return ok, json.dumps(json.loads(message) | told), log
+
+    world.storage.run_job = export
+    world.add_backup(name, policy=policy)
+    world.drive(name, bomb=bomb)
+    assert world.backup(name).status.phase == "Completed", world.backup(name).status
+    world.clock.advance(seconds=60)
+
+
+def history(world: BackupWorld) -> None:
+    """A full read, backups of two policies that believed the driver, and one that found it wrong."""
+    run(world, "before", {"mode": "Incremental", "sinceFullRead": 7})
+    run(world, "full", {"mode": "Full", "fullReason": "ScheduledFullRead", "sinceFullRead": 0})
+    run(world, "first", {"mode": "Incremental", "sinceFullRead": 1})
+    run(world, "second", {"mode": "Incremental", "sinceFullRead": 2}, policy="other")
+    run(world, "found", FOUND)
+
+
+def marked(world: BackupWorld) -> dict[str, str]:
+    """By name, which DiskBackups are suspect, and by whom."""
+    backups = [world.backup(each["metadata"]["name"]) for each in world.cluster.list(DISK_BACKUP, SHOP)]
+    return {
+        each.name: its.suspected_by
+        for each in backups
+        for its in each.status.disks or ()
+        if its.suspected_by is not None
+    }
+
+
+def test_backup_that_found_its_driver_wrong_says_so_for_good(world: BackupWorld) -> None:
+    history(world)
+    assert disk(world, "data", "found").mismatch == LIE
+    said = world.condition("ChangeTrackingMismatch", "found")
+    assert (said.status, said.reason) == ("True", "BlocksDiffer")
+    assert LIE in said.message and "'data'" in said.message and "second, first" in said.message
+    assert world.condition("Ready", "found").status == "True"
+
+
+def test_backups_that_relied_on_the_driver_are_suspect_back_to_the_last_full_read(world: BackupWorld) -> None:
+    history(world)
+    assert marked(world) == {"first": "found", "second": "found"}
+    for name in marked(world):
+        said = world.condition("Suspect", name)
+        assert (said.status, said.reason) == ("True", "ChangeTrackingMismatch")
+        assert "'found'" in said.message
+        assert world.condition("Ready", name).status == "True"
+    assert sum(reason == "Suspect" for reason, _ in world.cluster.events) == 2
+
+
+def test_what_comes_after_is_not_suspect_and_a_second_mismatch_accuses_only_what_came_between(
+    world: BackupWorld,
+) -> None:
+    history(world)
+    run(world, "later", {"mode": "Incremental", "sinceFullRead": 1})
+    run(world, "again", FOUND)
+    assert marked(world) == {"first": "found", "second": "found", "later": "again"}
+
+
+def test_first_backup_that_was_told_what_is_allocated_is_suspect_too(world: BackupWorld) -> None:
+    run(world, "first", {"mode": "Full", "fullReason": "NoParent", "sinceFullRead": 1})
+    run(world, "found", FOUND)
+    assert marked(world) == {"first": "found"}
+
+
+def test_lie_that_is_found_by_a_first_backup_is_told_although_its_full_reason_is_another(world: BackupWorld) -> None:
+    run(world, "found", FOUND | {"fullReason": "NoParent"})
+    assert world.condition("ChangeTrackingMismatch", "found").message.endswith("may hold wrong blocks: none")
+    assert [reason for reason, _ in world.cluster.events].count("ChangeTrackingMismatch") == 1
+
+
+def test_tracker_that_only_fails_accuses_nobody(world: BackupWorld) -> None:
+    run(world, "first", {"mode": "Incremental", "sinceFullRead": 1})
+    run(world, "failed", FOUND | {"fullReason": "ChangeTrackingUnavailable", "distrust": "ChangeTrackingUnavailable"})
+    assert marked(world) == {} and world.condition("ChangeTrackingMismatch", "failed") is None
+
+
+def test_other_disks_are_not_suspect(world: BackupWorld) -> None:
+    world.add_policy("machine")
+    run(world, "all", {"mode": "Incremental", "sinceFullRead": 3}, policy="machine")
+    run(world, "found", FOUND)
+    its = {each.name: each.suspected_by for each in world.backup("all").status.disks or ()}
+    assert its == {"root": None, "data": "found", "logs": None}
+
+
+def policies(world: BackupWorld) -> Iterator[Any]:
+    for name in ("one", "other"):
+        backup_policy.reconcile(world.context(), SHOP, name)
+        found = BackupPolicy.model_validate(world.cluster.get(BACKUP_POLICY, name, SHOP))
+        yield find(found.status.conditions, "ChangeTrackingMismatch")
+
+
+def test_policies_say_it_without_events_for_as_long_as_there_are_such_backups(world: BackupWorld) -> None:
+    history(world)
+    one, other = policies(world)
+    assert (one.status, one.reason) == ("True", "SuspectBackups")
+    assert "first" in one.message and "found" in one.message
+    assert (other.status, other.reason) == ("True", "SuspectBackups") and "second" in other.message
+    for name in ("first", "second"):
+        del world.cluster.objects[DISK_BACKUP, SHOP, name]
+    one, other = policies(world)
+    assert one.reason == "BlocksDiffer" and other is None
+
+
+def test_restore_from_a_suspect_backup_warns_and_goes_on(world: BackupWorld) -> None:
+    history(world)
+    for name in ("first", "found"):
+        spec = {"source": {"diskBackup": {"name": name}}, "claim": {"name": f"from-{name}"}}
+        world._create(RESTORE, name, SHOP, {"spec": spec})
+        restore.reconcile(world.context(), SHOP, name)
+    first, found = (Restore.model_validate(world.get(RESTORE, name)) for name in ("first", "found"))
+    said = find(first.status.conditions, "SuspectSource")
+    assert said and (said.status, said.reason) == ("True", "ChangeTrackingMismatch") and "'found'" in said.message
+    assert first.status.phase == "Restoring"
+    assert find(found.status.conditions, "SuspectSource") is None
+
+
+def test_killed_at_any_write_it_has_marked_the_same(tmp_path: Path) -> None:
+    def story(world: BackupWorld, bomb: Grenade) -> None:
+        run(world, "first", {"mode": "Full", "fullReason": "NoParent", "sinceFullRead": 1})
+        run(world, "found", FOUND, bomb=bomb)
+
+    world, bomb = make_world(tmp_path / "count"), Grenade()
+    story(world, bomb)
+    assert bomb.effects > 15, "the test sees too few writes to be worth anything"
+    for nth in range(1, bomb.effects + 2):
+        world = make_world(tmp_path / str(nth))
+        story(world, Grenade(nth))
+        assert marked(world) == {"first": "found"}, nth
+        assert world.condition("ChangeTrackingMismatch", "found"), nth
+
+
+def test_mover_is_told_how_much_to_check_and_when_to_read_everything(world: BackupWorld) -> None:
+    told: list[Any] = []
+    world.storage.run_job = lambda job, content: told.append(world.job_file(job)) or world._export(job, content)  # type: ignore[assignment, func-returns-value]
+    world.set(audit_percent=2.5, full_read_every=7)
+    world.add_backup("run", policy="one")
+    world.drive("run")
+    assert (told[0].audit_share, told[0].full_read_every) == (0.025, 7)
