@@ -109,9 +109,18 @@ def _build(module: GoModule, target: Path) -> None:
 
 
 def go(arguments: list[str], directory: Path) -> None:
-    """Run the go command in a module's directory; its output is shown as it comes."""
-    if subprocess.run([_go_command(), *arguments], cwd=directory, check=False).returncode:
+    """Run the go command in a module's directory; its output is shown as it comes, but for a line for each download."""
+    downloads = 0
+    with subprocess.Popen([_go_command(), *arguments], cwd=directory, stderr=subprocess.PIPE, text=True) as running:
+        for line in running.stderr or ():
+            if line.startswith("go: downloading "):
+                downloads += 1
+            else:
+                sys.stderr.write(line)
+    if running.returncode:
         raise ClusterError(f"`go {arguments[0]}` failed in {directory}: see its output above")
+    if downloads:
+        say(f"{downloads} Go modules were downloaded")
 
 
 def go_output(arguments: list[str], directory: Path) -> str:
