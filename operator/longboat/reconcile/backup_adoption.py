@@ -11,13 +11,16 @@ from pydantic import ValidationError
 from longboat.api import BackupStore
 from longboat.api.common import format_time
 from longboat.api.disk_backup import DiskBackupStatus, DiskResult, PinnedStore
+from longboat.kube.kinds import NAMESPACE
 from longboat.plan import kstatus
 from longboat.plan.backup import expires_at, phase_of, progress_text, totals
 from longboat.plan.problem import Problem
 from longboat.plan.recorded_rule import recorded_retention, told, unasked
 from longboat.reconcile.backup_run import Run
 from longboat.reconcile.backup_store_access import find_at
-from longboat.reconcile.repositories import RepositoryAccess
+from longboat.reconcile.epochs import require_charge
+from longboat.reconcile.repositories import RepositoryAccess, StoreProblemError, told_in_namespace
+from longboat.reconcile.trash_notes import Place
 from longboat.repository import (
     BackupManifest,
     DiskReference,
@@ -42,7 +45,10 @@ def adopt_from(run: Run, access: RepositoryAccess, store: BackupStore) -> bool |
             return True
         # Also without a manifest: a run of this name that was deleted before it wrote one has left its mark. On the
         # backup that is made now it would hide it, and date its deletion back.
-        if problem := _undo_deletion(run, access, store):
+        marked = has_tombstone(access.repository, run.backup.name)
+        if (manifest or marked) and (problem := _not_in_charge(run, access, store)):
+            return problem
+        if marked and (problem := _undo_deletion(run, access, store)):
             return problem
         lost = _lost_disks(access.repository, manifest) if manifest else {}
     except RepositoryError as error:
@@ -54,13 +60,22 @@ def adopt_from(run: Run, access: RepositoryAccess, store: BackupStore) -> bool |
 
 
 def _undo_deletion(run: Run, access: RepositoryAccess, store: BackupStore) -> Problem | None:
-    """Take the mark of a deletion off, if there is one, with the credentials of maintenance: exports may not delete."""
-    if not has_tombstone(access.repository, run.backup.name):
-        return None
+    """Take the mark of a deletion off, with the credentials of maintenance: exports may not delete."""
     its = find_at(run.ctx, store, run.backup.namespace, access.repository.id, purpose="maintenance")
     if isinstance(its, Problem):
         return its
     remove_tombstone(its.repository, run.backup.name)
+    return None
+
+
+def _not_in_charge(run: Run, access: RepositoryAccess, store: BackupStore) -> Problem | None:
+    """Return what is in the way of taking anything over: another cluster may own it. A new run is in nobody's way."""
+    namespace = run.ctx.cluster.get(NAMESPACE, run.backup.namespace)
+    place = Place(store.name, run.backup.namespace, namespace["metadata"]["uid"] if namespace else "")
+    try:
+        require_charge(run.ctx, place, access)
+    except StoreProblemError as error:
+        return Problem(error.reason, told_in_namespace(store.name, error), passing=error.retryable)
     return None
 
 

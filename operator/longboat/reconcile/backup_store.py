@@ -14,7 +14,9 @@ from longboat.plan import kstatus
 from longboat.plan.conditions import find, with_condition, without_condition
 from longboat.plan.problem import Problem
 from longboat.plan.stores import default_stores, several_defaults
+from longboat.plan.take_over import CONFLICT, question
 from longboat.reconcile.context import Context
+from longboat.reconcile.epochs import contested
 from longboat.reconcile.objects import load
 from longboat.reconcile.outcome import save
 from longboat.reconcile.repositories import Purpose, StoreProblemError
@@ -165,6 +167,7 @@ def _standing(ctx: Context, store: BackupStore, conditions: Sequence[Condition])
         "SameSite": _same_site(ctx, store),
         "NoRecoveryRecipient": _no_recovery(store),
         "SeveralDefaults": _several_defaults(ctx, store),
+        CONFLICT: question(contested(ctx, store.name)),
     }
     for type_, message in warnings.items():
         if message is None:

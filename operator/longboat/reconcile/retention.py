@@ -172,7 +172,7 @@ def _expire(ctx: Context, run: DiskBackup, decision: Decision) -> bool:
         return False
     if has_data(fresh) and fresh.status.store is not None:
         if fresh.status.tombstoned_at is None:
-            trash.own_repository(ctx, fresh)
+            trash.require_own(ctx, fresh)
             # Noted before it is done, so that it is undone should the backup be kept after all. It also tells the
             # deletion that follows that it is no user's.
             fresh = save_status(ctx.cluster, fresh, fresh.status.model_copy(update={"tombstoned_at": ctx.now()}))

@@ -20,6 +20,7 @@ from longboat.kube.port import Cluster, Object
 from longboat.plan.names import MANAGED_BY, MANAGER, OWNER_KIND, OWNER_UID
 from longboat.reconcile import routing, trash_notes
 from longboat.reconcile.context import Context
+from longboat.reconcile.epochs import is_contested
 from longboat.reconcile.queue import LOW, NORMAL, URGENT, Key, WorkQueue
 from longboat.reconcile.routing import LEFT_TO_DO, RETENTION, TRASH, Owners
 
@@ -135,9 +136,9 @@ class Tick:
         self._guarded("backups", lambda: self._backups(hourly))
         for step in self._cleaning:
             self._guarded(step.__module__, partial(step, self._ctx))
+        self._guarded("trash", lambda: self._trash(hourly))
         if hourly:
             self._next_hourly = self._ctx.now() + HOUR
-            self._guarded("trash", self._trash)
 
     def _restores(self) -> None:
         for each in self._ctx.cluster.list(RESTORE):
@@ -165,9 +166,11 @@ class Tick:
         for store in self._ctx.cluster.list(BACKUP_STORE):
             self._queue.add(routing.key_of(store))
 
-    def _trash(self) -> None:
-        for place in trash_notes.places(self._ctx):
-            self._queue.add(Key(TRASH, place.namespace, place.name), priority=LOW)
+    def _trash(self, hourly: bool) -> None:
+        """Look at the trash every hour, and where somebody else is in charge in between: he may not be any more."""
+        for place, data in trash_notes.noted(self._ctx):
+            if hourly or is_contested(data):
+                self._queue.add(Key(TRASH, place.namespace, place.name), priority=LOW)
 
     def _stuck_policies(self) -> None:
         for policy in self._ctx.cluster.list(BACKUP_POLICY):

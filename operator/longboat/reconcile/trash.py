@@ -6,10 +6,8 @@ What has to be known from one look to the next is noted in the cluster: see tras
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
-import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 from longboat.api import BackupStore, DiskBackup
@@ -18,12 +16,12 @@ from longboat.kube.kinds import BACKUP_STORE, DISK_BACKUP
 from longboat.kube.port import Object
 from longboat.plan.names import FINALIZER
 from longboat.reconcile.context import Context
+from longboat.reconcile.epochs import Token, fence, new_token, require_charge
 from longboat.reconcile.objects import load
 from longboat.reconcile.repositories import RepositoryAccess, StoreProblemError
 from longboat.reconcile.store_access import problem_of
 from longboat.reconcile.trash_notes import (
     EVERYTHING,
-    Data,
     Place,
     forget_unseen,
     place_of,
@@ -33,11 +31,9 @@ from longboat.reconcile.trash_notes import (
 )
 from longboat.repository import (
     MAX_SKEW,
-    Epoch,
     RepositoryError,
     SweepReport,
     Tombstone,
-    advance_epoch,
     epoch_time,
     holds_backup,
     read_tombstones,
@@ -58,6 +54,7 @@ def bury(ctx: Context, backup: DiskBackup, by: str) -> None:
     """
     place = place_of(ctx, backup)
     access = own_repository(ctx, backup)
+    require_charge(ctx, place, access)
     _require_data(access, backup)
     # Noted first: a tombstone that nobody knows of would never be swept.
     update(ctx, place, lambda data: data)
@@ -66,6 +63,11 @@ def bury(ctx: Context, backup: DiskBackup, by: str) -> None:
         write_tombstone(access.repository, backup.name, ctx.now(), by, since=since)
     except RepositoryError as error:
         raise problem_of(error) from error
+
+
+def require_own(ctx: Context, backup: DiskBackup) -> None:
+    """Return if a backup's data can be marked here and now; StoreProblemError otherwise."""
+    require_charge(ctx, place_of(ctx, backup), own_repository(ctx, backup))
 
 
 def dig_out(ctx: Context, backup: DiskBackup) -> None:
@@ -77,7 +79,7 @@ def dig_out(ctx: Context, backup: DiskBackup) -> None:
         raise problem_of(error) from error
 
 
-def sweep(ctx: Context, place: Place, token: Callable[[], str] = lambda: secrets.token_hex(16)) -> SweepReport:
+def sweep(ctx: Context, place: Place, token: Token = new_token) -> SweepReport:
     """Remove what was deleted longer ago than the trash period, by the store's clock. Raises StoreProblemError."""
     renew_unseen(ctx, place, lambda name: bool(_applied_again(ctx, place, [name])))
     access = _open(ctx, place)
@@ -85,11 +87,13 @@ def sweep(ctx: Context, place: Place, token: Callable[[], str] = lambda: secrets
     try:
         stones = read_tombstones(access.repository)
         _put_off(ctx, place, access, [stone for stone in stones if stone.deleted + period / 2 <= ctx.now()])
+        # Asked also when there is nothing to remove, so that an administrator learns of it before there is.
+        require_charge(ctx, place, access, token)
         # What is not in the trash needs nothing to keep it from being swept.
         forget_unseen(ctx, place, unseen_at(ctx, place).keys() - {stone.backup_name for stone in stones} - {EVERYTHING})
         if not any(stone.deleted + period <= ctx.now() for stone in stones) and not stale_markers(access.repository):
             return SweepReport()
-        epoch = _fence(ctx, place, access, token())
+        epoch = fence(ctx, place, access, token())
         now = _store_time(ctx, access)
         back = _back(ctx, place, [stone.backup_name for stone in stones], now)
         report = sweep_tombstones(access.repository, now, period, keep=back, epoch=epoch)
@@ -99,21 +103,6 @@ def sweep(ctx: Context, place: Place, token: Callable[[], str] = lambda: secrets
         log.warning("%s: DiskBackups %s exist, or did of late: their data stays", place.namespace, sorted(back))
     log.info("%s: removed %s from store %s", place.namespace, ", ".join(report.removed_backups), place.store)
     return report
-
-
-def _fence(ctx: Context, place: Place, access: RepositoryAccess, token: str) -> Epoch:
-    """Take over the repository's epoch with a token that is noted down before it is used; return the new epoch."""
-    known: list[str] = []
-
-    def noted(data: Data) -> Data:
-        # Any of them may be the current one, as an attempt that failed may still have written its token.
-        known[:] = [*json.loads(data.get("tokens", "[]")), token]
-        return data | {"tokens": json.dumps(known)}
-
-    update(ctx, place, noted)
-    epoch = advance_epoch(access.repository, set(known), token)
-    update(ctx, place, lambda data: data | {"tokens": json.dumps([token])})
-    return epoch
 
 
 def _applied_again(ctx: Context, place: Place, names: Iterable[str]) -> set[str]:

@@ -106,10 +106,15 @@ def forget_unseen(ctx: Context, place: Place, names: Iterable[str]) -> None:
         update(ctx, place, forgotten, create=False)
 
 
+def data_of(ctx: Context, place: Place) -> Data:
+    """Return what is noted of a repository, nothing if it was never deleted from."""
+    found = ctx.cluster.get(CONFIG_MAP, place.name, ctx.settings.namespace)
+    return dict(found["data"]) if found else {}
+
+
 def unseen_at(ctx: Context, place: Place) -> dict[str, datetime]:
     """Return which names were noted as unseen (EVERYTHING: more than can be named), and when that was last so."""
-    found = ctx.cluster.get(CONFIG_MAP, place.name, ctx.settings.namespace)
-    return unseen(found["data"]) if found else {}
+    return unseen(data_of(ctx, place))
 
 
 def unseen(data: Data) -> dict[str, datetime]:

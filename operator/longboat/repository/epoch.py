@@ -92,6 +92,6 @@ def _current(repository: Repository) -> _Current:
 def _conflict(repository: Repository, found: Epoch | None) -> EpochConflictError:
     number = found.number if found else 0
     return EpochConflictError(
-        f"{repository.store.describe()}: another operator expires data here (epoch {number}); nothing was removed."
-        " Stop one of the two clusters, or give this one another cluster id"
+        f"{repository.store.describe()}: another operator is in charge here (epoch {number}); nothing was"
+        " removed. Of two clusters that use one repository only one may go on"
     )
