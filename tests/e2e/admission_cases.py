@@ -184,6 +184,7 @@ TYPED: Mapping[tuple[str, str], Typed] = {
     ("Restore", "attach.virtualMachine"): (_ATTACH, OBJECT_NAME),
     ("Restore", "attach.diskName"): (_ATTACH, LABEL),
     ("Restore", "attach.bus"): (_ATTACH, ([("sata", "enum")], ["scsi", "virtio"])),
+    ("BackupStore", "dedupe"): ((), ([("Parent", "enum"), ("Cluster", "enum")], ["Disk", "Namespace"])),
     ("BackupStore", "location"): ((), ([("", "minLength"), ("a" * 64, "maxLength")], ["lon-2"])),
     ("BackupStore", "s3.endpoint"): (
         (),

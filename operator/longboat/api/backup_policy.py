@@ -160,7 +160,7 @@ class BackupPolicyStatus(Status):
     stored_bytes: int | None = Field(None, description="Bytes that this policy's backups added to the store.")
     stored: str | None = Field(None, description="storedBytes, for tables.")
     protected: str | None = Field(
-        None, description="Yes, Late, Never, Suspended or No: is the target protected as asked for?"
+        None, description="Yes, Partly, Late, Never, Suspended or No: is the target protected as asked for?"
     )
 
 

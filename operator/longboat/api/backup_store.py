@@ -8,6 +8,7 @@ from pydantic import Field
 
 from longboat.api.common import (
     AGE,
+    Dedupe,
     LabelSelector,
     Model,
     ObjectName,
@@ -244,6 +245,12 @@ class BackupStoreSpec(Model):
         description="Whether exports and restores of a namespace use Secrets of that namespace's own, which the "
         "administrator makes beside those named above: <name of the Secret>.<namespace>. Optional: where there is one; "
         "Required: a namespace without them can't be backed up.",
+    )
+    dedupe: Dedupe = Field(
+        "Disk",
+        description="What is stored once. Disk: what a disk has in common with its own earlier backups. Namespace: the "
+        "first backup of a disk is also compared with the namespace's other disks, which saves the blocks of a common "
+        "image; a damaged block then hurts the backups of all of them. Namespaces share nothing in any case.",
     )
     encryption: Encryption = Field(description="Keys of the backups.")
     allowed_namespaces: LabelSelector | None = Field(

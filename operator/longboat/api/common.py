@@ -22,6 +22,10 @@ TIME_PATTERN = (
 )
 SUBDOMAIN_PATTERN = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
 
+Dedupe = Literal["Disk", "Namespace"]
+"""With what a disk is compared: its own earlier backups, or, at first, those of the namespace's other disks, too."""
+DiskContent = Literal["Disk", "Archive"]
+"""What a disk of a backup is: blocks, or the few small files of a machine's TPM and EFI state."""
 Duration = Annotated[str, Field(pattern=DURATION_PATTERN, max_length=6)]
 """A whole number and a unit: m (minutes), h (hours), d (days of 24 hours) or w (weeks), such as 30d."""
 Name = Annotated[str, Field(min_length=1, max_length=63, pattern=NAME_PATTERN)]

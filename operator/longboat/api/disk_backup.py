@@ -10,6 +10,8 @@ from longboat.api.backup_policy import Retention
 from longboat.api.common import (
     AGE,
     AskedTime,
+    Dedupe,
+    DiskContent,
     Model,
     NamedRef,
     ObjectName,
@@ -75,7 +77,13 @@ class HandOver(Model):
 class DiskResult(Model):
     """One disk of the backup."""
 
-    name: str = Field(description="Name of the volume in the virtual machine, or of the PersistentVolumeClaim.")
+    name: str = Field(
+        description="Name of the volume in the virtual machine, or of the PersistentVolumeClaim; tpm-efi.state for the"
+        " persistent TPM and EFI state of the machine."
+    )
+    content: DiskContent = Field(
+        "Disk", description="Disk: a disk with its blocks. Archive: the files of a machine's TPM and EFI state."
+    )
     phase: DiskPhase = Field("Pending", description="How far the disk's backup is.")
     reason: str | None = Field(None, description="Constant reason of a failure.")
     message: str | None = Field(None, description="What happened and what to do.")
@@ -176,6 +184,7 @@ class PinnedStore(Model):
     location: str | None = Field(None, description="Where the store is.")
     repository: str = Field(description="Path of the namespace's repository in the store.")
     id: str | None = Field(None, description="Id of that repository: another one at this path is not touched.")
+    dedupe: Dedupe = Field("Disk", description="With what the disks are compared, as the store says.")
 
 
 class UnconfirmedRule(Model):

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from longboat.api.common import (
     AGE,
+    DiskContent,
     Model,
     Name,
     NamedRef,
@@ -93,6 +94,9 @@ class RestoreStatus(Status):
     volume_mode: Literal["Block", "Filesystem"] | None = Field(None, description="Volume mode of the new claim.")
     size_bytes: int | None = Field(None, description="Size of the new claim.")
     storage_class_name: str | None = Field(None, description="StorageClass of the new claim.")
+    content: DiskContent | None = Field(
+        None, description="Disk: a disk is restored. Archive: the files of a machine's TPM and EFI state."
+    )
     data_bytes: int | None = Field(None, description="Size of the backed-up disk.")
     bytes_done: int | None = Field(None, description="Bytes written so far.")
     volume: str | None = Field(None, description="The PersistentVolume that carries the data.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ from longboat.kube.port import Object
 from longboat.plan.disks import VmDisk, vm_disks
 from longboat.plan.problem import Problem
 from longboat.plan.snapshot_class import choose_snapshot_class, driver_of
+from longboat.plan.state import NO_STATE_YET, STATE_LABEL, is_state_claim, may_hold_state, state_disk, state_problem
 
 _CAPTURE = (Ability.SNAPSHOTS, Ability.BACKUPS)
 TRIAL_REMEDY = "find out with: longboat check --trial"
@@ -24,7 +26,7 @@ def disk_findings(seen: Observation) -> list[Finding]:
 
 def _disk_faults(seen: Observation) -> Iterator[Finding]:
     for machine, disk in _disks(seen):
-        problem = disk.unsupported or _claim_problem(seen, machine["metadata"]["namespace"], str(disk.claim))
+        problem = disk.unsupported or _claim_problem(seen, machine["metadata"]["namespace"], disk)
         if problem:
             verdict = Verdict.WARNING
             yield Finding("disks", f"{_full_name(machine)}: {disk.name}", verdict, problem.message, "", _CAPTURE)
@@ -35,9 +37,26 @@ def _disks(seen: Observation) -> Iterator[tuple[Object, VmDisk]]:
     for machine in seen.machines:
         for disk in vm_disks(machine, instances.get(_full_name(machine))):
             yield machine, disk
+    if "persistentvolumeclaims" not in seen.unseen:
+        yield from _states(seen, instances)
 
 
-def _claim_problem(seen: Observation, namespace: str, name: str) -> Problem | None:
+def _states(seen: Observation, instances: dict[str, Object]) -> Iterator[tuple[Object, VmDisk]]:
+    """Yield the TPM and EFI state of each machine that keeps some and has been started."""
+    claims = defaultdict[str, list[Object]](list)
+    for claim in seen.claims:
+        if is_state_claim(claim) or claim["metadata"]["name"].startswith(STATE_LABEL):
+            claims[claim["metadata"]["namespace"]].append(claim)
+    for machine in seen.machines:
+        name, namespace = machine["metadata"]["name"], machine["metadata"]["namespace"]
+        may = [claim for claim in claims[namespace] if may_hold_state(claim, name)]
+        disk = state_disk(machine, instances.get(_full_name(machine)), may)
+        if disk and not (disk.unsupported and disk.unsupported.reason == NO_STATE_YET):
+            yield machine, disk
+
+
+def _claim_problem(seen: Observation, namespace: str, disk: VmDisk) -> Problem | None:
+    name = str(disk.claim)
     if seen.unseen & {"persistentvolumeclaims", "persistentvolumes", "volumesnapshotclasses"}:
         return None
     claim = _by_name(seen.claims, name, namespace)
@@ -47,6 +66,8 @@ def _claim_problem(seen: Observation, namespace: str, name: str) -> Problem | No
     if volume is None:
         return Problem("ClaimNotBound", f"its PersistentVolumeClaim {name!r} is not bound yet")
     profile = _by_name(seen.profiles, claim["spec"].get("storageClassName"))
+    if disk.content == "Archive" and (problem := state_problem(claim)):
+        return problem
     found = choose_snapshot_class(driver_of(volume), seen.snapshot_classes, profile)
     return found if isinstance(found, Problem) else None
 

@@ -12,13 +12,14 @@ import io
 import os
 import stat
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 
 from .errors import (
     ArchiveDamagedError,
     ArchiveTooLargeError,
+    SourceForbiddenError,
     SourceMissingError,
     SourceReadError,
 )
@@ -35,10 +36,13 @@ class ArchiveSource:
 
     is_device = False
 
-    def __init__(self, path: Path) -> None:
-        """Read the files below a folder; SourceMissingError, SourceReadError, ArchiveTooLargeError."""
+    def __init__(self, path: Path, leave_out: Collection[str] = ()) -> None:
+        """Read the files below a folder but those of `leave_out` at its root.
+
+        SourceMissingError, SourceForbiddenError, SourceReadError, ArchiveTooLargeError.
+        """
         self.path = path
-        data, self.skipped = pack(path)
+        data, self.skipped = pack(path, leave_out)
         self._data = memoryview(data)
         self.size = len(data)
 
@@ -65,16 +69,21 @@ class ArchiveSource:
         """Nothing is open."""
 
 
-def pack(folder: Path) -> tuple[bytes, list[str]]:
-    """Return the archive of everything below a folder, and the names of what was left out (links, devices, sockets)."""
+def pack(folder: Path, leave_out: Collection[str] = ()) -> tuple[bytes, list[str]]:
+    """Return the archive of everything below a folder, and the names of what was left out (links, devices, sockets).
+
+    `leave_out` are names at its root of which nothing is taken, nor told.
+    """
     out, skipped, entries = io.BytesIO(), list[str](), 0
     try:
         with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as archive:
-            for name, info, data in _walk(folder, skipped):
+            for name, info, data in _walk(folder, skipped, OURS_TO_LEAVE.union(leave_out)):
                 entries += 1
                 if entries > MAX_ENTRIES or out.tell() + len(data) + 4096 > MAX_ARCHIVE:
                     raise _too_large(folder)
                 archive.addfile(_entry(name, info, len(data)), io.BytesIO(data))
+    except PermissionError as error:
+        raise _forbidden(folder, error) from None
     except OSError as error:
         raise SourceReadError(f"{error.filename or folder}: can not be read: {error.strerror}") from None
     # Closing it has added an end and its padding; what is too large now could not be restored.
@@ -90,7 +99,9 @@ def unpack(data: bytes, folder: Path) -> None:
         path = folder / entry.name
         try:
             if entry.isdir():
-                path.mkdir(mode=0o700, exist_ok=True)
+                path.mkdir(exist_ok=True)
+                # An earlier attempt may have given it the mode that it is to have in the end.
+                path.chmod(0o700)
             else:
                 _write(path, content)
         except OSError as error:
@@ -101,6 +112,14 @@ def unpack(data: bytes, folder: Path) -> None:
     _sync(folder)
 
 
+def _forbidden(folder: Path, error: PermissionError) -> SourceForbiddenError:
+    return SourceForbiddenError(
+        f"{error.filename or folder}: the mover may not read it: {error.strerror}. It runs as user and group"
+        f" {os.geteuid()}, as KubeVirt's machines do; files of other users can only be read where the CSI driver lets"
+        " Kubernetes give a volume to a group (CSIDriver spec.fsGroupPolicy File)"
+    )
+
+
 def _too_large(folder: Path) -> ArchiveTooLargeError:
     return ArchiveTooLargeError(
         f"{folder}: more than {MAX_ENTRIES} files or {MAX_ARCHIVE} bytes: only small volumes of files,"
@@ -108,13 +127,13 @@ def _too_large(folder: Path) -> ArchiveTooLargeError:
     )
 
 
-def _walk(folder: Path, skipped: list[str]) -> Iterator[tuple[str, os.stat_result, bytes]]:
+def _walk(folder: Path, skipped: list[str], left: Collection[str]) -> Iterator[tuple[str, os.stat_result, bytes]]:
     if not folder.is_dir():
         raise SourceMissingError(f"{folder}: expected the directory of a filesystem volume")
     for top, folders, files, handle in os.fwalk(folder, follow_symlinks=False, onerror=_fail):
         inner = PurePosixPath(Path(top).relative_to(folder).as_posix())
         if top == str(folder):
-            folders[:] = [name for name in folders if name not in OURS_TO_LEAVE]
+            folders[:], files[:] = ([name for name in names if name not in left] for names in (folders, files))
         links = [name for name in folders if stat.S_ISLNK(os.lstat(name, dir_fd=handle).st_mode)]
         folders[:] = sorted(set(folders) - set(links))
         for name in folders:

@@ -48,6 +48,12 @@ class ArchiveDamagedError(MoverError):
     reason = "ArchiveDamaged"
 
 
+class SourceForbiddenError(MoverError):
+    """Files of the source belong to a user that the mover is not."""
+
+    reason = "SourceForbidden"
+
+
 class SourceReadError(MoverError):
     """Reading the source failed; another node or another attempt may succeed."""
 

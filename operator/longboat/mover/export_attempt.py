@@ -145,7 +145,11 @@ class Attempt:
         size, pages = self._job.block_size, self._page_blocks
         sample = sample_blocks(self._source, self._repository.keys, size, pages)
         disk = self._job.disk.disk_key
-        return replace(choice, similar=choose_similar(self._repository, disk, size, pages, sample, self._damage))
+        similar = choose_similar(self._repository, disk, size, pages, sample, self._damage)
+        if similar is None:
+            return choice
+        note = f"compared with a backup of another disk of the namespace (claim {similar.manifest.disk.claim_name!r})"
+        return replace(choice, similar=similar, note=note)
 
     def _read_disk(self, uploaded: UploadedBlocks | None) -> DiskManifest:
         keys, random, job = self._repository.keys, self._repository.random, self._job

@@ -53,7 +53,7 @@ def run_export(
         require_sound(repository, finished)
         return result_of(finished.manifest, finished.name, finished.object_id, reused=True)
     if job.content == "Archive":
-        with ArchiveSource(Path(job.source_path)) as files:
+        with ArchiveSource(Path(job.source_path), job.leave_out) as files:
             export = _prepared(job, repository, files, emit, page_blocks, None)
             export.notes += [f"left out, being no plain file: {name}" for name in files.skipped]
             return run_attempts(export)

@@ -79,9 +79,11 @@ class ExportJob(_Job):
     # Every so many backups of a disk one reads everything in spite of `changes`; 0: none does.
     full_read_every: int = Field(default=30, ge=0)
     # What a disk without an earlier backup is compared with: nothing, or a disk of the namespace made from one image.
-    dedupe: Literal["Parent", "Namespace"] = "Parent"
+    dedupe: Literal["Disk", "Namespace"] = "Disk"
     # A disk, or the few small files of a volume without a disk.img, such as a machine's TPM and EFI state.
     content: Literal["Disk", "Archive"] = "Disk"
+    # Folders at the root of such a volume that are no part of it.
+    leave_out: tuple[str, ...] = ()
 
 
 class FileOwner(BaseModel):

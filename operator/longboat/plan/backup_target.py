@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from longboat.api import BackupPolicy, DiskBackup
-from longboat.api.common import DiskRef
+from longboat.api.common import DiskContent, DiskRef
 from longboat.api.disk_backup import BackupTarget, ClaimIdentity, DiskResult
-from longboat.plan.disks import VmDisk, resolve_disk, state_disk, vm_disks, vm_not_found
+from longboat.plan.disks import VmDisk, resolve_disk, vm_disks, vm_not_found
 from longboat.plan.problem import Problem
 from longboat.plan.quantities import bytes_of
+from longboat.plan.state import is_state_claim, state_disk, state_problem
 
 Object = dict[str, Any]
 
@@ -43,8 +44,13 @@ def wanted(backup: DiskBackup, policy: BackupPolicy) -> Wanted | Problem:
     return Wanted(its, disk=disk)
 
 
-def disks_of(ask: Wanted, vm: Object | None, vmi: Object | None) -> list[VmDisk] | Problem:
-    """Return the disks to back up, those that can't be captured included; or why there is nothing to look at."""
+def disks_of(
+    ask: Wanted, vm: Object | None, vmi: Object | None, state_claims: Iterable[Object] = ()
+) -> list[VmDisk] | Problem:
+    """Return the disks to back up, those that can't be captured included; or why there is nothing to look at.
+
+    ``state_claims`` are the claims that may hold the TPM and EFI state of the virtual machine: it comes last.
+    """
     if ask.disk is not None:
         disk = resolve_disk(ask.disk, vm, vmi, field="the policy's spec.target.disk")
         if isinstance(disk, Problem):
@@ -58,10 +64,15 @@ def disks_of(ask: Wanted, vm: Object | None, vmi: Object | None) -> list[VmDisk]
             f"spec.virtualMachine: {ask.virtual_machine!r} does not carry the labels that the policy selects",
             final=True,
         )
-    found, state = vm_disks(vm, vmi), state_disk(vm, vmi)
-    if not found:
-        return Problem("NoDisks", f"VirtualMachine {ask.virtual_machine!r} has no disk that could be backed up")
-    return [*found, state] if state else found
+    state = state_disk(vm, vmi, state_claims)
+    found = [*vm_disks(vm, vmi), *([state] if state else [])]
+    return found or Problem("NoDisks", f"VirtualMachine {ask.virtual_machine!r} has no disk that could be backed up")
+
+
+def content_of(disk: VmDisk, ask: Wanted, claim: Object) -> DiskContent:
+    """Return what a disk is: a claim that the policy names itself may be that of a machine's state."""
+    direct = ask.disk is not None and ask.disk.persistent_volume_claim is not None
+    return "Archive" if direct and is_state_claim(claim) else disk.content
 
 
 def target_of(vm: Object | None, claim: Object | None, disk: DiskRef | None = None) -> BackupTarget:
@@ -73,13 +84,16 @@ def target_of(vm: Object | None, claim: Object | None, disk: DiskRef | None = No
     return BackupTarget(kind="VirtualMachine", name=its["name"], uid=its["uid"], disk=only)
 
 
-def pinned(name: str, claim: Object, volume: Object | None, snapshot_class: str | Problem) -> DiskResult:
+def pinned(
+    name: str, claim: Object, volume: Object | None, snapshot_class: str | Problem, content: DiskContent = "Disk"
+) -> DiskResult:
     """Return a disk as it is found at the beginning of a run."""
     csi = ((volume or {}).get("spec") or {}).get("csi") or {}
     capacity = ((claim.get("status") or {}).get("capacity") or {}).get("storage")
     asked = claim["spec"].get("resources", {}).get("requests", {}).get("storage", "0")
     disk = DiskResult(
         name=name,
+        content=content,
         claim=ClaimIdentity(name=claim["metadata"]["name"], uid=claim["metadata"]["uid"]),
         volume_handle=csi.get("volumeHandle"),
         volume_mode=claim["spec"].get("volumeMode", "Filesystem"),
@@ -88,8 +102,11 @@ def pinned(name: str, claim: Object, volume: Object | None, snapshot_class: str 
         driver=csi.get("driver"),
         claim_bytes=bytes_of(capacity or asked),
     )
+    problem = state_problem(claim) if content == "Archive" else None
     if isinstance(snapshot_class, Problem):
-        return with_problem(disk, snapshot_class)
+        problem = problem or snapshot_class
+    if problem is not None:
+        return with_problem(disk, problem)
     return disk.model_copy(update={"snapshot_class": snapshot_class})
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from longboat.api.common import DiskRef
+from longboat.api.common import DiskContent, DiskRef
 from longboat.plan.problem import Problem
 
 Object = dict[str, Any]
@@ -21,51 +21,33 @@ _UNSUPPORTED = {
 _SHARED = ("SharedFilesystem", "it is shared with the guest as a file system (virtiofs), not as a disk")
 
 
-STATE = "tpm-efi.state"
-"""No volume of a virtual machine has this name, as theirs have no dots."""
-
-
 @dataclass(frozen=True)
 class VmDisk:
     """One disk: its name, its PersistentVolumeClaim, and why it can't be captured if it can't.
 
     ``name`` is the volume's name in the virtual machine, or the claim's own name for a claim that was named directly.
-    ``unsupported`` is set exactly when ``claim`` is None.
+    ``unsupported`` is set exactly when ``claim`` is None. ``content``: a disk, or the files of a machine's state.
     """
 
     name: str
     claim: str | None
     unsupported: Problem | None = None
+    content: DiskContent = "Disk"
 
 
-def vm_disks(vm: Object, vmi: Object | None, state_claims: Iterable[str] = ()) -> list[VmDisk]:
+def vm_disks(vm: Object, vmi: Object | None) -> list[VmDisk]:
     """Return the disks of a virtual machine, in the order of its spec; those of the running instance only come last.
 
     A claim is one disk however many volumes name it: renamed while the machine runs, it has its running name.
     ``vmi`` is its VirtualMachineInstance if there is one: while it runs, its volumes are the ones in use, and a disk
-    that was hot-plugged until the next stop is named nowhere else. ``state_claims`` are claims to leave out (EFI and
-    TPM state).
+    that was hot-plugged until the next stop is named nowhere else.
     """
-    left_out = frozenset(state_claims)
-    disks = [disk for disk in _named_disks(vm, vmi) if disk.claim is None or disk.claim not in left_out]
-    running = {volume["name"] for volume in _running_spec(vmi).get("volumes") or ()}
+    disks = _named_disks(vm, vmi)
+    running = {volume["name"] for volume in running_spec(vmi).get("volumes") or ()}
     name_of: dict[str | None, str] = {}
     for disk in sorted(disks, key=lambda each: each.name not in running):
         name_of.setdefault(disk.claim, disk.name)
     return [disk for disk in disks if disk.claim is None or disk.name == name_of[disk.claim]]
-
-
-def state_disk(vm: Object, vmi: Object | None) -> VmDisk | None:
-    """Return the persistent TPM or EFI state of a virtual machine, which no backup holds, as a disk; None without any.
-
-    KubeVirt keeps it as files in a claim of its own, which is no volume of the machine.
-    """
-    if not any(_keeps_state(spec.get("domain") or {}) for spec in (_template_spec(vm), _running_spec(vmi))):
-        return None
-    why = "KubeVirt keeps it as files beside the disks; a machine that is restored starts with an empty one"
-    return VmDisk(
-        STATE, None, Problem("PersistentState", f"the TPM or EFI state is not in the backup: {why}", final=True)
-    )
 
 
 def claim_of(volume: Mapping[str, Any]) -> str | None:
@@ -93,7 +75,7 @@ def claims_in_use(vms: Iterable[Object], vmis: Iterable[Object]) -> dict[tuple[s
 def other_user(vmis: Iterable[Object], claims: Iterable[str], machine: str | None) -> str | None:
     """Return another virtual machine than this one whose running instance uses one of the claims, or None."""
     wanted = frozenset(claims)
-    users = (vmi["metadata"]["name"] for vmi in vmis if wanted & _claims(_running_spec(vmi).get("volumes") or ()))
+    users = (vmi["metadata"]["name"] for vmi in vmis if wanted & _claims(running_spec(vmi).get("volumes") or ()))
     return next((str(name) for name in sorted(users) if name != machine), None)
 
 
@@ -153,32 +135,28 @@ def _slim(vmi: Object) -> Object:
 
 def _named_disks(vm: Object, vmi: Object | None) -> list[VmDisk]:
     """Return every volume that is a disk, also when several name the same claim."""
-    running = _running_spec(vmi)
+    running = running_spec(vmi)
     volumes = {volume["name"]: volume for volume in _template_volumes(vm)}
     volumes |= {volume["name"]: volume for volume in running.get("volumes") or ()}
-    shared = _shared_filesystems(_template_spec(vm)) | _shared_filesystems(running)
+    shared = _shared_filesystems(template_spec(vm)) | _shared_filesystems(running)
     disks = (_disk(volume, shared) for volume in volumes.values())
     return [disk for disk in disks if disk is not None]
 
 
-def _template_spec(vm: Object) -> Mapping[str, Any]:
+def template_spec(vm: Object) -> Mapping[str, Any]:
+    """Return the spec of the instances that a virtual machine makes."""
     return ((vm.get("spec") or {}).get("template") or {}).get("spec") or {}
 
 
 def _template_volumes(vm: Object) -> Sequence[Mapping[str, Any]]:
-    return _template_spec(vm).get("volumes") or ()
+    return template_spec(vm).get("volumes") or ()
 
 
-def _running_spec(vmi: Object | None) -> Mapping[str, Any]:
+def running_spec(vmi: Object | None) -> Mapping[str, Any]:
+    """Return the spec of an instance, an empty one if it has ended or there is none."""
     if vmi is None or (vmi.get("status") or {}).get("phase") in ("Succeeded", "Failed"):
         return {}
     return vmi.get("spec") or {}
-
-
-def _keeps_state(domain: Mapping[str, Any]) -> bool:
-    tpm = (domain.get("devices") or {}).get("tpm") or {}
-    efi = ((domain.get("firmware") or {}).get("bootloader") or {}).get("efi") or {}
-    return bool(tpm.get("persistent") or efi.get("persistent"))
 
 
 def _shared_filesystems(spec: Mapping[str, Any]) -> set[str]:

@@ -92,6 +92,14 @@ class Mover:
         """Whether the mover only reads its volume."""
         return self.role == "export"
 
+    @property
+    def takes_group(self) -> bool:
+        """Whether every file of the volume, a copy, is given to the mover's group, not only those of a new volume.
+
+        The files of a machine's state may belong to other users, and be of a mode that lets nobody else read them.
+        """
+        return self.read_only and self.job.get("content") == "Archive"
+
 
 def standing_since(done: int | None, before: int | None, since: datetime | None, now: datetime) -> datetime:
     """Return since when a mover has come no further.
@@ -211,7 +219,7 @@ def _pod(mover: Mover, settings: MoverSettings) -> Object:
         "serviceAccountName": settings.service_account,
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "securityContext": _pod_security(settings.user),
+        "securityContext": _pod_security(settings.user, "Always" if mover.takes_group else "OnRootMismatch"),
         "containers": [_container(mover, settings)],
         "volumes": [{"name": "config", "secret": {"secretName": mover.secret_name, "defaultMode": _READABLE_BY_GROUP}}],
     }
@@ -258,12 +266,12 @@ def _container(mover: Mover, settings: MoverSettings) -> Object:
     return container
 
 
-def _pod_security(user: int) -> Object:
+def _pod_security(user: int, change_group: Literal["Always", "OnRootMismatch"]) -> Object:
     return {
         "runAsNonRoot": True,
         "runAsUser": user,
         "runAsGroup": user,
         "fsGroup": user,
-        "fsGroupChangePolicy": "OnRootMismatch",
+        "fsGroupChangePolicy": change_group,
         "seccompProfile": {"type": "RuntimeDefault"},
     }

@@ -10,11 +10,13 @@ from typing import Any
 from longboat.api import BackupPolicy, DiskBackup
 from longboat.api.backup_policy import Target as TargetSpec
 from longboat.api.common import API_VERSION, format_time
+from longboat.api.disk_backup import DiskResult
 from longboat.plan.backup import AD_HOC_PATIENCE
 from longboat.plan.conditions import find
 from longboat.plan.names import FINALIZER, MANAGED_BY, MANAGER, POLICY_UID, backup_name
 from longboat.plan.retention import FINISHED
 from longboat.plan.schedule import late_at
+from longboat.plan.state import NO_STATE_YET
 
 Object = dict[str, Any]
 
@@ -106,8 +108,23 @@ def captured_at(backup: DiskBackup) -> datetime:
 
 def newest_success(target: Target, runs: Iterable[DiskBackup]) -> datetime | None:
     """Return the moment of a target's newest backup in which every disk that can be captured is good."""
+    newest = newest_good(target, runs)
+    return captured_at(newest) if newest else None
+
+
+def newest_good(target: Target, runs: Iterable[DiskBackup]) -> DiskBackup | None:
+    """Return a target's newest backup in which every disk that can be captured is good."""
     good = (each for each in runs if each.status.phase == "Completed" and _is_of(each, target) and _holds(each, target))
-    return max(map(captured_at, good), default=None)
+    return max(good, key=captured_at, default=None)
+
+
+def left_out(backup: DiskBackup) -> list[DiskResult]:
+    """Return the disks of a good backup that are not in it, although they hold what a restore would miss."""
+    return [
+        disk
+        for disk in backup.status.disks or ()
+        if disk.phase == "Unsupported" and disk.reason not in _NOTHING_TO_LOSE
+    ]
 
 
 def protection(
@@ -133,8 +150,26 @@ def protection(
         text = f"the newest good backup of {names} is from {format_time(since)}, older than the schedule allows"
         why = last_failure(late, runs) or ": look at the policy's latest DiskBackups"
         return Protection("Late", False, "Late", f"{text}{why}")
+    changes_at = min(lateness.values(), default=None)
+    if lacking := _lacking(targets, runs):
+        return Protection("Partly", False, "DisksLeftOut", lacking, changes_at)
     message = "every target has a good backup as recent as the schedule promises"
-    return Protection("Yes", True, "Protected", message, min(lateness.values(), default=None))
+    return Protection("Yes", True, "Protected", message, changes_at)
+
+
+def _lacking(targets: Iterable[Target], runs: Sequence[DiskBackup]) -> str:
+    """Return in words which disks the newest good backups do not hold, and why; empty if they hold all."""
+    newest = [backup for target in targets if (backup := newest_good(target, runs))]
+    told = [
+        f"disk {disk.name!r} of {backup.status.target.name if backup.status.target else backup.name} ({disk.reason}: "
+        f"{(disk.message or '')[:_MOST_WORDS].rstrip('.')})"
+        for backup in newest
+        for disk in left_out(backup)
+    ]
+    if not told:
+        return ""
+    more = f"; and {len(told) - _MOST_DISKS} more" if len(told) > _MOST_DISKS else ""
+    return f"not in the newest good backups, and never in any as things are: {'; '.join(told[:_MOST_DISKS])}{more}"
 
 
 def last_failure(targets: Iterable[Target], runs: Iterable[DiskBackup]) -> str:
@@ -153,6 +188,10 @@ def last_failure(targets: Iterable[Target], runs: Iterable[DiskBackup]) -> str:
     return f"; the last run that failed is DiskBackup {last.name!r}{why}"
 
 
+_NOTHING_TO_LOSE = frozenset({"Ephemeral", NO_STATE_YET})
+"""Reasons of disks that hold nothing which outlives a run of the machine, or nothing yet."""
+_MOST_DISKS = 5
+"""Disks that a policy names: the others are in the DiskBackups."""
 _MOST_WORDS = 300
 """Characters of a run's message that a policy repeats: the rest is in the DiskBackup."""
 

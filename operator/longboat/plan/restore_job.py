@@ -64,6 +64,7 @@ def restore_job(restore: Restore, settings: StoreSettings, path: str, master_key
         master_key=base64.b64encode(master_key).decode(),
         manifest=restore.status.manifest or "",
         object_id=restore.status.object_id,
+        content=restore.status.content or "Disk",
         target_path=mount_path(restore.status.volume_mode or "Filesystem"),
         target_size=image_bytes(restore),
         # The volume was made for this Restore alone: what is in it is an earlier attempt's.

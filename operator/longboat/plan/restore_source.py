@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from longboat.api import DiskBackup, DiskSnapshot, Restore
+from longboat.api.common import DiskContent
 from longboat.api.disk_backup import DiskResult
 from longboat.plan.problem import Problem
 
@@ -44,6 +45,7 @@ class Point:
     repository_id: str | None = None
     manifest: str | None = None
     object_id: str | None = None
+    content: DiskContent = "Disk"
     volume_snapshot: str | None = None
     driver: str | None = None
     suspected_by: str | None = None
@@ -97,6 +99,19 @@ def point_in_snapshot(
     )
 
 
+def not_attachable(point: Point) -> Problem | None:
+    """Return NotADisk for what no machine can have as a disk, None for a disk."""
+    if point.content == "Disk":
+        return None
+    return Problem(
+        "NotADisk",
+        f"spec.attach: {point.title} is the TPM and EFI state of a machine: files, no disk that could be attached; "
+        "create a Restore without attach, stop the machine, take the label persistent-state-for off its claim and put "
+        "it, with the machine's name as value, on the restored one",
+        final=True,
+    )
+
+
 def _missing(where: str, kind: str, name: str, *, gone: bool) -> Problem:
     if gone:
         return Problem("SourceDeleted", f"{where}: {kind} {name!r} is being deleted; restore from another", final=True)
@@ -124,6 +139,9 @@ def _backup_point(where: str, backup: DiskBackup, disk: DiskResult) -> Point | P
         return Problem("DiskNotBackedUp", f"{message}; restore from another", final=True)
     mode = disk.volume_mode or "Filesystem"
     captured = (disk.hand_over.restore_size if disk.hand_over else None) or 0
+    if disk.content == "Archive":
+        # The archive says little of the volume that its files need.
+        captured = max(captured, disk.claim_bytes or 0)
     return Point(
         title=f"{backup.name}/{disk.name}",
         source_claim=disk.claim.name if disk.claim else None,
@@ -137,6 +155,7 @@ def _backup_point(where: str, backup: DiskBackup, disk: DiskResult) -> Point | P
         manifest=disk.manifest,
         object_id=disk.object_id,
         suspected_by=disk.suspected_by,
+        content=disk.content,
     )
 
 

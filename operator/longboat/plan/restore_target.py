@@ -133,6 +133,8 @@ def image_bytes(restore: Restore) -> int | None:
     status = restore.status
     if restore.spec.claim.size is None or status.volume_mode != "Filesystem" or not status.size_bytes:
         return None
+    if status.content == "Archive":
+        return None
     return int(status.size_bytes * IMAGE_SHARE) >> 20 << 20 or None
 
 

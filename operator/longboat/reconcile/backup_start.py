@@ -20,7 +20,16 @@ from longboat.kube.port import Object
 from longboat.plan import kstatus
 from longboat.plan.backoff import look_again
 from longboat.plan.backup import expires_at, gave_up, is_punctual, slot_missed
-from longboat.plan.backup_target import Wanted, disks_of, hopeless, pinned, target_of, wanted, with_problem
+from longboat.plan.backup_target import (
+    Wanted,
+    content_of,
+    disks_of,
+    hopeless,
+    pinned,
+    target_of,
+    wanted,
+    with_problem,
+)
 from longboat.plan.disks import VmDisk, claim_problem, claims_in_use
 from longboat.plan.problem import Problem
 from longboat.plan.stores import admits
@@ -29,7 +38,7 @@ from longboat.reconcile.backup_run import LATER, Run
 from longboat.reconcile.backup_store_access import find_at, open_at
 from longboat.reconcile.objects import load
 from longboat.reconcile.repositories import RepositoryAccess
-from longboat.reconcile.snapshot_support import Machine, machine, snapshot_class_of
+from longboat.reconcile.snapshot_support import Machine, machine, snapshot_class_of, state_claims
 from longboat.reconcile.store_choice import labels_of, store_for, stores_of
 from longboat.reconcile.trash_notes import note_unseen
 
@@ -135,10 +144,11 @@ def _pin(run: Run, policy: BackupPolicy, store: BackupStore, access: RepositoryA
     if isinstance(ask, Problem):
         return _stall(run, policy, ask)
     user = machine(run.ctx.cluster, run.backup.namespace, ask.virtual_machine)
-    found = disks_of(ask, user.vm, user.vmi)
+    whole = user.vm if ask.disk is None else None
+    found = disks_of(ask, user.vm, user.vmi, state_claims(run.ctx.cluster, whole) if whole else ())
     if isinstance(found, Problem):
         return _stall(run, policy, found)
-    disks = [_disk(run, each) for each in found]
+    disks = [_disk(run, ask, each) for each in found]
     nothing = hopeless(disks)
     if nothing is not None:
         return _stall(run, policy, nothing)
@@ -160,7 +170,11 @@ def _write(
         "policy": PinnedPolicy(name=policy.name, uid=policy.uid),
         "retention": policy.spec.retention,
         "store": PinnedStore(
-            name=store.name, location=store.spec.location, repository=access.path, id=access.repository.id
+            name=store.name,
+            location=store.spec.location,
+            repository=access.path,
+            id=access.repository.id,
+            dedupe=store.spec.dedupe,
         ),
         "target": target_of(user.vm, _first_claim(run, disks), ask.disk),
         "virtual_machine": ask.virtual_machine or _machine_using(run, disks),
@@ -172,16 +186,18 @@ def _write(
     run.under_way("Snapshotting", "the disks are about to be captured", **changes)
 
 
-def _disk(run: Run, disk: VmDisk) -> DiskResult:
+def _disk(run: Run, ask: Wanted, disk: VmDisk) -> DiskResult:
+    as_named = DiskResult(name=disk.name, content=disk.content)
     if disk.claim is None:
         problem = disk.unsupported or Problem("NoClaim", "the disk has no PersistentVolumeClaim", final=True)
-        return with_problem(DiskResult(name=disk.name), problem)
+        return with_problem(as_named, problem)
     claim = _claim(run, disk.claim)
     if missing := claim_problem(claim, disk.claim, field=f"disk {disk.name!r}"):
-        return with_problem(DiskResult(name=disk.name), missing)
+        return with_problem(as_named, missing)
     assert claim is not None
     volume = run.ctx.cluster.get(PERSISTENT_VOLUME, claim["spec"].get("volumeName", ""))
-    return pinned(disk.name, claim, volume, snapshot_class_of(run.ctx.cluster, claim))
+    snapshot_class = snapshot_class_of(run.ctx.cluster, claim)
+    return pinned(disk.name, claim, volume, snapshot_class, content_of(disk, ask, claim))
 
 
 def _claim(run: Run, name: str) -> Object | None:

@@ -32,6 +32,7 @@ from longboat.plan.mover import ATTEMPT, Mover, hung, mount_path, standing_since
 from longboat.plan.names import DISK, OWNER_NAMESPACE
 from longboat.plan.new_volume import is_bound
 from longboat.plan.problem import Problem
+from longboat.plan.state import LEFT_OUT
 from longboat.reconcile import base_snapshots
 from longboat.reconcile import mover as movers
 from longboat.reconcile.backup_cleanup import clean_disk
@@ -165,6 +166,9 @@ def _mover(run: Run, disk: DiskResult) -> Mover | None:
         changes=changes,
         audit_share=run.ctx.settings.audit_percent / 100,
         full_read_every=run.ctx.settings.full_read_every,
+        dedupe=run.status.store.dedupe if run.status.store else "Disk",
+        content=disk.content,
+        leave_out=LEFT_OUT if disk.content == "Archive" else (),
     )
     return Mover(
         role="export",

@@ -17,7 +17,7 @@ from longboat.plan.change_tracking import MISMATCH, SUSPECT_SOURCE
 from longboat.plan.conditions import with_condition
 from longboat.plan.disks import vm_not_found
 from longboat.plan.problem import Problem
-from longboat.plan.restore_source import Point, Waiting, point_in_backup, point_in_snapshot
+from longboat.plan.restore_source import Point, Waiting, not_attachable, point_in_backup, point_in_snapshot
 from longboat.plan.restore_target import claim_ownership, size_of, storage_class_name, storage_class_problem
 from longboat.reconcile.context import Context
 from longboat.reconcile.objects import load, reference
@@ -32,6 +32,8 @@ def pin(ctx: Context, restore: Restore) -> Stage:
     point = _point(ctx, restore)
     if not isinstance(point, Point):
         return Stage(restore, point)
+    if restore.spec.attach and (problem := not_attachable(point)):
+        return Stage(restore, problem)
     name, size = storage_class_name(restore, point), size_of(restore, point)
     for each in (name, size):
         if isinstance(each, Problem):
@@ -59,6 +61,7 @@ def _written(ctx: Context, restore: Restore, point: Point, storage_class: str, s
         repository_id=point.repository_id,
         manifest=point.manifest,
         object_id=point.object_id,
+        content=point.content,
         volume_snapshot=point.volume_snapshot,
         serial=serial_of(restore) if restore.spec.attach else None,
         conditions=_warned(ctx, restore, point),

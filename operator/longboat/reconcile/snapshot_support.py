@@ -6,14 +6,17 @@ from dataclasses import dataclass
 
 from longboat.kube.kinds import (
     PERSISTENT_VOLUME,
+    PERSISTENT_VOLUME_CLAIM,
     STORAGE_PROFILE,
     VIRTUAL_MACHINE,
     VIRTUAL_MACHINE_INSTANCE,
     VOLUME_SNAPSHOT_CLASS,
 )
 from longboat.kube.port import Cluster, Object
+from longboat.plan.names import MAX_NAME
 from longboat.plan.problem import Problem
 from longboat.plan.snapshot_class import choose_snapshot_class, driver_of
+from longboat.plan.state import STATE_LABEL, legacy_name, may_hold_state
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,16 @@ def machine(cluster: Cluster, namespace: str, name: str | None) -> Machine:
     if vm is None or name is None:
         return Machine()
     return Machine(vm, cluster.get(VIRTUAL_MACHINE_INSTANCE, name, namespace))
+
+
+def state_claims(cluster: Cluster, vm: Object) -> list[Object]:
+    """Return the PersistentVolumeClaims that may hold the TPM and EFI state of a virtual machine."""
+    namespace, name = vm["metadata"]["namespace"], vm["metadata"]["name"]
+    # A longer name is no value of a label, and KubeVirt starts no machine of such a name.
+    labels = {STATE_LABEL: name}
+    found = list(cluster.list(PERSISTENT_VOLUME_CLAIM, namespace, labels)) if len(name) <= MAX_NAME else []
+    of_old = cluster.get(PERSISTENT_VOLUME_CLAIM, legacy_name(name), namespace)
+    return [claim for claim in [*found, *([of_old] if of_old else [])] if may_hold_state(claim, name)]
 
 
 def snapshot_class_of(cluster: Cluster, claim: Object) -> str | Problem:

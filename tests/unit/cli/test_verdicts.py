@@ -163,6 +163,17 @@ def test_a_disk_that_can_never_be_backed_up_is_named() -> None:
     assert fault.subject == "shop/db: local"
 
 
+def test_the_state_of_a_machine_that_cannot_be_backed_up_is_named() -> None:
+    machine = _machine()
+    machine["spec"]["template"]["spec"]["domain"] = {"devices": {"tpm": {"persistent": True}}}
+    assert _faults(_judged(machines=(machine,), instances=())) == [], "never started, it has none yet"
+    state = {"metadata": _meta("persistent-state-for-db-x", "shop"), "spec": {"volumeName": "gone"}}
+    state["metadata"]["labels"] = {"persistent-state-for": "db"}
+    claims = (*GOOD.claims, state)
+    (fault,) = _faults(_judged(machines=(machine,), instances=(), claims=claims))
+    assert fault.subject == "shop/db: tpm-efi.state" and "persistent-state-for-db-x" in fault.message
+
+
 @pytest.mark.parametrize("version", ["v1.9.0", "v1.10.2", "v2.0.0"])
 def test_hot_plug_needs_no_gate_from_1_9_on(version: str) -> None:
     assert _faults(_judged(kubevirts=(_kubevirt(version, gates=()),))) == []

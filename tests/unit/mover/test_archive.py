@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
+import stat
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
 from longboat.mover import archive
 from longboat.mover.archive import pack, unpack
-from longboat.mover.errors import ArchiveDamagedError, ArchiveTooLargeError, JobError, TargetExistsError
+from longboat.mover.errors import (
+    ArchiveDamagedError,
+    ArchiveTooLargeError,
+    JobError,
+    SourceForbiddenError,
+    TargetExistsError,
+)
 from longboat.mover.restore_disk import run_restore
 from longboat.mover.results import ExportResult
 from longboat.repository.errors import DamagedError
 from tests.fakes.object_store import MemoryStore
 
 from .disks import export, repository_in, restore_job
+
+MOVER = 107
 
 
 @pytest.fixture
@@ -77,6 +89,57 @@ def test_links_devices_and_lost_found_are_left_out_and_told(state: Path, tmp_pat
     assert sorted(skipped) == ["folder-link", "link", "pipe"]
     assert b"of another tenant" not in data and b"lost+found" not in data
     assert "left out, being no plain file: pipe" in back_up(MemoryStore(), state).note
+
+
+def test_folders_that_are_no_state_are_left_out_at_the_root_only(state: Path) -> None:
+    for folder in (state / "cbt", state / "swtpm" / "cbt"):
+        folder.mkdir()
+        (folder / "data.qcow2").write_bytes(b"changed blocks")
+    with tarfile.open(fileobj=io.BytesIO(pack(state, ("cbt",))[0])) as archive:
+        names = set(archive.getnames())
+    assert "swtpm/cbt/data.qcow2" in names and not any(name.startswith("cbt") for name in names)
+    assert pack(state, ("cbt",))[1] == []
+
+
+def test_file_of_another_user_is_no_reason_to_try_again(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.open
+
+    def open_(path: str, flags: int, *rest: int, **more: int) -> int:
+        if path == "db_VARS.fd":
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return real(path, flags, *rest, **more)
+
+    monkeypatch.setattr(os, "open", open_)
+    with pytest.raises(SourceForbiddenError, match=r"db_VARS\.fd.*fsGroupPolicy") as caught:
+        pack(state)
+    assert not caught.value.retryable
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become the user of the movers")
+def test_folder_that_nobody_may_write_is_restored_again_after_an_interruption(state: Path) -> None:
+    (state / "swtpm" / "tpm2").chmod(0o500)
+    data = pack(state)[0]
+    with TemporaryDirectory() as folder:
+        os.chown(folder, MOVER, MOVER)
+        assert as_mover(lambda: [unpack(data, Path(folder)) for _ in range(2)])
+        found = Path(folder, "swtpm", "tpm2", "tpm2-00.permall")
+        assert found.read_bytes() == (state / "swtpm" / "tpm2" / "tpm2-00.permall").read_bytes()
+        assert (found.stat().st_uid, stat.S_IMODE(found.parent.stat().st_mode)) == (MOVER, 0o500)
+
+
+def as_mover(act: Callable[[], object]) -> bool:
+    """Return whether something can be done as the user of the movers, in a process of its own."""
+    child = os.fork()
+    if child:
+        return os.waitpid(child, 0)[1] == 0
+    try:
+        os.setgroups([])
+        os.setgid(MOVER)
+        os.setuid(MOVER)
+        act()
+        os._exit(0)
+    finally:
+        os._exit(1)
 
 
 def test_volume_of_more_than_small_files_is_refused(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,7 +45,7 @@ def test_disk_of_the_same_image_stores_what_is_its_own(tmp_path: Path) -> None:
 def test_nothing_is_shared_unless_asked_for(tmp_path: Path) -> None:
     store = MemoryStore()
     golden(store, tmp_path)
-    assert clone(store, tmp_path, dedupe="Parent").stored_bytes > 3 * PAGE_BLOCKS * BLOCK
+    assert clone(store, tmp_path, dedupe="Disk").stored_bytes > 3 * PAGE_BLOCKS * BLOCK
 
 
 def test_deleted_backup_of_another_disk_is_not_referred_to(tmp_path: Path) -> None:

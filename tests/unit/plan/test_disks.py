@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from longboat.api.common import DiskRef
-from longboat.plan.backup_target import Wanted, disks_of
 from longboat.plan.disks import VmDisk, claim_problem, claims_in_use, other_user, resolve_disk, vm_disks
 from longboat.plan.problem import Problem
 
@@ -56,31 +55,6 @@ def test_an_unprotected_disk_is_never_passed_over_in_silence(source: str, reason
     assert disk.unsupported.reason == reason
 
 
-@pytest.mark.parametrize(
-    ("domain", "kept"),
-    [
-        ({"devices": {"tpm": {"persistent": True}}}, True),
-        ({"firmware": {"bootloader": {"efi": {"persistent": True}}}}, True),
-        ({"devices": {"tpm": {}}, "firmware": {"bootloader": {"efi": {}}}}, False),
-        ({}, False),
-    ],
-)
-@pytest.mark.parametrize("running", [True, False])
-def test_state_that_no_backup_holds_is_never_passed_over_in_silence(
-    domain: dict[str, Any], kept: bool, running: bool
-) -> None:
-    vm, vmi = machine(on_claim("data", "db-data")), instance()
-    if running:
-        vmi["spec"]["domain"] = domain
-    else:
-        vm["spec"]["template"]["spec"]["domain"] = domain
-    found = disks_of(Wanted("db"), vm, vmi)
-    assert not isinstance(found, Problem)
-    reasons = [disk.unsupported.reason for disk in found if disk.unsupported]
-    assert reasons == (["PersistentState"] if kept else []) and len(found) == 1 + kept
-    assert len(vm_disks(vm, vmi)) == 1
-
-
 def test_a_shared_file_system_is_not_taken_for_a_disk() -> None:
     (disk,) = vm_disks(machine(on_claim("share", "files"), filesystems=("share",)), None)
     assert disk.claim is None
@@ -116,11 +90,6 @@ def test_another_user_of_a_claim_counts_only_while_it_runs() -> None:
     assert other_user([vmi], ["shared"], "db") is None
     assert other_user([vmi], ["own"], "web") is None
     assert other_user([ended], ["shared"], "web") is None
-
-
-def test_state_claims_are_left_out() -> None:
-    vm = machine(on_claim("root", "r"), on_claim("state", "s"))
-    assert names(vm_disks(vm, None, state_claims=["s"])) == [("root", "r")]
 
 
 def test_a_reference_names_its_disk() -> None:

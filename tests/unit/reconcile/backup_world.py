@@ -45,6 +45,7 @@ from tests.fakes.cluster import KillAt, Killed
 from tests.fakes.snapshots import SnapshotStorage
 from tests.unit.reconcile.disk_world import SHOP, SYSTEM, World
 
+STATE_FILE = "tpm2-00.permall"
 DISKS = {"root": "db-root", "data": "db-data", "logs": "db-logs"}
 
 
@@ -198,9 +199,11 @@ class BackupWorld(World):
 
     def _export(self, job: Object, content: str | None) -> tuple[bool, str, str | None]:
         told = self.job_file(job)
-        folder = self.folder / "disk"
+        archive = told.content == "Archive"
+        folder = self.folder / ("state" if archive else "disk")
         folder.mkdir(exist_ok=True)
-        (folder / "disk.img").write_bytes((content or "").encode().ljust(1 << 16, b"\0"))
+        data = (content or "").encode()
+        (folder / (STATE_FILE if archive else "disk.img")).write_bytes(data if archive else data.ljust(1 << 16, b"\0"))
         try:
             if self.job_failures:
                 raise self.job_failures.pop(0)

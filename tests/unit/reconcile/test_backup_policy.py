@@ -244,6 +244,39 @@ def test_protected_turns_late_when_runs_fail(world: World) -> None:
     assert world.policy().status.protected == "Late"
 
 
+@pytest.mark.parametrize(
+    ("left_out", "short"),
+    [
+        (("tpm-efi.state", "NoSnapshotSupport"), "Partly"),
+        (("host", "HostDisk"), "Partly"),
+        (("share", "SharedFilesystem"), "Partly"),
+        (("scratch", "Ephemeral"), "Yes"),
+        (("tpm-efi.state", "NoStateYet"), "Yes"),
+    ],
+)
+def test_a_machine_with_a_disk_that_no_backup_holds_is_not_called_protected(
+    world: World, left_out: tuple[str, str], short: str
+) -> None:
+    world.add_policy()
+    world.clock.to("2026-01-08T03:30")
+    world.run()
+    name, reason = left_out
+    disks = [{"name": "root", "phase": "Completed"}]
+    disks.append({"name": name, "phase": "Unsupported", "reason": reason, "message": "it has to be moved."})
+    cut = {"startedAt": "2026-01-08T03:30:01Z", "cutAt": "2026-01-08T03:30:04Z"}
+    world.set_status(world.backups()[0].name, phase="Completed", cut=cut, disks=disks)
+    world.run()
+    assert world.policy().status.protected == short
+    if short == "Partly":
+        assert condition(world, "Protected")[:2] == ("False", "DisksLeftOut")
+        message = condition(world, "Protected")[2]
+        assert f"disk {name!r}" in message and f"({reason}: it has to be moved)" in message
+    # That nothing newer came is worse, and told first.
+    world.clock.to("2026-01-09T15:30")
+    world.run()
+    assert world.policy().status.protected == "Late"
+
+
 FAILED = {"type": "Ready", "status": "False", "reason": "GuestNotThawed", "message": "see the agent"}
 
 

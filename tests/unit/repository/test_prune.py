@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from longboat.repository import (
+    DiskIdentity,
     PruneReport,
     Repository,
     RepositoryError,
@@ -623,3 +624,33 @@ def test_map_packs_that_do_not_name_data_packs_are_read_themselves(
         world.prune()
         world.store.advance(GRACE)
     world.check()
+
+
+def test_disk_that_was_compared_with_another_one_survives_all_backups_of_that(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.back_up("golden")
+    image = write_image(tmp_path / "clone", {}, SIZE)
+    (image / "disk.img").write_bytes(world.contents["golden"])
+    clone = DiskIdentity(disk_key="shop/web/root", volume_handle="v2")
+    result = export(world.store, world.key, image, "clone", 9, disk=clone, dedupe="Namespace")
+    shared = read_disk_manifest(world.repository, result.manifest).manifest
+    assert shared.compared_with == world.manifests["golden"] and result.stored_bytes < BLOCK
+    write_backup_manifest(
+        world.repository,
+        "clone",
+        backup_time(9),
+        [reference_to(read_disk_manifest(world.repository, result.manifest), "root")],
+    )
+    content = world.contents["golden"]
+    world.store.advance(2 * GRACE)
+    world.remove("golden")
+    for _ in range(3):
+        world.prune(allow_most=True)
+        world.store.advance(2 * GRACE)
+    assert restore(world.store, world.key, result.manifest, tmp_path)[0] == content
+    write_tombstone(world.repository, "clone", world.store.now, "test")
+    sweep_tombstones(world.repository, world.store.now, timedelta(0))
+    for _ in range(3):
+        world.prune(allow_most=True)
+        world.store.advance(2 * GRACE)
+    assert world.names("packs/") == set()
