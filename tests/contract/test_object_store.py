@@ -73,6 +73,7 @@ def test_object_reads_back_whole_and_in_ranges(store: ObjectStore) -> None:
     assert store.get("packs/ab/object-1", len(data)) == data
     assert bytes(store.get_range("packs/ab/object-1", 1000, 5)) == data[1000:1005]
     assert bytes(store.get_range("packs/ab/object-1", 299_999, 1)) == data[-1:]
+    assert bytes(store.get_range("packs/ab/object-1", 10, 299_990)) == data[10:]
     assert store.head("packs/ab/object-1").size == len(data)
     store.put_new("buffer", memoryview(bytearray(b"view"))[1:])
     assert store.get("buffer", 10) == b"iew"
@@ -136,6 +137,7 @@ def test_missing_objects_are_told_by_every_operation(store: ObjectStore) -> None
     for operation in (
         lambda: store.get("not/there", 10),
         lambda: store.get_range("not/there", 0, 1),
+        lambda: store.get_range("not/there", 0, 1 << 20),
         lambda: store.head("not/there"),
     ):
         with pytest.raises(ObjectNotFoundError):
@@ -151,6 +153,8 @@ def test_short_and_oversized_objects_are_damage(store: ObjectStore) -> None:
         store.get_range("a", 5, 6)
     with pytest.raises(DamagedError):
         store.get_range("a", 50, 6)
+    with pytest.raises(DamagedError):
+        store.get_range("a", 5, 1 << 20)
 
 
 def test_listing_is_by_folder_and_complete(store: ObjectStore) -> None:

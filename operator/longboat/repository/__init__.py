@@ -3,7 +3,8 @@
 The bytes are described in docs/reference/repository-format.md. Where things are, from the outside in:
 
 - `settings` (StoreSettings), `open_store`, `check` (check_store): which store, and whether it can be used;
-  `object_store` is the port, `bucket_store` (with `bucket_clients`, `bucket_errors`) and `folder_store` implement it.
+  `object_store` is the port, `bucket_store` (with `bucket_clients`, `bucket_errors`, `event_loop`) and `folder_store`
+  implement it.
   `versioned_store`, `write_once` (with `s3_versions`, `s3_requests`): S3 buckets that keep versions and locks.
 - `key_text`: keys as text for Secrets and safes. `wrapping`: the master key, wrapped for its recipients.
 - `repository`: opening and creating. `backups`: manifests, written and found. `tombstones`: deletion, undo, sweep.

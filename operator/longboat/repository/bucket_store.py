@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import obstore
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 _ATTEMPTS = 4
+_LARGE = 256 << 10  # Ranges of so many bytes are worth an event loop.
 _PAUSE = 0.2  # Seconds before the second attempt; more before those that follow.
 _NO_GENERATION = "1"
 """A generation is the microseconds of its writing: no object of Google Cloud Storage has this one."""
@@ -58,7 +60,7 @@ class BucketStore:
     def get_range(self, name: str, offset: int, length: int) -> Data:
         """See ObjectStore."""
         path = self._path(name)
-        data = self._run(name, lambda: memoryview(obstore.get_range(self._client, path, start=offset, length=length)))
+        data = self._run(name, lambda: memoryview(self._fetch(path, offset, length)))
         if len(data) != length:
             raise DamagedError(f"{self._place}: {name} ends before byte {offset + length}")
         return data
@@ -138,6 +140,14 @@ class BucketStore:
         if result.meta["size"] > max_size:
             raise DamagedError(f"{self._place}: {path} has {result.meta['size']} bytes, expected at most {max_size}")
         return bytes(result.bytes())
+
+    def _fetch(self, path: str, offset: int, length: int) -> obstore.Bytes:
+        if length < _LARGE:
+            return obstore.get_range(self._client, path, start=offset, length=length)
+        # A thread that waits for an answer is woken for every few KiB of it; a loop is woken at its end.
+        from .event_loop import run_in_loop
+
+        return run_in_loop(partial(obstore.get_range_async, self._client, path, start=offset, length=length))
 
     def _path(self, name: str) -> str:
         return self._prefix + check_name(name)
