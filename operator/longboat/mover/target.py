@@ -6,8 +6,10 @@ import contextlib
 import errno
 import fcntl
 import os
+import queue
 import stat
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -28,6 +30,10 @@ _SECTOR = 512
 _ALIGNMENT = 4096  # What O_DIRECT asks of offsets and lengths on every device that there is.
 _STEP = 1 << 20
 _ZEROS = bytes(_STEP)
+_PIECE, _PIECES = (
+    512 << 10,
+    16,
+)  # Buffers that data is written from past the page cache: bytes of each, and their number.
 _NOT_SUPPORTED = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTTY, errno.EINVAL, errno.EPERM})
 
 
@@ -98,10 +104,11 @@ class _OpenTarget:
 
     def _write_some(self, offset: int, data: memoryview) -> int:
         if self._writes_directly and self._direct is not None and not offset % _ALIGNMENT and len(data) >= _ALIGNMENT:
-            buffer, length = _buffer(), min(len(data) // _ALIGNMENT * _ALIGNMENT, _STEP)
-            buffer.view[:length] = data[:length]
+            length = min(len(data) // _ALIGNMENT * _ALIGNMENT, _PIECE)
             try:
-                return os.pwrite(self._direct, buffer.view[:length], offset)
+                with _piece() as piece:
+                    piece[:length] = data[:length]
+                    return os.pwrite(self._direct, piece[:length], offset)
             except OSError as error:
                 if error.errno != errno.EINVAL:
                     raise
@@ -197,6 +204,7 @@ class ImageTarget(_OpenTarget):
         """Write to the open file `path`, to be named `image` when it is complete."""
         super().__init__(path, handle, size, blank)
         self._image = image
+        self._writes_directly = True
 
     def zero(self, offset: int, length: int) -> None:
         """Leave the hole that a new file has; punch one into what an earlier attempt has left."""
@@ -338,6 +346,24 @@ def _reopened_direct(handle: int) -> int | None:
 
 
 _local = threading.local()
+_pieces: queue.LifoQueue[memoryview] = queue.LifoQueue()
+_pieces_lock = threading.Lock()
+
+
+@contextlib.contextmanager
+def _piece() -> Iterator[memoryview]:
+    """Lend an aligned buffer of _PIECE bytes, waiting until one is free."""
+    with _pieces_lock:
+        if not _pieces.maxsize:
+            # One allocation, so that they share huge pages, which are cheaper to write from.
+            whole, _pieces.maxsize = AlignedBuffer(_PIECES * _PIECE).view, _PIECES
+            for at in range(0, len(whole), _PIECE):
+                _pieces.put(whole[at : at + _PIECE])
+    piece = _pieces.get()
+    try:
+        yield piece
+    finally:
+        _pieces.put(piece)
 
 
 def _buffer() -> AlignedBuffer:
