@@ -12,11 +12,12 @@ from longboat.api.backup_policy import Target as TargetSpec
 from longboat.api.common import API_VERSION, format_time
 from longboat.api.disk_backup import DiskResult
 from longboat.plan.backup import AD_HOC_PATIENCE
-from longboat.plan.conditions import find
+from longboat.plan.conditions import find, holds
 from longboat.plan.names import FINALIZER, MANAGED_BY, MANAGER, POLICY_UID, backup_name
 from longboat.plan.retention import FINISHED
 from longboat.plan.schedule import late_at
 from longboat.plan.state import NO_STATE_YET
+from longboat.plan.stored_data import DATA_MISSING
 
 Object = dict[str, Any]
 
@@ -114,7 +115,10 @@ def newest_success(target: Target, runs: Iterable[DiskBackup]) -> datetime | Non
 
 def newest_good(target: Target, runs: Iterable[DiskBackup]) -> DiskBackup | None:
     """Return a target's newest backup in which every disk that can be captured is good."""
-    good = (each for each in runs if each.status.phase == "Completed" and _is_of(each, target) and _holds(each, target))
+    whole = (
+        each for each in runs if each.status.phase == "Completed" and not holds(each.status.conditions, DATA_MISSING)
+    )
+    good = (each for each in whole if _is_of(each, target) and _holds(each, target))
     return max(good, key=captured_at, default=None)
 
 

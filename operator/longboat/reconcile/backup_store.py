@@ -13,6 +13,7 @@ from longboat.kube.kinds import BACKUP_STORE, NAMESPACE
 from longboat.plan import kstatus
 from longboat.plan.conditions import find, with_condition, without_condition
 from longboat.plan.problem import Problem
+from longboat.plan.stored_data import NOT_SEEN, not_seen
 from longboat.plan.stores import default_stores, several_defaults
 from longboat.plan.take_over import CONFLICT, question
 from longboat.reconcile.context import Context
@@ -169,6 +170,9 @@ def _standing(ctx: Context, store: BackupStore, conditions: Sequence[Condition])
         "SeveralDefaults": _several_defaults(ctx, store),
         CONFLICT: question(contested(ctx, store.name)),
     }
+    if seen := ctx.not_seen.get(store.name):
+        # Nothing is known before the first look after a start: then what was said still holds.
+        warnings[NOT_SEEN] = not_seen({name: why for name, why in seen.items() if why})
     for type_, message in warnings.items():
         if message is None:
             conditions = without_condition(conditions, type_)

@@ -75,3 +75,5 @@ class Context:
     """By namespace; held by the one who lets its backups expire because of edits, of which there may not be many."""
     many_deletions: dict[str, tuple[datetime, int]] = field(default_factory=dict)
     """How many deletions there were when, by namespace; see deletion. Losing it costs a count."""
+    not_seen: dict[str, dict[str, str | None]] = field(default_factory=dict)
+    """By store and namespace, why nothing of its backups was found there, None if something was; see stored_data."""

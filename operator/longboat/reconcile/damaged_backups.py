@@ -6,8 +6,10 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 
 from longboat.api import DiskBackup
+from longboat.plan.conditions import holds
 from longboat.plan.names import disk_key
 from longboat.plan.retention import Decision, Rule, good_disks, spare_whole
+from longboat.plan.stored_data import DATA_MISSING
 from longboat.reconcile import trash
 from longboat.reconcile.context import Context
 from longboat.reconcile.repositories import StoreProblemError
@@ -29,9 +31,11 @@ def spared(ctx: Context, runs: Sequence[DiskBackup], decisions: Sequence[Decisio
     StoreProblemError if a store does not tell of its damage.
     """
     due = {disk for each in decisions if not each.keep for disk in each.point.disks}
-    hurt: Hurt = {}
+    # What the store does not hold any more stands in for nothing, either.
+    hurt: Hurt = {run.name: good_disks(run) for run in runs if holds(run.status.conditions, DATA_MISSING)}
     for its in _by_repository([run for run in runs if good_disks(run) & due]).values():
-        hurt |= _hurt_in(ctx, its, due)
+        for name, disks in _hurt_in(ctx, its, due).items():
+            hurt[name] = hurt.get(name, frozenset()) | disks
     return spare_whole(decisions, hurt, rule, ctx.now()) if hurt else list(decisions)
 
 

@@ -19,6 +19,7 @@ from longboat.reconcile import (
     restore,
     restore_cleanup,
     retention,
+    stored_data,
     trash,
     trash_notes,
 )
@@ -26,7 +27,7 @@ from longboat.reconcile.context import Context
 from longboat.reconcile.objects import load
 from longboat.reconcile.queue import Key, Work
 from longboat.reconcile.repositories import StoreProblemError
-from longboat.reconcile.routing import ABANDONED, RETENTION, TRASH
+from longboat.reconcile.routing import ABANDONED, RETENTION, STORED_DATA, TRASH
 from longboat.reconcile.unreadable import attend
 
 log = logging.getLogger(__name__)
@@ -44,6 +45,7 @@ def work(ctx: Context) -> Work:
         "Restore": restore.reconcile,
         ABANDONED: restore_cleanup.abandon,
         RETENTION: retention.reconcile,
+        STORED_DATA: stored_data.look_up,
         TRASH: sweep_trash,
     }
     return lambda key: _work(ctx, reconcilers, key)

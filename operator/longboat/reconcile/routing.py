@@ -13,12 +13,15 @@ from typing import Any
 from longboat.plan.edited_expiry import CONFIRM_EXPIRY, HELD
 from longboat.plan.names import FINALIZER, OWNER_UID
 from longboat.plan.retention import FINISHED, Keep
+from longboat.plan.stored_data import relies_on
 from longboat.reconcile.queue import Key
 
 Object = dict[str, Any]
 
 RETENTION = "Retention"
 TRASH = "Trash"
+STORED_DATA = "StoredData"
+"""A task whose name is that of a BackupStore: is what a namespace's backups rely on still there?"""
 ABANDONED = "Abandoned"
 """A task whose name is the UID of a Restore that was deleted: by it is found what was made for it."""
 _DONE = {
@@ -79,6 +82,12 @@ def may_expire(backup: Object, horizon: datetime) -> bool:
     if status.get("keptBecause", "").startswith(Keep.CONFIRMATION):
         return True
     return moment is None or _has_come(moment, horizon)
+
+
+def stored_data_of(backup: Object) -> Key | None:
+    """Return the key of the task that looks whether a finished DiskBackup's data is there; None if it has none."""
+    store = (_status(backup).get("store") or {}).get("name", "")
+    return Key(STORED_DATA, backup["metadata"].get("namespace", ""), store) if relies_on(backup, store) else None
 
 
 def has_open_cut(backup: Object) -> bool:

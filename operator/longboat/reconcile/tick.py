@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -18,7 +18,7 @@ from typing import Any, cast
 from longboat.kube.kinds import BACKUP_POLICY, BACKUP_STORE, DISK_BACKUP, DISK_SNAPSHOT, RESTORE, VOLUME_SNAPSHOT
 from longboat.kube.port import Cluster, Object
 from longboat.plan.names import MANAGED_BY, MANAGER, OWNER_KIND, OWNER_UID
-from longboat.reconcile import routing, trash_notes
+from longboat.reconcile import routing, stored_data, trash_notes
 from longboat.reconcile.context import Context
 from longboat.reconcile.epochs import is_contested
 from longboat.reconcile.queue import LOW, NORMAL, URGENT, Key, WorkQueue
@@ -27,6 +27,8 @@ from longboat.reconcile.routing import LEFT_TO_DO, RETENTION, TRASH, Owners
 log = logging.getLogger(__name__)
 
 HOUR = timedelta(hours=1)
+BETWEEN_STORED = 0.2
+"""Seconds between two namespaces whose backups are looked up in a store: after a start none waits for that."""
 
 Step = Callable[[Context], object]
 
@@ -68,6 +70,7 @@ class Tick:
         self._moved = monotonic()
         self._next_full: datetime | None = None
         self._next_hourly: datetime | None = None
+        self._next_stored: datetime | None = None
         self._troubled: set[str] = set()
 
     def start(self) -> None:
@@ -181,12 +184,26 @@ class Tick:
         """Look at what is under way, and every hour at the history too, which may be a hundred times as much."""
         horizon = routing.horizon(self._ctx.now(), HOUR)
         expiring: set[Key] = set()
+        stored: dict[Key, None] = {}
+        daily = hourly and self._is_time(self._next_stored)
         for backup in self._ctx.cluster.list(DISK_BACKUP, fields=() if hourly else LEFT_TO_DO, cached=True):
             self._guarded(_named(backup), partial(self._look, backup))
             if hourly and routing.may_expire(backup, horizon):
                 expiring.add(routing.policy_of(backup, RETENTION))
+            if daily and (key := routing.stored_data_of(backup)):
+                stored[key] = None
         for key in expiring:
             self._queue.add(key, priority=LOW)
+        if daily:
+            self._next_stored = self._ctx.now() + stored_data.EVERY
+            self._look_up(stored)
+
+    def _look_up(self, stored: Iterable[Key]) -> None:
+        """Have looked, one after the other, whether the stores hold what finished backups rely on."""
+        # What was said of namespaces that have no backups any more is forgotten.
+        self._ctx.not_seen.clear()
+        for number, key in enumerate(stored):
+            self._queue.add(key, number * BETWEEN_STORED, priority=LOW)
 
     def _tell_of_hung(self) -> None:
         for key in self._queue.hung(self._ctx.settings.full_resync_period.total_seconds()):

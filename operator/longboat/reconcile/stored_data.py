@@ -1,0 +1,112 @@
+"""Looks whether what finished backups rely on is still in the store: after a start, and then daily.
+
+Two listings for each namespace and store, whatever the number of backups. It only tells: nothing is ever deleted for
+it, and a store that does not answer, or lists nothing at all, proves nothing about a backup.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from datetime import timedelta
+
+from longboat.api import BackupStore, DiskBackup
+from longboat.kube.kinds import BACKUP_STORE, DISK_BACKUP, NAMESPACE
+from longboat.kube.port import ConflictError, NotFoundError
+from longboat.plan.conditions import with_condition, without_condition
+from longboat.plan.stored_data import DATA_MISSING, Held, held_by, missing, nothing_seen, relies_on
+from longboat.reconcile.context import Context
+from longboat.reconcile.objects import load, reference, save_status
+from longboat.reconcile.repositories import RepositoryAccess, StoreProblemError
+from longboat.reconcile.store_access import problem_of
+from longboat.repository import RepositoryError
+from longboat.repository.backups import newest_revisions
+from longboat.repository.layout import DISKS
+
+log = logging.getLogger(__name__)
+
+EVERY = timedelta(days=1)
+RETRY = timedelta(hours=1)
+MORE = timedelta(minutes=10)
+AT_ONCE = 500
+"""DiskBackups that are written in one look: who lost many learns of the others in the next ones."""
+
+_ELSEWHERE = frozenset({"RepositoryNotFound", "RepositoryReplaced"})
+
+
+def look_up(ctx: Context, namespace: str, store_name: str) -> timedelta | None:
+    """Compare a namespace's finished DiskBackups with what their store lists; return when to look again before time."""
+    store = load(ctx.cluster, BACKUP_STORE, BackupStore, "", store_name)
+    held = [held_by(each) for each in ctx.cluster.list(DISK_BACKUP, namespace) if relies_on(each, store_name)]
+    if store is None or not held:
+        _tell_store(ctx, store_name, namespace, None)
+        return None
+    try:
+        access = _open(ctx, store, namespace)
+        revisions, objects = _listed(access, {name for each in held for name in each.disks.values()})
+    except StoreProblemError as problem:
+        if problem.reason in _ELSEWHERE:
+            _tell_store(ctx, store_name, namespace, problem.message)
+            return None
+        log.info("%s: what its backups rely on is not known: %s: %s", namespace, problem.reason, problem.message)
+        return RETRY
+    hashed = access.repository.keys.name_hash
+    found = {each.manifest for each in held if hashed(each.manifest) in revisions}
+    if nothing_seen(held, found, objects):
+        _tell_store(ctx, store_name, namespace, f"{access.path} lists nothing of its {len(held)} backups")
+        return None
+    _tell_store(ctx, store_name, namespace, None)
+    return _tell_backups(ctx, namespace, store_name, held, lambda each: each.lacks(found, objects))
+
+
+def _open(ctx: Context, store: BackupStore, namespace: str) -> RepositoryAccess:
+    found = ctx.cluster.get(NAMESPACE, namespace)
+    if found is None:
+        raise StoreProblemError("NamespaceNotFound", f"the namespace {namespace!r} is gone")
+    return ctx.repositories.find(store, found["metadata"]["uid"], namespace=namespace)
+
+
+def _listed(access: RepositoryAccess, disks: set[str]) -> tuple[set[str], set[str]]:
+    """Return the hashes of the names of all backups in a repository, and which of these disk manifests are there."""
+    try:
+        revisions = set(newest_revisions(access.repository))
+        return revisions, {info.name for info in access.repository.store.list(DISKS) if info.name in disks}
+    except RepositoryError as error:
+        raise problem_of(error) from error
+
+
+def _tell_store(ctx: Context, store: str, namespace: str, problem: str | None) -> None:
+    """Leave what was found for the BackupStore's own reconciler, which tells it once for all of its namespaces."""
+    if problem:
+        log.warning("%s: nothing of its backups is seen in BackupStore %r: %s", namespace, store, problem)
+    ctx.not_seen.setdefault(store, {})[namespace] = problem
+
+
+def _tell_backups(
+    ctx: Context, namespace: str, store: str, held: Iterable[Held], lacks: Callable[[Held], str | None]
+) -> timedelta | None:
+    changed = [(each, what) for each in held if bool(what := lacks(each)) != each.told]
+    for each, what in changed[:AT_ONCE]:
+        try:
+            _tell(ctx, namespace, each.name, each.manifest, what and missing(what, store))
+        except (ConflictError, NotFoundError):
+            continue  # Somebody is at work on it, or it is gone: the next look sees what has become of it.
+    return MORE if len(changed) > AT_ONCE else None
+
+
+def _tell(ctx: Context, namespace: str, name: str, manifest: str, message: str | None) -> None:
+    backup = load(ctx.cluster, DISK_BACKUP, DiskBackup, namespace, name)
+    if backup is None or backup.status.manifest != manifest or backup.metadata.deletion_timestamp:
+        return
+    conditions = without_condition(backup.status.conditions, DATA_MISSING)
+    if message:
+        generation = backup.metadata.generation
+        conditions = with_condition(
+            conditions, DATA_MISSING, "True", DATA_MISSING, message, now=ctx.now(), generation=generation
+        )
+        log.warning("%s/%s: %s", namespace, name, message)
+    save_status(ctx.cluster, backup, backup.status.model_copy(update={"conditions": conditions}))
+    if message:
+        ctx.cluster.event(reference(backup), "Warning", DATA_MISSING, message)
+    else:
+        ctx.cluster.event(reference(backup), "Normal", "DataFound", "the store holds its data again")
