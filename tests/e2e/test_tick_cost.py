@@ -64,7 +64,7 @@ def add(api: ApiServer, number: int) -> None:
     """Add a policy that waits for its next slot, as the operator would leave it."""
     made = api.create(policy(number))
     slot = (datetime.now(UTC) + timedelta(hours=6)).strftime("%Y-%m-%dT%H:%M:%SZ")
-    api.update_status(made | {"status": {"observedGeneration": 1, "nextSlot": slot, "protected": "Yes"}})
+    api.update_status(made | {"status": {"observedGeneration": 1, "nextSlot": slot, "protected": "Yes", "totals": {}}})
 
 
 def add_run(api: ApiServer, number: int) -> None:

@@ -137,6 +137,47 @@ class BackupPolicySpec(Model):
     )
 
 
+class TargetState(Model):
+    """How well one target is protected."""
+
+    kind: str = Field(description="VirtualMachine or PersistentVolumeClaim.")
+    name: str = Field(description="Name of the target.")
+    last_success_time: Time | None = Field(None, description="Moment that its newest good backup holds.")
+    overdue_at: Time | None = Field(
+        None,
+        description="When that one is too old: half an interval after the slot that should have followed it. Absent"
+        " while the policy is suspended.",
+    )
+
+
+class DiskUsage(Model):
+    """What the backups of one disk have added to one store. Without a name: many small ones together."""
+
+    store: str = Field("", description="The BackupStore.")
+    virtual_machine: str = Field("", description="The virtual machine that used the disk, if there was one.")
+    disk: str = Field("", description="Name of the disk.")
+    claim: str = Field("", description="Its PersistentVolumeClaim.")
+    backups: int = Field(0, description="Backups of it that are kept.")
+    stored_bytes: int = Field(0, description="Bytes that these have added to the store.")
+
+
+class RunTotals(Model):
+    """All runs of the policy that have ended since it was created, those that are gone included."""
+
+    completed: int = Field(0, description="Runs that ended in phase Completed.")
+    partially_failed: int = Field(0, description="Runs that ended in phase PartiallyFailed.")
+    failed: int = Field(0, description="Runs that ended in phase Failed.")
+    stored_bytes: int = Field(0, description="Bytes that they added to the store.")
+    read_bytes: int = Field(0, description="Bytes that they read from disks.")
+    seconds: int = Field(0, description="Seconds that they took, together.")
+    counted_until: Time | None = Field(None, description="What ended before this is counted.")
+    counted: list[str] | None = Field(
+        None,
+        description="What ended after that and is counted.",
+        json_schema_extra={"x-kubernetes-list-type": "atomic"},
+    )
+
+
 class BackupPolicyStatus(Status):
     """What the operator sees."""
 
@@ -159,6 +200,24 @@ class BackupPolicyStatus(Status):
     backups: int | None = Field(None, description="Number of DiskBackups kept.")
     stored_bytes: int | None = Field(None, description="Bytes that this policy's backups added to the store.")
     stored: str | None = Field(None, description="storedBytes, for tables.")
+    expected_interval_seconds: int | None = Field(
+        None, description="Seconds between the two slots that it is between now."
+    )
+    targets: list[TargetState] | None = Field(
+        None,
+        description="The targets one by one, 500 at most.",
+        json_schema_extra={"x-kubernetes-list-type": "atomic"},
+    )
+    usage: list[DiskUsage] | None = Field(
+        None,
+        description="What the kept backups have added to the stores, by disk; storedBytes is the sum of it.",
+        json_schema_extra={"x-kubernetes-list-type": "atomic"},
+    )
+    totals: RunTotals | None = Field(None, description="All runs there ever were, for monitoring.")
+    suspect_backups: int | None = Field(None, description="Kept backups that may hold wrong blocks.")
+    change_tracking_mismatches: int | None = Field(
+        None, description="Kept backups that found their CSI driver wrong on what has changed."
+    )
     protected: str | None = Field(
         None, description="Yes, Partly, Late, Never, Suspended or No: is the target protected as asked for?"
     )

@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
+from longboat.handlers.metrics import MetricsServer
 from longboat.handlers.settings import read_process_settings, read_settings
 from longboat.kube.client import ApiServer, connect
 from longboat.kube.kinds import NAMESPACE
@@ -15,6 +16,7 @@ from longboat.kube.port import Cluster, Object, UnavailableError
 from longboat.reconcile import automatic_snapshots, base_snapshots, disk_backup, restore_cleanup, routing
 from longboat.reconcile.context import Context
 from longboat.reconcile.dispatch import work
+from longboat.reconcile.figures import Figures
 from longboat.reconcile.queue import WorkQueue
 from longboat.reconcile.routing import Owners
 from longboat.reconcile.store_access import StoreAccess
@@ -36,6 +38,7 @@ class Runtime:
     owners: Owners
     tick: Tick
     watches: WatchCheck
+    metrics: MetricsServer | None = None
 
     def changed(self, obj: Object, change: str | None) -> None:
         """Take note of an event about an object of ours; never blocks on anything."""
@@ -64,6 +67,8 @@ class Runtime:
 
     def stop(self) -> None:
         """End the tick and the workers; what is not finished goes on with the next start."""
+        if self.metrics is not None:
+            self.metrics.stop()
         self.tick.stop()
         self.queue.stop()
 
@@ -74,22 +79,32 @@ def start() -> Runtime:
     settings = replace(read_settings(os.environ), cluster_id=cluster_id(api))
     ctx = Context(api, api, lambda: datetime.now(UTC), time.sleep, settings, StoreAccess(api, settings))
     queue, owners = WorkQueue(work(ctx), read_process_settings(os.environ).workers), Owners()
-    watches = WatchCheck(queue, owners)
+    watches, figures = WatchCheck(queue, owners), Figures()
     steps, cleaning = (
-        (automatic_snapshots.tick, watches),
+        (automatic_snapshots.tick, watches, figures),
         (
             disk_backup.sweep,
             restore_cleanup.sweep,
             base_snapshots.sweep,
         ),
     )
-    tick = Tick(ctx, queue, owners, steps, cleaning)
+    tick = Tick(ctx, queue, owners, steps, cleaning, figures=figures)
     if frozen := tick.thaw_first():
         log.warning("%d backups were interrupted while a guest may have been frozen; they come first", frozen)
     queue.start()
     tick.start()
     log.info("longboat runs in namespace %s of cluster %s", settings.namespace, settings.cluster_id)
-    return Runtime(ctx, queue, owners, tick, watches)
+    return Runtime(ctx, queue, owners, tick, watches, _serve(figures))
+
+
+def _serve(figures: Figures) -> MetricsServer | None:
+    port = read_process_settings(os.environ).metrics_port
+    try:
+        return MetricsServer(figures, port) if port else None
+    except OSError as error:
+        # Backups come before what is told of them.
+        log.error("no metrics: port %d can't be listened on: %s; set LONGBOAT_METRICS_PORT", port, error)
+        return None
 
 
 def cluster_id(cluster: Cluster) -> str:

@@ -4,12 +4,11 @@ LONGBOAT_NAMESPACE and LONGBOAT_IMAGE are required. Optional, with their default
 (IfNotPresent), LONGBOAT_LOCATION, LONGBOAT_TRASH_PERIOD (7d), LONGBOAT_UNFREEZE_TIMEOUT_SECONDS (30; 5 to 240),
 LONGBOAT_SNAPSHOT_READY_WITHIN (12h), LONGBOAT_AUTOMATIC_SNAPSHOTS (true), LONGBOAT_AUTOMATIC_SNAPSHOT_EVERY (1d),
 LONGBOAT_CHANGED_BLOCKS (true), LONGBOAT_BASE_SNAPSHOT_LONGEST (35d), LONGBOAT_AUDIT_PERCENT (1; 0 to 100),
-LONGBOAT_FULL_READ_EVERY (30; 0: never),
-LONGBOAT_MOVER_USER (107; not 0: movers never run as root), LONGBOAT_MOVER_RESOURCES (JSON, {}),
-LONGBOAT_MOVER_PULL_SECRETS (names, comma separated), LONGBOAT_MOVERS_AT_ONCE (10), LONGBOAT_MOVER_SERVICE_ACCOUNT
-(default), LONGBOAT_RESYNC_SECONDS (10), LONGBOAT_FULL_RESYNC (5m), LONGBOAT_STORE_CHECK_EVERY (5m),
-LONGBOAT_DELETION_LIMIT (10), LONGBOAT_WORKERS (8), LONGBOAT_LOG_LEVEL (INFO). Durations are a whole number and m, h, d
-or w.
+LONGBOAT_FULL_READ_EVERY (30; 0: never), LONGBOAT_MOVER_USER (107; not 0: movers never run as root),
+LONGBOAT_MOVER_RESOURCES (JSON, {}), LONGBOAT_MOVER_PULL_SECRETS (names, comma separated), LONGBOAT_MOVERS_AT_ONCE (10),
+LONGBOAT_MOVER_SERVICE_ACCOUNT (default), LONGBOAT_RESYNC_SECONDS (10), LONGBOAT_FULL_RESYNC (5m),
+LONGBOAT_STORE_CHECK_EVERY (5m), LONGBOAT_DELETION_LIMIT (10), LONGBOAT_WORKERS (8), LONGBOAT_LOG_LEVEL (INFO),
+LONGBOAT_METRICS_PORT (0: no metrics). Durations are a whole number and m, h, d or w.
 """
 
 from __future__ import annotations
@@ -37,6 +36,8 @@ class ProcessSettings:
 
     workers: int
     log_level: str
+    metrics_port: int
+    """0: none are served."""
 
 
 def read_settings(environment: Mapping[str, str]) -> Settings:
@@ -76,6 +77,7 @@ def read_process_settings(environment: Mapping[str, str]) -> ProcessSettings:
     return ProcessSettings(
         workers=read("LONGBOAT_WORKERS", "8", _whole(1, 64)),
         log_level=read("LONGBOAT_LOG_LEVEL", "INFO", _one_of(*LEVELS)),
+        metrics_port=read("LONGBOAT_METRICS_PORT", "0", _whole(0, 65_535)),
     )
 
 

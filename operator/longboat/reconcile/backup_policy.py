@@ -24,6 +24,7 @@ from longboat.plan.policy import (
     runs_of,
     target_text,
 )
+from longboat.plan.policy_figures import counted, interval_seconds, target_states, usage
 from longboat.plan.problem import Problem
 from longboat.plan.quantities import size_text
 from longboat.plan.schedule import (
@@ -117,12 +118,16 @@ def _with_clockwork(seen: Observed) -> BackupPolicyStatus:
         status.suspended_at = status.suspended_at or now
     elif status.suspended_at is not None:
         status.suspended_at, status.resumed_at = None, now
-    if seen.problem is None or seen.problem.reason not in ("TimeZoneUnknown", "CronInvalid"):
+    if not _unscheduled(seen):
         text = schedule_text(spec.schedule, spec.time_zone)
         if status.observed_schedule not in (None, text):
             status.resumed_at = now
         status.observed_schedule = text
     return status
+
+
+def _unscheduled(seen: Observed) -> bool:
+    return seen.problem is not None and seen.problem.reason in ("TimeZoneUnknown", "CronInvalid")
 
 
 def _run_due(ctx: Context, seen: Observed, status: BackupPolicyStatus) -> tuple[BackupPolicyStatus, Started]:
@@ -208,9 +213,28 @@ def _described(seen: Observed, status: BackupPolicyStatus, started: Started, gua
         "stored_bytes": stored,
         "stored": size_text(stored),
         "protected": guard.short,
+        **_figures(seen, status, runs),
         "conditions": _conditions(seen, status, started, guard),
     }
     return status.model_copy(update=changes)
+
+
+def _figures(seen: Observed, status: BackupPolicyStatus, runs: Sequence[DiskBackup]) -> dict[str, object]:
+    """Return what monitoring reads. Of a schedule that can't be evaluated nothing is late."""
+    policy, anchor, states, interval = seen.policy, seen.anchor, None, None
+    if not _unscheduled(seen):
+        same = status.target == target_text(policy.spec.target)
+        before = {(each.kind, each.name): each.last_success_time for each in status.targets or () if same}
+        states = target_states(policy, anchor, seen.targets, runs, before)
+        interval = interval_seconds(policy, anchor, seen.now)
+    return {
+        "expected_interval_seconds": interval,
+        "targets": states,
+        "usage": usage(runs),
+        "totals": counted(status.totals, policy.uid, runs, seen.now),
+        "suspect_backups": len(change_tracking.suspected_runs(runs)),
+        "change_tracking_mismatches": len(change_tracking.mismatches(runs)),
+    }
 
 
 def _conditions(seen: Observed, status: BackupPolicyStatus, started: Started, guard: Protection) -> list[Condition]:

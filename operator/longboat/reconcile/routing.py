@@ -69,8 +69,9 @@ def is_due(policy: Object, now: datetime) -> bool:
 
 
 def is_stuck(policy: Object) -> bool:
-    """Return whether a BackupPolicy has neither a next slot nor leave to have none."""
-    return _status(policy).get("nextSlot") is None and not policy["spec"].get("suspend", False)
+    """Return whether a BackupPolicy has neither a next slot nor leave to have none, or no figures yet."""
+    status = _status(policy)
+    return "totals" not in status or (status.get("nextSlot") is None and not policy["spec"].get("suspend", False))
 
 
 def may_expire(backup: Object, horizon: datetime) -> bool:

@@ -21,6 +21,7 @@ from longboat.plan.names import MANAGED_BY, MANAGER, OWNER_KIND, OWNER_UID
 from longboat.reconcile import routing, stored_data, trash_notes
 from longboat.reconcile.context import Context
 from longboat.reconcile.epochs import is_contested
+from longboat.reconcile.figures import Figures
 from longboat.reconcile.queue import LOW, NORMAL, URGENT, Key, WorkQueue
 from longboat.reconcile.routing import LEFT_TO_DO, RETENTION, TRASH, Owners
 
@@ -61,8 +62,9 @@ class Tick:
         steps: tuple[Step, ...] = (),
         cleaning: tuple[Step, ...] = (),
         monotonic: Callable[[], float] = time.monotonic,
+        figures: Figures | None = None,
     ) -> None:
-        self._queue, self._owners = queue, owners
+        self._queue, self._owners, self._figures = queue, owners, figures or Figures()
         self._ctx = replace(ctx, cluster=cast(Cluster, _Beating(ctx.cluster, self._beat)))
         self._steps, self._cleaning, self._monotonic = steps, cleaning, monotonic
         self._stop = threading.Event()
@@ -119,7 +121,7 @@ class Tick:
 
     def _policies(self) -> None:
         now = self._ctx.now()
-        for policy in self._ctx.cluster.list(BACKUP_POLICY):
+        for policy in self._figures.policies(self._ctx.cluster.list(BACKUP_POLICY), now.timestamp()):
             self._guarded(_named(policy), partial(self._policy, policy, now))
 
     def _policy(self, policy: Object, now: datetime) -> None:
@@ -186,7 +188,8 @@ class Tick:
         expiring: set[Key] = set()
         stored: dict[Key, None] = {}
         daily = hourly and self._is_time(self._next_stored)
-        for backup in self._ctx.cluster.list(DISK_BACKUP, fields=() if hourly else LEFT_TO_DO, cached=True):
+        found = self._ctx.cluster.list(DISK_BACKUP, fields=() if hourly else LEFT_TO_DO, cached=True)
+        for backup in self._figures.backups(found, all_of_them=hourly):
             self._guarded(_named(backup), partial(self._look, backup))
             if hourly and routing.may_expire(backup, horizon):
                 expiring.add(routing.policy_of(backup, RETENTION))

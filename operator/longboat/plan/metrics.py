@@ -1,0 +1,200 @@
+"""Which metrics there are, and what objects say in them: from raw objects, without reading models.
+
+Nothing counts in the operator's memory: what a restart would lose is kept in the status of policies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+from longboat.plan.retention import FINISHED
+
+Object = dict[str, Any]
+Sample = tuple[str, tuple[str, ...], float]
+"""The name of a metric, the values of its labels in their order, and its value."""
+POLICY = ("namespace", "policy")
+TARGET = (*POLICY, "kind", "target")
+DISK = (*POLICY, "store", "vm", "disk", "claim")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One family: names of counters end in _total, those of summaries stand for _count and _sum."""
+
+    name: str
+    type: Literal["gauge", "counter", "summary"]
+    help: str
+    labels: tuple[str, ...] = ()
+
+
+METRICS = (
+    Metric("longboat_build_info", "gauge", "1; the operator's version.", ("version",)),
+    Metric("longboat_tick_timestamp_seconds", "gauge", "When the operator last came to the end of all policies."),
+    Metric("longboat_policy_info", "gauge", "1; a BackupPolicy in words.", (*POLICY, "target", "schedule", "store")),
+    Metric("longboat_policy_expected_interval_seconds", "gauge", "From one slot of the schedule to the next.", POLICY),
+    Metric(
+        "longboat_policy_suspended_timestamp_seconds", "gauge", "Since when it is suspended; absent otherwise.", POLICY
+    ),
+    Metric("longboat_policy_stalled", "gauge", "1 while it can't go on; absent otherwise.", (*POLICY, "reason")),
+    Metric(
+        "longboat_policy_protected",
+        "gauge",
+        "1 if every target has a good backup as recent as the schedule promises, else 0.",
+        POLICY,
+    ),
+    Metric(
+        "longboat_policy_target_last_success_timestamp_seconds",
+        "gauge",
+        "Moment that the newest good backup of a virtual machine or claim holds; 0: there is none.",
+        TARGET,
+    ),
+    Metric(
+        "longboat_policy_target_overdue_timestamp_seconds",
+        "gauge",
+        "When that backup will be, or was, too old: half an interval after the slot that should have followed it. "
+        "Absent while the policy is suspended.",
+        TARGET,
+    ),
+    Metric("longboat_backups_kept", "gauge", "DiskBackups that are kept, failed and unfinished ones included.", POLICY),
+    Metric(
+        "longboat_backups_total",
+        "counter",
+        "DiskBackups of the policy that have ended; result is Completed, PartiallyFailed or Failed.",
+        (*POLICY, "result"),
+    ),
+    Metric("longboat_backup_duration_seconds", "summary", "How long they took, from their start to their end.", POLICY),
+    Metric("longboat_backup_read_bytes_total", "counter", "What they read from disks.", POLICY),
+    Metric("longboat_backup_transferred_bytes_total", "counter", "What they added to the store.", POLICY),
+    Metric(
+        "longboat_backups_unfinished", "gauge", "DiskBackups that have not ended; absent if there are none.", POLICY
+    ),
+    Metric(
+        "longboat_backup_oldest_unfinished_timestamp_seconds", "gauge", "When the oldest of these was created.", POLICY
+    ),
+    Metric(
+        "longboat_stored_bytes",
+        "gauge",
+        "What the kept backups of a disk have added to the store; also of policies that are gone.",
+        DISK,
+    ),
+    Metric("longboat_suspect_backups", "gauge", "DiskBackups that may hold wrong blocks (condition Suspect).", POLICY),
+    Metric(
+        "longboat_change_tracking_mismatches",
+        "gauge",
+        "DiskBackups that found their CSI driver wrong on what has changed.",
+        POLICY,
+    ),
+    Metric("longboat_store_info", "gauge", "1; a BackupStore.", ("store", "location", "url")),
+    Metric("longboat_store_up", "gauge", "1 if backups can be written and read, else 0.", ("store",)),
+    Metric("longboat_store_last_check_timestamp_seconds", "gauge", "When that was last tried.", ("store",)),
+)
+RESULTS = (("Completed", "completed"), ("PartiallyFailed", "partiallyFailed"), ("Failed", "failed"))
+
+
+def policy_samples(policy: Object) -> Iterator[Sample]:
+    """Yield what a BackupPolicy says. Raises ValueError, TypeError or AttributeError if it can't be read."""
+    meta, spec, status = policy["metadata"], policy["spec"], policy.get("status") or {}
+    its = (meta["namespace"], meta["name"])
+    store = (spec.get("storeRef") or {}).get("name", "")
+    yield "longboat_policy_info", (*its, status.get("target") or "", status.get("schedule") or "", store), 1.0
+    if (interval := status.get("expectedIntervalSeconds")) is not None:
+        yield "longboat_policy_expected_interval_seconds", its, float(interval)
+    if since := status.get("suspendedAt"):
+        yield "longboat_policy_suspended_timestamp_seconds", its, seconds(since)
+    conditions = {each["type"]: each for each in status.get("conditions") or ()}
+    if _holds(conditions, "Stalled"):
+        yield "longboat_policy_stalled", (*its, str(conditions["Stalled"]["reason"])), 1.0
+    if "Protected" in conditions:
+        yield "longboat_policy_protected", its, float(_holds(conditions, "Protected"))
+    for target in status.get("targets") or ():
+        yield from _target(its, target)
+    yield "longboat_backups_kept", its, float(status.get("backups") or 0)
+    yield from _totals(its, status.get("totals") or {})
+    for each in status.get("usage") or ():
+        yield "longboat_stored_bytes", (*its, *_disk(each)), float(each.get("storedBytes") or 0)
+    yield "longboat_suspect_backups", its, float(status.get("suspectBackups") or 0)
+    yield "longboat_change_tracking_mismatches", its, float(status.get("changeTrackingMismatches") or 0)
+
+
+def _target(its: tuple[str, str], target: Object) -> Iterator[Sample]:
+    labels = (*its, target["kind"], target["name"])
+    success, late = target.get("lastSuccessTime"), target.get("overdueAt")
+    yield "longboat_policy_target_last_success_timestamp_seconds", labels, seconds(success) if success else 0.0
+    if late:
+        yield "longboat_policy_target_overdue_timestamp_seconds", labels, seconds(late)
+
+
+def _totals(its: tuple[str, str], totals: Object) -> Iterator[Sample]:
+    counts = [(result, float(totals.get(key) or 0)) for result, key in RESULTS]
+    for result, count in counts:
+        yield "longboat_backups_total", (*its, result), count
+    yield "longboat_backup_duration_seconds_count", its, sum(count for _, count in counts)
+    yield "longboat_backup_duration_seconds_sum", its, float(totals.get("seconds") or 0)
+    yield "longboat_backup_read_bytes_total", its, float(totals.get("readBytes") or 0)
+    yield "longboat_backup_transferred_bytes_total", its, float(totals.get("storedBytes") or 0)
+
+
+def _disk(usage: Object) -> tuple[str, ...]:
+    return tuple(str(usage.get(key) or "") for key in ("store", "virtualMachine", "disk", "claim"))
+
+
+def store_samples(store: Object) -> Iterator[Sample]:
+    """Yield what a BackupStore says. Raises ValueError, TypeError or AttributeError if it can't be read."""
+    status, name = store.get("status") or {}, store["metadata"]["name"]
+    location = store["spec"].get("location") or ""
+    conditions = {each["type"]: each for each in status.get("conditions") or ()}
+    yield "longboat_store_info", (name, location, status.get("url") or ""), 1.0
+    if "Available" in conditions:
+        yield "longboat_store_up", (name,), float(_holds(conditions, "Available"))
+    if checked := status.get("lastCheckTime"):
+        yield "longboat_store_last_check_timestamp_seconds", (name,), seconds(checked)
+
+
+@dataclass
+class Survey:
+    """What a pass over DiskBackups has seen of each policy, by namespace and name, and of each disk."""
+
+    unfinished: dict[tuple[str, str], tuple[int, float]] = field(default_factory=dict)
+    """How many have not ended, and when the oldest of these was created."""
+    stored: dict[tuple[str, ...], int] = field(default_factory=dict)
+    """Bytes by the labels of longboat_stored_bytes."""
+
+    def note(self, backup: Object) -> None:
+        """Take a DiskBackup into account. Raises ValueError, TypeError, AttributeError or KeyError: it is left out."""
+        status, meta = backup.get("status") or {}, backup["metadata"]
+        policy = (meta["namespace"], backup["spec"]["policyRef"]["name"])
+        if status.get("phase") not in FINISHED:
+            count, oldest = self.unfinished.get(policy, (0, float("inf")))
+            self.unfinished[policy] = count + 1, min(oldest, seconds(meta["creationTimestamp"]))
+        store, machine = (status.get("store") or {}).get("name") or "", status.get("virtualMachine") or ""
+        for disk in status.get("disks") or () if status.get("manifest") else ():
+            if disk.get("phase") == "Completed":
+                key = (*policy, store, machine, disk["name"], (disk.get("claim") or {}).get("name") or "")
+                self.stored[key] = self.stored.get(key, 0) + int(disk.get("storedBytes") or 0)
+
+
+def unfinished_samples(unfinished: Mapping[tuple[str, str], tuple[int, float]]) -> Iterator[Sample]:
+    """Yield what is under way."""
+    for policy, (count, oldest) in unfinished.items():
+        yield "longboat_backups_unfinished", policy, float(count)
+        yield "longboat_backup_oldest_unfinished_timestamp_seconds", policy, oldest
+
+
+def orphan_samples(stored: Mapping[tuple[str, ...], int], policies: Iterable[tuple[str, str]]) -> Iterator[Sample]:
+    """Yield what the backups of other policies than these, which say it themselves, have added to the stores."""
+    known = set(policies)
+    for labels, size in stored.items():
+        if labels[:2] not in known:
+            yield "longboat_stored_bytes", labels, float(size)
+
+
+def seconds(moment: str) -> float:
+    """Return a moment of the API server in seconds since 1970; ValueError if it is none."""
+    return datetime.fromisoformat(moment).timestamp()
+
+
+def _holds(conditions: Mapping[str, Object], type_: str) -> bool:
+    return bool(conditions.get(type_, {}).get("status") == "True")

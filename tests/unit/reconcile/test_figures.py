@@ -1,0 +1,209 @@
+"""What the tick notes for those who scrape: named by the failures that each test prevents."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from longboat.kube.kinds import BACKUP_POLICY, BACKUP_STORE, DISK_BACKUP
+from longboat.kube.port import Object, UnavailableError
+from longboat.reconcile.figures import Figures
+from longboat.reconcile.queue import WorkQueue
+from longboat.reconcile.routing import Owners
+from longboat.reconcile.tick import Tick
+from tests.unit.reconcile.policy_world import SHOP, World
+
+LABELS = ("offsite", "db", "data", "db-data")
+
+
+class Watched(World):
+    """A world with a tick that takes note of figures."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.figures = Figures()
+        context = self.context()
+        self.tick = Tick(context, WorkQueue(lambda key: None), Owners(), (self.figures,), figures=self.figures)
+
+    def told(self, name: str) -> dict[tuple[str, ...], float]:
+        """The samples of a metric by the values of their labels."""
+        withheld = self.figures.withheld
+        parts = [each for part in self.figures.parts() for each in part]
+        found = [(labels, value) for each, labels, value in parts if each == name and name not in withheld]
+        assert len(dict(found)) == len(found), "told twice"
+        return dict(found)
+
+    def add_run(self, name: str, policy: str = "daily", stored: int = 7, **status: Any) -> None:
+        self.add("DiskBackup", name, {"policyRef": {"name": policy}})
+        disk = {"name": "data", "phase": "Completed", "storedBytes": stored, "claim": {"name": "db-data", "uid": "u"}}
+        done: Object = {"phase": "Completed", "manifest": name, "virtualMachine": "db", "disks": [disk]}
+        done |= {"store": {"name": "offsite", "repository": "r"}, "completedAt": self.clock().isoformat()}
+        self.set_status(name, **done | status)
+
+
+@pytest.fixture
+def world() -> Watched:
+    world = Watched()
+    world.add_vm("db", "root", "data")
+    world.add_store()
+    world.add_policy()
+    world.run()
+    return world
+
+
+def test_nothing_is_known_before_all_policies_were_seen(world: Watched) -> None:
+    assert not world.figures.is_known
+    world.tick.once()
+    assert world.figures.is_known
+    assert world.told("longboat_tick_timestamp_seconds") == {(): world.clock().timestamp()}
+
+
+def test_policy_that_is_deleted_stops_to_alert_with_the_next_tick(world: Watched) -> None:
+    world.tick.once()
+    assert ("shop", "daily", "VirtualMachine", "db") in world.told("longboat_policy_target_overdue_timestamp_seconds")
+    world.cluster.delete(BACKUP_POLICY, "daily", SHOP)
+    world.tick.once()
+    assert world.told("longboat_policy_target_overdue_timestamp_seconds") == {}
+    assert world.told("longboat_policy_info") == {}
+
+
+def test_policy_that_never_succeeded_says_0_and_not_nothing(world: Watched) -> None:
+    world.tick.once()
+    name = "longboat_policy_target_last_success_timestamp_seconds"
+    assert world.told(name) == {("shop", "daily", "VirtualMachine", "db"): 0.0}
+    assert world.told("longboat_policy_protected") == {("shop", "daily"): 0.0}
+
+
+def test_suspended_policy_is_not_overdue_and_says_since_when(world: Watched) -> None:
+    world.edit(suspend=True)
+    world.run()
+    world.tick.once()
+    assert world.told("longboat_policy_target_overdue_timestamp_seconds") == {}
+    since = {("shop", "daily"): world.clock().timestamp()}
+    assert world.told("longboat_policy_suspended_timestamp_seconds") == since
+
+
+def test_counters_go_on_after_a_restart_and_after_their_backups_have_expired(world: Watched) -> None:
+    world.add_run("one", storedBytes=7)
+    world.run()
+    world.cluster.delete(DISK_BACKUP, "one", SHOP)
+    world.run()
+    world.figures = Figures()
+    world.tick = Tick(world.context(), WorkQueue(lambda key: None), Owners(), figures=world.figures)
+    world.tick.once()
+    assert world.told("longboat_backups_total")["shop", "daily", "Completed"] == 1
+    assert world.told("longboat_backup_transferred_bytes_total") == {("shop", "daily"): 7.0}
+    assert world.told("longboat_backups_kept") == {("shop", "daily"): 0.0}
+
+
+def test_what_is_stored_is_told_once_while_the_policy_is_there_and_when_it_is_gone(world: Watched) -> None:
+    world.add_run("one")
+    world.add_run("two", stored=5)
+    world.run()
+    world.tick.once()
+    stored = {("shop", "daily", *LABELS): 12.0}
+    assert world.told("longboat_stored_bytes") == stored
+    world.cluster.delete(BACKUP_POLICY, "daily", SHOP)
+    world.tick.once()
+    assert world.told("longboat_stored_bytes") == stored
+
+
+def queued(world: World) -> int:
+    """What a first tick finds to do."""
+    queue = WorkQueue(lambda key: None)
+    Tick(world.context(), queue, Owners()).once()
+    return len(queue)
+
+
+def test_policy_of_an_earlier_version_is_metered_and_looked_at(world: Watched) -> None:
+    world.add_run("one")
+    before = queued(world)
+    policy = world.cluster.objects[BACKUP_POLICY, SHOP, "daily"]
+    del policy["status"]["totals"], policy["status"]["usage"]
+    assert queued(world) == before + 1
+    world.tick.once()
+    assert world.told("longboat_stored_bytes") == {("shop", "daily", *LABELS): 7.0}
+
+
+def test_sum_of_a_part_of_the_backups_is_never_told(world: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.add_run("one", policy="gone")
+    world.add_run("two")
+    world.run()
+    real = world.cluster.list
+
+    def broken(kind: Any, *args: Any, **more: Any) -> Any:
+        yield from () if kind == DISK_BACKUP else real(kind, *args, **more)
+        if kind == DISK_BACKUP:
+            raise UnavailableError("in the middle")
+
+    monkeypatch.setattr(world.cluster, "list", broken)
+    world.tick.once()
+    assert world.figures.is_known and world.told("longboat_stored_bytes") == {}
+    monkeypatch.undo()
+    world.tick = Tick(world.context(), WorkQueue(lambda key: None), Owners(), figures=world.figures)
+    world.tick.once()
+    assert sum(world.told("longboat_stored_bytes").values()) == 14.0
+
+
+def test_policies_stay_known_while_the_api_server_is_away(world: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.tick.once()
+    before = world.told("longboat_tick_timestamp_seconds")
+    world.clock.by(minutes=10)
+
+    def away(*args: Any, **more: Any) -> Any:
+        raise UnavailableError("away")
+        yield
+
+    monkeypatch.setattr(world.cluster, "list", away)
+    world.tick.once()
+    assert world.told("longboat_policy_info") != {}
+    assert world.told("longboat_tick_timestamp_seconds") == before, "it has to be seen that these are old"
+
+
+def test_backup_that_hangs_is_told_with_its_age(world: Watched) -> None:
+    world.add("DiskBackup", "hangs", {"policyRef": {"name": "daily"}})
+    begun = world.clock().timestamp()
+    world.tick.once()
+    assert world.told("longboat_backups_unfinished") == {("shop", "daily"): 1.0}
+    assert world.told("longboat_backup_oldest_unfinished_timestamp_seconds") == {("shop", "daily"): begun}
+    world.set_status("hangs", phase="Failed")
+    world.clock.by(minutes=6)
+    world.tick.once()
+    assert world.told("longboat_backups_unfinished") == {}
+
+
+@pytest.mark.parametrize(("status", "up"), [("True", 1.0), ("False", 0.0)])
+def test_store_that_is_away_is_down(world: Watched, status: str, up: float) -> None:
+    store = world.cluster.get(BACKUP_STORE, "offsite")
+    assert store is not None
+    its = {
+        "type": "Available",
+        "status": status,
+        "reason": "Any",
+        "message": "",
+        "lastTransitionTime": "2026-01-07T10:17:00Z",
+    }
+    world.cluster.update_status(store | {"status": {"conditions": [its], "lastCheckTime": "2026-01-07T10:17:00Z"}})
+    world.tick.once()
+    assert world.told("longboat_store_up") == {("offsite",): up}
+    assert world.told("longboat_store_last_check_timestamp_seconds") == {("offsite",): world.clock().timestamp()}
+
+
+def test_bad_object_is_left_out_and_the_others_are_told(world: Watched) -> None:
+    world.add_policy("other")
+    world.add_run("one", policy="gone")
+    world.cluster.objects[BACKUP_POLICY, SHOP, "daily"]["status"]["targets"] = [{"name": 3}]
+    world.cluster.objects[DISK_BACKUP, SHOP, "one"]["status"]["disks"] = "nonsense"
+    world.tick.once()
+    assert [labels[1] for labels in world.told("longboat_policy_info")] == ["other"]
+
+
+def test_suspicion_is_told_by_policy(world: Watched) -> None:
+    disk = {"name": "data", "phase": "Completed", "claim": {"name": "db-data", "uid": "u"}}
+    world.add_run("one", disks=[disk | {"suspectedBy": "two"}])
+    world.add_run("two", disks=[disk | {"mismatch": "bytes 1 to 2"}])
+    world.run()
+    world.tick.once()
+    assert world.told("longboat_suspect_backups") == {("shop", "daily"): 1.0}
+    assert world.told("longboat_change_tracking_mismatches") == {("shop", "daily"): 1.0}
