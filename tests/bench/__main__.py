@@ -1,4 +1,7 @@
-"""`make bench`: what each program takes for a full backup, for three kinds of change, and to restore."""
+"""`make bench`: what each program takes for a full backup, for three kinds of change, and to restore.
+
+longboat-2-cores is the mover with two CPUs: its wall time beside that of longboat says what the second one is good for.
+"""
 
 from __future__ import annotations
 
@@ -89,6 +92,7 @@ def _movers(disk: Path, device: Path, work: Path, block_sizes: list[int]) -> lis
         mover("longboat", disk.parent),
         mover("longboat-device", device),
         mover("longboat-tracked", device).with_tracking(),
+        mover("longboat-2-cores", disk.parent).with_cores(2),
     ]
     for size in block_sizes:
         each = mover(f"longboat-{size}k", disk.parent)

@@ -7,6 +7,7 @@ import random
 import shutil
 import subprocess
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from tests.cluster.progress import ClusterError
@@ -16,6 +17,7 @@ MIB = 1 << 20
 FILLED = 0.7  # Of the disk, by files; the file system's own tables come on top.
 CHANGED = 0.01
 _CLUSTER = (64 << 10, 1 << 20)  # Sizes of the stretches that a clustered change rewrites.
+_MAX_COPIES = 20  # Where the packages of a machine are fewer than the image needs.
 _PACKAGES = Path("/var/lib/dpkg/info")
 Ranges = list[tuple[int, int]]
 
@@ -53,11 +55,14 @@ def data_ranges(path: Path) -> Ranges:
     return found
 
 
-def rewrite_scattered(path: Path) -> Ranges:
-    """Rewrite 1 % of the 4 KiB blocks that hold data, at random, as a database does; return what was written."""
+def rewrite_scattered(path: Path, chance: random.Random | None = None) -> Ranges:
+    """Rewrite 1 % of the 4 KiB blocks that hold data, at random, as a database does; return what was written.
+
+    Without a `chance` it is the same each time.
+    """
     blocks = _blocks(path)
-    chosen = sorted(random.Random(2).sample(blocks, int(len(blocks) * CHANGED)))
-    return _rewrite(path, [(block, BLOCK) for block in chosen])
+    chosen = sorted((chance or random.Random(2)).sample(blocks, int(len(blocks) * CHANGED)))
+    return _rewrite(path, [(block, BLOCK) for block in chosen], chance or random.Random(4))
 
 
 def rewrite_clustered(path: Path) -> Ranges:
@@ -69,11 +74,10 @@ def rewrite_clustered(path: Path) -> Ranges:
         length = min(source.randint(*_CLUSTER) // BLOCK, len(blocks) - start)
         taken.update(dict.fromkeys(blocks[start : start + length], BLOCK))
         wanted -= length * BLOCK
-    return _rewrite(path, sorted(taken.items()))
+    return _rewrite(path, sorted(taken.items()), random.Random(4))
 
 
-def _rewrite(path: Path, ranges: Ranges) -> Ranges:
-    source = random.Random(4)
+def _rewrite(path: Path, ranges: Ranges, source: random.Random) -> Ranges:
     with path.open("r+b") as image:
         for offset, _ in ranges:
             image.seek(offset)
@@ -94,26 +98,42 @@ def _page(source: random.Random) -> bytes:
 
 
 def _stage(folder: Path, wanted: int) -> None:
-    """Link the files of installed packages into a folder, in an order that is the same each time."""
+    """Put the files of installed packages into a folder, in an order that is the same each time."""
     shutil.rmtree(folder, ignore_errors=True)
-    used = 0
-    for file in _installed():
-        info = file.lstat()
-        if used + info.st_size > wanted:
-            continue
-        target = folder / file.relative_to("/")
-        target.parent.mkdir(parents=True, exist_ok=True)
+    used = copies = 0
+    while used < wanted - MIB:
+        before = used
+        for file in _installed(copies):
+            size = file.lstat().st_size
+            if used + size <= wanted:
+                _put(file, folder / str(copies) / file.relative_to("/"), copies)
+                used += max(size, BLOCK)
+            if used > wanted - MIB:
+                return
+        copies += 1
+        if copies > _MAX_COPIES or used == before:
+            raise ClusterError(f"packages of this machine fill {used // MIB} MiB, the image needs {wanted // MIB}")
+
+
+def _put(file: Path, target: Path, copy: int) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if copy == 0:
         os.link(file, target)
-        used += max(info.st_size, BLOCK)
-        if used > wanted - MIB:
-            return
-    if used < wanted * 0.9:
-        raise ClusterError(f"the packages of this machine hold {used // MIB} MiB, the image needs {wanted // MIB}")
+    else:
+        # Other bytes in the same places: it compresses as the file does, but no program finds it a second time.
+        target.write_bytes(file.read_bytes().translate(_table(copy)))
 
 
-def _installed() -> Iterator[Path]:
+@cache
+def _table(copy: int) -> bytes:
+    others = list(range(1, 256))
+    random.Random(copy).shuffle(others)
+    return bytes([0, *others])
+
+
+def _installed(copy: int = 0) -> Iterator[Path]:
     lists = sorted(_PACKAGES.glob("*.list"))
-    random.Random(1).shuffle(lists)
+    random.Random(copy + 1).shuffle(lists)
     for each in lists:
         for line in each.read_text().splitlines():
             file = Path(line)

@@ -7,6 +7,7 @@ COUNTS is written: {"puts", "gets", "bytes_read"}. CHANGES is read: {"allocated"
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 import threading
@@ -14,10 +15,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from longboat.mover.export_disk import run_export
-from longboat.mover.jobs import ExportJob, RestoreJob, load_job
-from longboat.mover.restore_disk import run_restore
-from longboat.repository import ObjectStore, open_store
+gc.disable()  # As the roles of the image are loaded.
+
+from longboat.mover.export_disk import run_export  # noqa: E402
+from longboat.mover.jobs import ExportJob, RestoreJob, load_job  # noqa: E402
+from longboat.mover.restore_disk import run_restore  # noqa: E402
+from longboat.repository import ObjectStore, open_store  # noqa: E402
 
 
 class CountingStore:
@@ -48,17 +51,19 @@ class KnownChanges:
 
 
 def main() -> int:
+    gc.freeze()
+    gc.enable()
     role, job_file, counts_file, *rest = sys.argv[1:]
     store: CountingStore
     if role == "export":
         job = load_job(ExportJob, Path(job_file), None)
         store = CountingStore(open_store(job.store))
-        result = run_export(job, store, changes=KnownChanges(Path(rest[0])) if rest else None)
+        read = run_export(job, store, changes=KnownChanges(Path(rest[0])) if rest else None).read_bytes
     else:
         restore = load_job(RestoreJob, Path(job_file), None)
         store = CountingStore(open_store(restore.store))
-        result = run_restore(restore, store)
-    counts = {"puts": store.puts, "gets": store.gets, "bytes_read": result.read_bytes}
+        read = run_restore(restore, store).read_bytes
+    counts = {"puts": store.puts, "gets": store.gets, "bytes_read": read}
     Path(counts_file).write_text(json.dumps(counts))
     return 0
 

@@ -26,7 +26,7 @@ class Story:
 
     def __init__(self, tools: Sequence[Tool], disk: Path, work: Path, cores: int) -> None:
         self._tools, self._disk, self._work = tools, disk, work
-        self._cpus = ",".join(str(cpu) for cpu in sorted(os.sched_getaffinity(0))[:cores])
+        self._cores = cores
         self._number = 0
         self._data = sum(length for _, length in image.data_ranges(disk))
         self.figures: list[Figures] = []
@@ -53,6 +53,10 @@ class Story:
             self._step(tool, case, tool.backup(self._number, changed), size)
         self._number += 1
 
+    def _cpus(self, tool: Tool) -> str:
+        cores = (isinstance(tool, Longboat) and tool.cores) or self._cores
+        return ",".join(str(cpu) for cpu in sorted(os.sched_getaffinity(0))[:cores])
+
     def _restore_file(self, tool: Tool) -> None:
         target = self._work / "restored"
         target.mkdir()
@@ -77,7 +81,7 @@ class Story:
         """Run a command beside nothing else of ours; raise ClusterError if it fails."""
         say(f"{case}: {tool.name}")
         before = _stored(tool.stored)
-        taken = run_measured(command, self._cpus)
+        taken = run_measured(command, self._cpus(tool))
         after = _stored(tool.stored)
         counted = {"puts": after[1] - before[1], "gets": None} | tool.counts()
         self.figures.append(Figures(case, tool.name, size, stored_bytes=after[0] - before[0], **(taken | counted)))

@@ -70,17 +70,27 @@ class Longboat:
         self._source = source
         self._newest, self._created = "", datetime(2026, 1, 1, tzinfo=UTC)
         self.tracked = False
-        self.block_size = DEFAULT_BLOCK_SIZE
+        self.block_size, self.cores = DEFAULT_BLOCK_SIZE, 0
+        # In an image everything is compiled beforehand; a checkout must not pay for that in each run.
+        compiled = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(work.parent / "compiled")}
+        self._environment = {"PYTHONPATH": f"{CHECKOUT / 'operator'}:{CHECKOUT}", **compiled}
 
     def with_tracking(self) -> Longboat:
         """Tell the mover what is allocated and what has changed."""
         self.tracked = True
         return self
 
+    def with_cores(self, cores: int) -> Longboat:
+        """Let the mover use so many CPUs, whatever the other programs may."""
+        self.cores = cores
+        return self
+
     def prepare(self) -> None:
         for folder in (self._work, self.stored):
             folder.mkdir(parents=True, exist_ok=True)
         self._repository = open_or_create_repository(open_store(self._settings), REPOSITORY, KEY)
+        modules = f"tests.bench.mover, {type(open_store(self._settings)).__module__}, urllib3, asyncio"
+        run(Command((sys.executable, "-c", f"import {modules}"), self._environment, self._work))
 
     def backup(self, number: int, changed: Ranges) -> Command:
         self._newest = f"backup-{number}"
@@ -115,9 +125,7 @@ class Longboat:
         file = self._work / f"{role}.json"
         file.write_text(json.dumps(common | dict(job)))
         program = (sys.executable, "-m", "tests.bench.mover", role, str(file), str(self._work / "counts.json"), *more)
-        # In an image everything is compiled beforehand; a checkout must not pay for that in each run.
-        compiled = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(self._work.parent / "compiled")}
-        return Command(program, {"PYTHONPATH": f"{CHECKOUT / 'operator'}:{CHECKOUT}", **compiled}, self._work)
+        return Command(program, self._environment, self._work)
 
 
 class Restic:
