@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 from random import Random
 
 from longboat.repository import DiskStatistics, Repository
-from longboat.repository.commit import commit_disk_manifest, condemned_packs_of, is_own
+from longboat.repository.avoid import Avoided, avoid
+from longboat.repository.commit import commit_disk_manifest, is_own
 from longboat.repository.damage import Damage, read_damage
 from longboat.repository.errors import DamagedError, ObjectNotFoundError, UnsupportedFormatError
 from longboat.repository.layout import FORMAT_VERSION, Kind
@@ -25,6 +26,7 @@ from longboat.repository.parents import (
     ParentChoice,
     choose_parent,
 )
+from longboat.repository.rewrite import read_advice, rewrite_budget
 from longboat.repository.similar import choose_similar
 from longboat.repository.uploaded import UploadedBlocks, packs_in_leases
 
@@ -67,7 +69,7 @@ class Attempt:
         self._maps = PackSink(self._repository.store, capacity=MAP_PACK_TARGET, uploads=1, buffers=2)
         self._progress = Progress(self._source.size, export.emit, stored=self._stored)
         self._choice, self._reading = ParentChoice(None, None), Reading(iter(()))
-        self._damage = Damage()
+        self._damage, self._avoided = Damage(), Avoided()
         self._audited = self._resumed = 0
         self.lease = Lease(self._repository, self._job.disk.disk_key, self._job.backup_name, self._uploaded)
 
@@ -86,7 +88,7 @@ class Attempt:
                 self._assure_parent()
                 if earlier:
                     lease.name_reused(earlier)
-                self._avoid_condemned()
+                self._avoided = self._avoid()
                 # Only now: with this lease as a root, nothing more of it is condemned.
                 with UploadedBlocks(self._repository, earlier, lease.condemned.names(), self._damage) as uploaded:
                     manifest = self._read_disk(uploaded if earlier else None)
@@ -113,15 +115,17 @@ class Attempt:
         anew = self._choice.full_reason in {REQUESTED, DAMAGE_UNREADABLE, CONDEMNED_UNREADABLE}
         return [] if anew else packs_in_leases(self._repository, self._job.disk.disk_key)
 
-    def _avoid_condemned(self) -> None:
-        """Have what lies in condemned packs stored anew, as if it were damaged."""
-        compared = self._choice.compared
+    def _avoid(self) -> Avoided:
+        """Have what lies in damaged, condemned or mostly dead packs stored anew."""
+        compared, parent = self._choice.compared, self._choice.parent
+        if compared is None:
+            return Avoided()
+        rewrite = read_advice(self._repository, self._job.disk.disk_key) if parent else []
+        budget = rewrite_budget(compared.manifest)
         try:
-            packs = condemned_packs_of(self._repository, compared.manifest, self.lease.condemned) if compared else []
+            return avoid(self._repository, compared.manifest, self._damage, self.lease.condemned, rewrite, budget)
         except DamagedError as error:
             raise ParentUnreadableError(str(error)) from None
-        for kind, pack in packs:
-            self._damage.add(kind, pack)
 
     def _notes(self) -> list[str]:
         return [*self._export.notes, self._choice.note]
@@ -158,7 +162,7 @@ class Attempt:
         data = PackWriter(keys, Kind.DATA_PACK, self._data, random)
         maps = PackWriter(keys, Kind.MAP_PACK, self._maps, random)
         self._reading = self._decide()
-        with MapBuilder(self._source.size, job.block_size, self._page_blocks, parent, maps, self._damage) as builder:
+        with MapBuilder(self._source.size, job.block_size, self._page_blocks, parent, maps, self._avoided) as builder:
             pipeline = ExportPipeline(
                 self._source,
                 self._reading,
@@ -225,6 +229,7 @@ class Attempt:
             unchanged_blocks=builder.kept_blocks,
             zero_blocks=max(0, blocks - used),
             new_packs=len(self._data.uploaded),
+            rewritten_blocks=builder.rewritten_blocks,
         )
 
     def _stored(self) -> int:

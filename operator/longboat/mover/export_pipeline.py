@@ -126,7 +126,7 @@ class ExportPipeline:
 
     def _is_shared(self, plan: PagePlan) -> bool:
         # The parent's last page maps fewer blocks than ours if the disk has grown: then it has spans.
-        return self._keep and not plan.spans and not self._map.must_look()
+        return self._keep and not plan.spans and not self._map.must_look(plan.number)
 
     def _open_page(self, plan: PagePlan) -> None:
         start = plan.number * self._page_bytes
@@ -134,9 +134,9 @@ class ExportPipeline:
         if self._is_shared(plan):
             self._map.share_page(plan.number)
         else:
-            if self._keep and self._map.must_look():
-                damaged = self._map.must_read(plan.number)
-                plan = with_blocks(plan, damaged, start, self._block_size, self._source.size)
+            if self._keep and self._map.must_look(plan.number):
+                anew = self._map.must_read(plan.number)
+                plan = with_blocks(plan, anew, start, self._block_size, self._segment, self._source.size)
             self._page = self._map.open_page(plan.number, len(plan.spans), self._keep)
             self._spans.extend(plan.spans)
         self._progress.add(done=size - sum(span.length for span in plan.spans))

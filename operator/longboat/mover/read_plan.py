@@ -83,7 +83,9 @@ class Auditor:
             at = span.offset + span.length
 
 
-def with_blocks(plan: PagePlan, blocks: Iterable[int], page_start: int, block: int, size: int) -> PagePlan:
+def with_blocks(
+    plan: PagePlan, blocks: Iterable[int], page_start: int, block: int, segment: int, size: int
+) -> PagePlan:
     """Return the plan with further blocks (numbers within the page) that are to be read, whatever was planned."""
     wanted = {page_start + number * block for number in blocks}
     for span in plan.spans:
@@ -91,7 +93,10 @@ def with_blocks(plan: PagePlan, blocks: Iterable[int], page_start: int, block: i
     if not wanted:
         return plan
     kept = [span for span in plan.spans if not (span.audit and _touches(span, wanted, block))]
-    more = [Span(offset, min(block, size - offset)) for offset in wanted if offset < size]
+    more = list[Span]()
+    for offset in sorted(wanted):
+        if offset < size:
+            _append(more, offset, min(offset + block, size), segment)
     return PagePlan(plan.number, sorted([*kept, *more]))
 
 

@@ -63,16 +63,6 @@ def is_own(stored: StoredDisk, manifest: DiskManifest) -> bool:
     return stored.manifest.pages is manifest.pages
 
 
-def condemned_packs_of(
-    repository: Repository, manifest: DiskManifest, condemned: CondemnedPacks
-) -> list[tuple[Kind, bytes]]:
-    """Return the condemned packs that a manifest refers to, mostly none: its writer was as quick as the prune.
-
-    DamagedError if its map can't be read.
-    """
-    return _condemned_among(condemned, references(repository, manifest)) if condemned else []
-
-
 def require_sound(repository: Repository, stored: StoredDisk) -> None:
     """Check the packs of a manifest that was written too long after the condemned lists had been read.
 

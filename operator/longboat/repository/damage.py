@@ -74,6 +74,14 @@ class Damage:
         offsets = self._packs.get((kind, pack))
         return offsets is not None and (WHOLE in offsets or offset in offsets)
 
+    def has(self, kind: Kind, pack: bytes) -> bool:
+        """Tell whether anything of a pack is damaged."""
+        return (kind, pack) in self._packs
+
+    def packs(self, kind: Kind) -> set[bytes]:
+        """Return the packs of a kind of which anything is damaged."""
+        return {pack for found, pack in self._packs if found is kind}
+
     def key(self, kind: Kind, pack: bytes, offset: int) -> tuple[Kind, bytes, int]:
         """Return as what a damaged frame is known: by itself, or WHOLE if its pack is."""
         return kind, pack, WHOLE if WHOLE in self._packs[kind, pack] else offset

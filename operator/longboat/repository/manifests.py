@@ -39,7 +39,8 @@ class DiskStatistics(Document):
     """Sizes and counts of one export; sizes in bytes.
 
     `allocated_bytes` is the disk's data without holes, `read_bytes` what was read from the source, `stored_bytes` what
-    this export added to the store (packs and map packs).
+    this export added to the store (packs and map packs). `rewritten_blocks` of the `new_blocks` had not changed: they
+    lay in packs that are mostly dead.
     """
 
     allocated_bytes: Count = 0
@@ -49,6 +50,7 @@ class DiskStatistics(Document):
     unchanged_blocks: Count = 0
     zero_blocks: Count = 0
     new_packs: Count = 0
+    rewritten_blocks: Count = 0
 
 
 class _Versioned(Document):

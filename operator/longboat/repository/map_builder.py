@@ -11,8 +11,8 @@ import threading
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from .avoid import Avoided
 from .codec import compress
-from .damage import Damage
 from .errors import DamagedError, RepositoryError
 from .layout import Kind
 from .manifests import DiskManifest, PageRef
@@ -39,13 +39,14 @@ class MapBuilder:
         page_blocks: int,
         parent: MapReader | None,
         writer: PackWriter,
-        damage: Damage | None = None,
+        avoided: Avoided | None = None,
     ) -> None:
         """Make the map of a disk of `size` bytes; the parent has the same block and page size.
 
-        Nothing in `damage` is referred to, be it a page of the parent's map or a frame of its data.
+        Nothing that is to be avoided is referred to, be it a page of the parent's map or a frame of its data.
         """
-        self._damage = damage or Damage()
+        self._avoided = avoided or Avoided()
+        self._damage = self._avoided.damage
         self._blocks = -(-size // block_size)
         self._page_blocks, self._parent, self._writer = page_blocks, parent, writer
         self._lock = threading.Lock()
@@ -55,7 +56,7 @@ class MapBuilder:
         self._fetcher = ThreadPoolExecutor(2, thread_name_prefix="parent-map")
         self._open = 0
         self._shared = self._seen = 0
-        self._kept = self.new_blocks = 0
+        self._kept = self.new_blocks = self.rewritten_blocks = 0
 
     def __enter__(self) -> MapBuilder:
         """Return self."""
@@ -72,9 +73,9 @@ class MapBuilder:
         if number not in self._ahead:
             self._ahead[number] = self._fetcher.submit(self._parent.page, number)
 
-    def must_look(self) -> bool:
-        """Tell whether pages can't be shared unseen, as something in the repository is damaged."""
-        return bool(self._damage)
+    def must_look(self, number: int) -> bool:
+        """Tell whether a page can't be shared unseen, as it refers to what is to be avoided."""
+        return number in self._avoided.pages
 
     def parent_is_lost(self, number: int) -> bool:
         """Tell whether the parent's page is known to be damaged: what it held is not known, so all has to be read."""
@@ -88,7 +89,7 @@ class MapBuilder:
         """
         if self.parent_is_lost(number):
             return range(self._size_of(number))
-        page = self._parent_page(number) if self._damage else None
+        page = self._parent_page(number) if self.must_look(number) else None
         return self._damage.blocks_of(page) if page is not None else ()
 
     def share_page(self, number: int) -> None:
@@ -142,6 +143,7 @@ class MapBuilder:
             self._pages[build.number] = self._numbered(ref)
             self._open -= 1
             self._kept, self.new_blocks = self._kept + kept, self.new_blocks + new
+            self.rewritten_blocks += build.unchanged_in(self._avoided.rewritten)
 
     def _store(self, page: Page) -> tuple[str, int, int]:
         plain = encode_page(page)

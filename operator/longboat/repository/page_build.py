@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from .layout import ID_BYTES
 from .pages import FrameRef, Page
@@ -88,6 +88,15 @@ class PageBuild:
         parent = self.parent
         same_size = parent is not None and parent.blocks == self.blocks
         return same_size and not self._places and not self.distrusted and self.ids == self._known
+
+    def unchanged_in(self, packs: Collection[bytes]) -> int:
+        """Return how many blocks were stored anew, though unchanged, as the parent has them in one of these packs."""
+        parent = self.parent
+        if parent is None or not packs or not self.distrusted:
+            return 0
+        frames = {number for number, frame in enumerate(parent.frames, 1) if frame.pack in packs}
+        anew = (index for index in self.distrusted & self._places.keys() if parent.frame_of[index] in frames)
+        return sum(parent.block_id(i) == self.ids[i * ID_BYTES : (i + 1) * ID_BYTES] for i in anew)
 
     def page(self) -> Page:
         """Return the complete page."""

@@ -8,21 +8,23 @@ docs/explanation/prune.md says why no backup can lose a pack.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from random import Random
 
 from .check import MAX_SKEW
 from .clutter import old_markers, old_revisions
 from .condemned import MAX_CONDEMNED, CondemnedList, StoredList, read_condemned, write_condemned
 from .epoch import Epoch, epoch_time, require_epoch
 from .errors import ClockSkewError
-from .layout import MAPS, PACKS, Kind, split_pack_name
+from .layout import ID_BYTES, MAPS, PACKS, Kind, split_pack_name
 from .leases import DEFAULT_GRACE, LEASE_TTL, MIN_GRACE
-from .mark import DEFAULT_THREADS, Marks, map_pack_sizes, mark_pages
+from .mark import DEFAULT_THREADS, SHARED, DiskMarks, Marks, map_pack_sizes, mark_pages
 from .object_store import ObjectInfo
 from .parallel import in_batches
 from .repository import Repository
+from .rewrite import Candidates, RewriteList, advice_objects, mostly_dead, write_advice
 from .roots import LeasedPacks, mark_manifests, read_leases
 
 MOST = 0.5  # A larger share of all bytes is condemned only by those who say that they mean it.
@@ -30,6 +32,7 @@ _FOLDERS = {Kind.DATA_PACK: PACKS, Kind.MAP_PACK: MAPS}
 _BATCH = 256  # Objects that are deleted between two looks at the epoch.
 DATA_PACK, MAP_PACK, CONDEMNED_LIST = "DataPack", "MapPack", "CondemnedList"
 EXPIRED_LEASE, STALE_MARKER, OLD_REVISION = "ExpiredLease", "StaleMarker", "OldRevision"
+REWRITE_LIST = "RewriteList"
 _REASONS = {Kind.DATA_PACK: DATA_PACK, Kind.MAP_PACK: MAP_PACK}
 
 
@@ -54,12 +57,13 @@ def _sum(*tallies: Tally) -> Tally:
 class PruneReport:
     """What a prune did, or would do if it is a dry run.
 
-    `removed` says for each reason (DataPack, MapPack, CondemnedList, ExpiredLease, StaleMarker, OldRevision) what was
-    deleted. Of the packs that were not, `live` are those that manifests refer to, `leased` those that writers at work
-    have announced; `waiting` were condemned by an earlier run and will be deleted by a later one, `condemned` by this
-    one; `later` are too young to be condemned, or there are too many at once, or that was postponed. `unknown` counts
-    objects among the packs that are not ours and are left alone. `postponed` says why nothing was condemned, if so;
-    `asks` that it needs somebody who says that it is meant (`allow_most`).
+    `removed` says for each reason (DataPack, MapPack, CondemnedList, ExpiredLease, StaleMarker, OldRevision,
+    RewriteList) what was deleted. Of the packs that were not, `live` are those that manifests refer to, `leased` those
+    that writers at work have announced; `waiting` were condemned by an earlier run and will be deleted by a later one,
+    `condemned` by this one; `later` are too young to be condemned, or there are too many at once, or that was
+    postponed. `mostly_dead` of the live ones hold so little that the next backups of their disks store it anew.
+    `unknown` counts objects among the packs that are not ours and are left alone. `postponed` says why nothing was
+    condemned, if so; `asks` that it needs somebody who says that it is meant (`allow_most`).
     """
 
     dry_run: bool = False
@@ -71,6 +75,7 @@ class PruneReport:
     waiting: Tally = field(default_factory=Tally)
     condemned: Tally = field(default_factory=Tally)
     later: Tally = field(default_factory=Tally)
+    mostly_dead: Tally = field(default_factory=Tally)
     unknown: int = 0
     postponed: str = ""
     asks: bool = False
@@ -164,6 +169,7 @@ class _Prune:
         self.report = PruneReport(dry_run)
         self._unreferenced: dict[Kind, list[bytes]] = {kind: [] for kind in _FOLDERS}
         self._too_many = Tally()
+        self._candidates = Candidates(Random(repository.random(ID_BYTES)))
 
     def run(self, allow_most: bool) -> None:
         self._fence()
@@ -179,12 +185,13 @@ class _Prune:
             OLD_REVISION: list(old_revisions(self._repository, self._before)),
         }
         for kind, live in ((Kind.DATA_PACK, marks.data), (Kind.MAP_PACK, marks.pages)):
-            self._remove(_REASONS[kind], self._sort(kind, live, leases, condemned))
+            self._remove(_REASONS[kind], self._sort(kind, live, leases, condemned, marks.disks))
         if not allow_most:
             self._ask_about_most()
         self._condemn()
         for reason, found in {**clutter, CONDEMNED_LIST: list(condemned.finished())}.items():
             self._remove(reason, found)
+        self._remove(REWRITE_LIST, self._advise(marks.disks))
 
     def _mark(self) -> Marks:
         marks = mark_manifests(self._repository, self._threads, self._count_manifests)
@@ -203,7 +210,12 @@ class _Prune:
         self._progress(PruneProgress("manifests", count, total))
 
     def _sort(
-        self, kind: Kind, live: Collection[bytes], leases: LeasedPacks, condemned: _Condemned
+        self,
+        kind: Kind,
+        live: Mapping[bytes, object],
+        leases: LeasedPacks,
+        condemned: _Condemned,
+        disks: list[DiskMarks],
     ) -> Iterator[ObjectInfo]:
         """Yield the packs of a kind that are to be deleted; count the others."""
         for number, info in enumerate(self._repository.store.list(_FOLDERS[kind]), 1):
@@ -219,6 +231,9 @@ class _Prune:
             tally.add(info)
             if pack in condemned.packs:
                 condemned.left.add(pack)
+            owner = live.get(pack[1]) if kind is Kind.DATA_PACK else None
+            if isinstance(owner, int) and owner != SHARED:
+                self._candidates.add(owner, disks[owner], pack[1], info.size)
 
     def _fate(
         self, pack: tuple[Kind, bytes], info: ObjectInfo, live: bool, leased: bool, condemned: _Condemned
@@ -259,6 +274,19 @@ class _Prune:
             write_condemned(
                 self._repository, CondemnedList(marked=self._now, packs=tuple(packs), map_packs=tuple(maps))
             )
+
+    def _advise(self, disks: list[DiskMarks]) -> list[ObjectInfo]:
+        """Tell the next backups which packs are mostly dead; return the lists of before."""
+        before = advice_objects(self._repository)
+        for disk, packs in mostly_dead(self._repository, disks, self._candidates, self._threads).items():
+            self.report.mostly_dead.objects += len(packs)
+            self.report.mostly_dead.bytes += sum(size for _, size in packs)
+            if not self.report.dry_run:
+                self._fence()
+                names = tuple(pack.hex() for pack, _ in packs)
+                content = RewriteList(disk_key=disks[disk].disk_key, marked=self._now, packs=names)
+                write_advice(self._repository, disks[disk].disk_hash, content)
+        return before
 
     def _remove(self, reason: str, objects: Iterable[ObjectInfo]) -> None:
         for info in in_batches(self._threads, _BATCH, self._delete, objects, self._fence):

@@ -86,7 +86,7 @@ def mark_manifests(repository: Repository, threads: int, count: Callable[[int, i
     """
     # Before the disk manifests: a backup's own manifest is written after those of its disks.
     named = named_disks(repository, threads)
-    names = [info.name for info in repository.store.list(DISKS)]
+    names = sorted(info.name for info in repository.store.list(DISKS))
     unknown = next((name for name in names if split_disk_manifest_name(name) is None), None)
     if unknown is not None:
         raise DamagedError(
@@ -97,9 +97,10 @@ def mark_manifests(repository: Repository, threads: int, count: Callable[[int, i
     found = in_batches(threads, _BATCH, lambda name: _manifest(repository, name), names)
     for number, stored in enumerate(found, 1):
         if stored is not None:
-            marks.add_manifest(stored.manifest)
+            marks.add_manifest(stored.manifest, stored.name.split("/")[1])
             read.add((stored.name, stored.object_id))
         count(number, len(names))
+    marks.close()
     require_named(repository, named, read)
     return marks
 

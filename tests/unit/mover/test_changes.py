@@ -15,6 +15,7 @@ from longboat.mover.changes import BaseSnapshotMissingError, ChangeTrackingUnava
 from longboat.mover.results import ExportResult
 from longboat.mover.source import Source
 from longboat.repository import DiskIdentity
+from longboat.repository.avoid import Avoided
 from longboat.repository.layout import Kind
 from longboat.repository.map_builder import MapBuilder
 from longboat.repository.pages import Page
@@ -282,7 +283,8 @@ def test_damaged_blocks_of_the_parent_are_stored_anew_from_the_disk(
     world.write({n * BLOCK: os.urandom(BLOCK) for n in range(2 * PAGE_BLOCKS)})
     world.back_up()
     init = MapBuilder.__init__
-    monkeypatch.setattr(MapBuilder, "__init__", lambda self, *a: init(self, *a[:5], Damaged({0, 3})))
+    avoided = Avoided(Damaged({0, 3}), pages=frozenset(range(3)))  # type: ignore[arg-type]
+    monkeypatch.setattr(MapBuilder, "__init__", lambda self, *a: init(self, *a[:5], avoided))
     if tracked:
         healed = world.back_up()
         assert healed.read_bytes == 4 * BLOCK

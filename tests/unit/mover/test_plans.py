@@ -87,7 +87,9 @@ def test_blocks_that_have_to_be_read_are_read_once_and_not_audited(
     auditor = Auditor(0.5, 1, BLOCK, random.random)
     for plan in plan_pages(size, PAGE, SEGMENT, BLOCK, ranges_of(size, edges)):
         start = plan.number * PAGE
-        spans = with_blocks(auditor.extend(plan, start, min(size, start + PAGE)), wanted, start, BLOCK, size).spans
+        audited = auditor.extend(plan, start, min(size, start + PAGE))
+        spans = with_blocks(audited, wanted, start, BLOCK, SEGMENT, size).spans
+        assert all(span.length <= SEGMENT for span in spans if not span.audit)
         assert bytes_of(spans) == sorted(set(bytes_of(spans)))
         read = set(bytes_of(span for span in spans if not span.audit))
         assert {start + n * BLOCK for n in wanted if start + n * BLOCK < size} <= read

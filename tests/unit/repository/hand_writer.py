@@ -6,8 +6,9 @@ from collections.abc import Callable
 from datetime import datetime
 
 from longboat.repository import DiskIdentity, Repository, StoredDisk
+from longboat.repository.avoid import Avoided, avoid
 from longboat.repository.codec import compress
-from longboat.repository.commit import commit_disk_manifest, condemned_packs_of
+from longboat.repository.commit import commit_disk_manifest
 from longboat.repository.crypto import HEADER_BYTES
 from longboat.repository.damage import Damage
 from longboat.repository.errors import DamagedError
@@ -20,6 +21,7 @@ from longboat.repository.object_store import put_fresh
 from longboat.repository.packs import PackWriter, open_frame
 from longboat.repository.page_build import HOLE
 from longboat.repository.parents import choose_parent
+from longboat.repository.rewrite import read_advice, rewrite_budget
 from longboat.repository.uploaded import UploadedBlocks, packs_in_leases
 
 BLOCK, PAGE = 4096, 4
@@ -49,15 +51,15 @@ def back_up(repository: Repository, disk: str, name: str, created: datetime, con
     earlier = packs_in_leases(repository, disk)
     lease.name_parent(choice.parent.name if choice.parent else None)
     lease.name_reused(earlier)
-    damage, parent = Damage(), None
+    damage, parent, avoided = Damage(), None, Avoided()
     if choice.parent is not None:
-        parent = MapReader(repository, choice.parent.manifest)
-        for kind, pack in condemned_packs_of(repository, choice.parent.manifest, lease.condemned):
-            damage.add(kind, pack)
+        found = choice.parent.manifest
+        parent, budget = MapReader(repository, found), rewrite_budget(found)
+        avoided = avoid(repository, found, damage, lease.condemned, read_advice(repository, disk), budget, threads=1)
     packs = PackWriter(repository.keys, Kind.DATA_PACK, data, repository.random)  # type: ignore[arg-type]
     pages = PackWriter(repository.keys, Kind.MAP_PACK, maps, repository.random)  # type: ignore[arg-type]
     with (
-        MapBuilder(len(content) * BLOCK, BLOCK, PAGE, parent, pages, damage) as builder,
+        MapBuilder(len(content) * BLOCK, BLOCK, PAGE, parent, pages, avoided) as builder,
         UploadedBlocks(repository, earlier, lease.condemned.names(), damage) as uploaded,
     ):
         for page in range(-(-len(content) // PAGE)):
