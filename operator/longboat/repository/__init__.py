@@ -11,7 +11,8 @@ The bytes are described in docs/reference/repository-format.md. Where things are
   `leases`, `epoch`: how writers and removers stay out of each other's way. `parents`: what an export builds on.
 - `verify` (and `verify_*`): is everything there and whole; `damage`: what is not, remembered; `copies`: healing.
 - `prune`: deleting what nothing refers to; `mark` (what manifests refer to), `roots`, `condemned`, `clutter` are its
-  parts, `commit` is the writers' side of the agreement.
+  parts, `commit` is the writers' side of the agreement. `rewrite`: which packs are mostly dead; `avoid`: what an export
+  does not refer to.
 - `map_builder`: the map of a new backup, page by page. `map_reader`: the pages of an existing one.
 - `layout`, `crypto`, `codec`, `documents`, `packs`, `pages`, `manifests`: the format itself.
 - `errors`: one family of errors, each with a constant reason.

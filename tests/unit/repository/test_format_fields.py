@@ -13,6 +13,7 @@ from longboat.repository.damage import DamageRecord
 from longboat.repository.documents import Document
 from longboat.repository.leases import LeaseRecord
 from longboat.repository.manifests import BackupManifest, DiskManifest
+from longboat.repository.rewrite import RewriteList
 from longboat.repository.tombstones import Tombstone
 
 DOCUMENT = (Path(__file__).parents[3] / "docs/reference/repository-format.md").read_text()
@@ -62,6 +63,7 @@ def declared(model: type[Document]) -> dict[str, object]:
         (small_document("lease"), LeaseRecord),
         (small_document("damage"), DamageRecord),
         (small_document("condemned list"), CondemnedList),
+        (small_document("rewrite list"), RewriteList),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
