@@ -258,9 +258,13 @@ class Storage:
 
     def _run(self, job: Object) -> None:
         namespace = job["metadata"]["namespace"]
-        claim = self.claim(namespace, _claims_of(job)[0])
         # A pod does not start before its claim is bound and its Secrets exist.
         ready = all(self.cluster.get(SECRET, name, namespace) for name in _secrets_of(job))
+        if not _claims_of(job):
+            if ready and self.run_job is not None:
+                self._finish(job, *self.run_job(job, None)[:2])
+            return
+        claim = self.claim(namespace, _claims_of(job)[0])
         if (claim.get("status") or {}).get("phase") != "Bound" or self.run_job is None or not ready:
             return
         volume = self.cluster.get(PERSISTENT_VOLUME, claim["spec"]["volumeName"])

@@ -80,7 +80,8 @@ class RestoreResult(_Result):
 class VerifyResult(_Result):
     """A verification that came to its end, whatever it found; the log has a line for each backup and each damage.
 
-    `hurt` names the first few damaged backups, `damaged` counts them all. `pages` and `frames` were read and checked,
+    `hurt` names the first few damaged backups, `damaged` counts them all, `lost` those among them that lack data which
+    no other backup of the disk has: the others are restored whole. `pages` and `frames` were read and checked,
     `read_bytes` came from data packs. `next_phase` is for the next run's job.
     """
 
@@ -90,6 +91,7 @@ class VerifyResult(_Result):
     next_phase: int
     backups: int
     damaged: int
+    lost: int = 0
     hurt: tuple[str, ...] = ()
     damaged_objects: int
     pages: int

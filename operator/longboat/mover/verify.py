@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from longboat.repository import VerifyReport, open_store, open_with_master_key, verify
 from longboat.repository.object_store import ObjectStore
+from longboat.repository.verify_report import BackupHealth
 
 from .errors import JobError
 from .jobs import VerifyJob
@@ -31,7 +33,7 @@ def run_verify(
     emit: Callable[[str], None] = print_line,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> VerifyResult:
-    """Verify a repository; emit a line for each damaged object and each backup.
+    """Verify a repository; emit a line for each damaged object and each backup, and a short one for each hurt one.
 
     RepositoryError and MoverError say what kept it from coming to its end; damage is no error.
     """
@@ -69,17 +71,26 @@ def _publish(report: VerifyReport, path: str | None, emit: Callable[[str], None]
             Path(path).write_text(report.model_dump_json(by_alias=True))
         except OSError as error:
             raise JobError(f"reportPath {path}: can not be written: {error.strerror}") from None
+    # Last and short: who reads the end of the log has them all.
+    for backup in _hurt(report):
+        emit(json.dumps({"hurt": {"backup": backup.name, "lost": backup.lost, "disks": backup.hurt_disks}}))
+
+
+def _hurt(report: VerifyReport) -> list[BackupHealth]:
+    """Return the damaged backups, those first that lack data for good."""
+    return sorted((each for each in report.backups if each.state == "damaged"), key=lambda each: not each.lost)
 
 
 def _result(report: VerifyReport) -> VerifyResult:
-    hurt = report.damaged_backups()
+    hurt = _hurt(report)
     return VerifyResult(
         state=report.state,
         share=report.share,
         next_phase=report.next_phase,
         backups=len(report.backups),
         damaged=len(hurt),
-        hurt=tuple(hurt[:_NAMED]),
+        lost=sum(each.lost for each in hurt),
+        hurt=tuple(each.name for each in hurt[:_NAMED]),
         damaged_objects=len(report.damage),
         pages=report.pages,
         frames=report.frames,

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from longboat.api import BackupStore
 from longboat.api.common import Condition, Time, format_time, parse_duration
 from longboat.api.maintenance import MaintenanceStatus, PruneStatus, VerifyStatus
+from longboat.mover import VerifyResult
 from longboat.plan.conditions import ConditionStatus, with_condition, without_condition
 from longboat.plan.maintenance import CONFIRM_PRUNE, RepositoryRecord, Work, misread, next_run, rules_of
 from longboat.plan.quantities import size_text
@@ -35,7 +36,7 @@ def maintenance_status(store: BackupStore, records: Records, now: datetime) -> M
     return MaintenanceStatus(
         repositories=len(records),
         freed=size_text(prune.freed_bytes),
-        verified=None if finding is None else "Yes" if finding.status == "True" else finding.reason,
+        verified=None if finding is None else "Yes" if finding.reason == VERIFIED else finding.reason,
         prune=prune,
         verify=verify,
     )
@@ -120,8 +121,9 @@ def _pruned(store: BackupStore, records: Records) -> _Finding | None:
 def _verified(store: BackupStore, records: Records, now: datetime) -> _Finding | None:
     if not records:
         return None
-    if damaged := [each for each in records if each.verify.result and each.verify.result.state == "damaged"]:
-        return _Finding("False", "Damaged", _damage(damaged))
+    damaged = [each for each in records if each.verify.result and each.verify.result.state == "damaged"]
+    if lost := [each for each in damaged if each.verify.result and not _is_recoverable(each.verify.result)]:
+        return _Finding("False", "Damaged", _damage(lost))
     if failing := [each for each in records if each.verify.failed is not None]:
         return _Finding("Unknown", "VerifyFailed", _failures("verified", failing, "verify"))
     if store.spec.maintenance.verify.suspend:
@@ -133,6 +135,9 @@ def _verified(store: BackupStore, records: Records, now: datetime) -> _Finding |
     if late := [each for each in records if _is_late(each, store, now)]:
         message = f"{_places(late)} should have been verified some time ago; see the verify Jobs, or raise parallelism"
         return _Finding("Unknown", "Late", message)
+    if damaged:
+        message = f"what is damaged, of {_places(damaged)}, is whole in other backups, from which restores take it"
+        return _Finding("True", "Recoverable", message)
     return _Finding("True", VERIFIED, f"the backups of {len(records)} namespaces were whole when last looked at")
 
 
@@ -141,8 +146,13 @@ def _is_late(record: RepositoryRecord, store: BackupStore, now: datetime) -> boo
     return record.verify.ended is not None and now - record.verify.ended > _LATE * every
 
 
+def _is_recoverable(result: VerifyResult) -> bool:
+    # What hurts no backup, such as a copy of the key, is no backup's either.
+    return result.damaged > 0 and result.lost == 0
+
+
 def _damage(damaged: Records) -> str:
-    count = sum(each.verify.result.damaged for each in damaged if each.verify.result)
+    count = sum(each.verify.result.lost for each in damaged if each.verify.result)
     return (
         f"{count} backups are damaged, of {_places(damaged)}: back their disks up now, which stores anew"
         " what is damaged; the condition Verified of each DiskBackup says which disks"

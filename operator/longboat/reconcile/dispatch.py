@@ -16,6 +16,7 @@ from longboat.reconcile import (
     deletion,
     disk_backup,
     disk_snapshot,
+    maintenance,
     restore,
     restore_cleanup,
     retention,
@@ -27,7 +28,7 @@ from longboat.reconcile.context import Context
 from longboat.reconcile.objects import load
 from longboat.reconcile.queue import Key, Work
 from longboat.reconcile.repositories import StoreProblemError
-from longboat.reconcile.routing import ABANDONED, RETENTION, STORED_DATA, TRASH
+from longboat.reconcile.routing import ABANDONED, MAINTENANCE, RETENTION, STORED_DATA, TRASH
 from longboat.reconcile.unreadable import attend
 
 log = logging.getLogger(__name__)
@@ -44,6 +45,7 @@ def work(ctx: Context) -> Work:
         "DiskSnapshot": disk_snapshot.reconcile,
         "Restore": restore.reconcile,
         ABANDONED: restore_cleanup.abandon,
+        MAINTENANCE: maintenance.reconcile,
         RETENTION: retention.reconcile,
         STORED_DATA: stored_data.look_up,
         TRASH: sweep_trash,

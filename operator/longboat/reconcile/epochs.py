@@ -1,8 +1,8 @@
 """Who is in charge of a repository: asked before anything in it is marked for removal, taken over or removed.
 
-The tokens of this operator are noted in the cluster. An epoch with another one was written by the operator of a clone
-of this cluster, or by this one before its etcd was put back: nothing is done before an administrator has said who goes
-on.
+The tokens of this operator are noted in the cluster, those of its prunes beside what came of them. An epoch with
+another one was written by the operator of a clone of this cluster, or by this one before its etcd was put back: nothing
+is done before an administrator has said who goes on.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from longboat.api import BackupStore
 from longboat.api.common import format_time
 from longboat.kube.kinds import BACKUP_STORE
 from longboat.plan.take_over import CONFLICT, approved, whole_seconds
+from longboat.reconcile import maintenance_records
 from longboat.reconcile.context import Context
 from longboat.reconcile.objects import load
 from longboat.reconcile.repositories import RepositoryAccess, StoreProblemError
@@ -45,7 +46,7 @@ def require_charge(ctx: Context, place: Place, access: RepositoryAccess, token: 
         written = epoch_time(access.repository) if epoch else ctx.now()
     except RepositoryError as error:
         raise problem_of(error) from error
-    if epoch is None or epoch.token in tokens_of(data_of(ctx, place)):
+    if epoch is None or epoch.token in own_tokens(ctx, place):
         _note_contest(ctx, place, None)
         return
     store = load(ctx.cluster, BACKUP_STORE, BackupStore, "", place.store)
@@ -70,7 +71,7 @@ def fence(
     """
     known = note_token(ctx, place, token)
     try:
-        epoch = advance_epoch(access.repository, {*known, *others}, token)
+        epoch = advance_epoch(access.repository, {*known, *others, *own_tokens(ctx, place)}, token)
     except RepositoryError as error:
         raise problem_of(error) from error
 
@@ -96,6 +97,11 @@ def note_token(ctx: Context, place: Place, token: str) -> list[str]:
 
     update(ctx, place, added)
     return known
+
+
+def own_tokens(ctx: Context, place: Place) -> list[str]:
+    """Return all tokens by which this operator knows a repository's epoch as its own, those of its prunes included."""
+    return [*tokens_of(data_of(ctx, place)), *maintenance_records.tokens_of(ctx, place.store, place.namespace_uid)]
 
 
 def tokens_of(data: Data) -> list[str]:

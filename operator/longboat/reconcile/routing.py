@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from longboat.plan.edited_expiry import CONFIRM_EXPIRY, HELD
+from longboat.plan.maintenance import CONFIRM_PRUNE, REQUESTED
 from longboat.plan.names import FINALIZER, OWNER_UID
 from longboat.plan.retention import FINISHED, Keep
 from longboat.plan.stored_data import relies_on
@@ -22,6 +23,8 @@ RETENTION = "Retention"
 TRASH = "Trash"
 STORED_DATA = "StoredData"
 """A task whose name is that of a BackupStore: is what a namespace's backups rely on still there?"""
+MAINTENANCE = "Maintenance"
+"""A task whose name is that of a BackupStore: upkeep of the repositories in it."""
 ABANDONED = "Abandoned"
 """A task whose name is the UID of a Restore that was deleted: by it is found what was made for it."""
 _DONE = {
@@ -107,6 +110,11 @@ def retention_of(policy: Object) -> Key:
     return Key(RETENTION, policy["metadata"].get("namespace", ""), policy["metadata"]["name"])
 
 
+def maintenance_of(store: Object) -> Key:
+    """Return the key of the task that sees to the upkeep of a BackupStore's repositories."""
+    return Key(MAINTENANCE, "", store["metadata"]["name"])
+
+
 class Owners:
     """Remembers the UIDs of unfinished objects and snapshots: what is made for them names its owner by UID."""
 
@@ -152,6 +160,8 @@ def wakes(obj: Object, change: str | None) -> Iterator[tuple[Key, float]]:
         yield from _wakes_of_run(obj, change)
     elif change == "DELETED" or is_edited(obj) or "deletionTimestamp" in obj["metadata"]:
         yield key_of(obj), 0.0
+    if kind == "BackupStore" and (is_edited(obj) or (change is not None and _asks(obj))):
+        yield maintenance_of(obj), 0.0
     if kind == "BackupPolicy" and (change in ("ADDED", "DELETED") or is_edited(obj) or _answers(obj)):
         yield retention_of(obj), TOGETHER
 
@@ -176,6 +186,11 @@ def horizon(now: datetime, period: timedelta) -> datetime:
 def is_edited(obj: Object) -> bool:
     """Return whether the status does not speak of the newest spec."""
     return bool(_status(obj).get("observedGeneration") != obj["metadata"].get("generation"))
+
+
+def _asks(store: Object) -> bool:
+    """Return whether a BackupStore asks for runs, or answers what a prune has asked about."""
+    return not {*REQUESTED.values(), CONFIRM_PRUNE}.isdisjoint(store["metadata"].get("annotations") or {})
 
 
 def _answers(policy: Object) -> bool:

@@ -170,6 +170,7 @@ class Tick:
     def _stores(self) -> None:
         for store in self._ctx.cluster.list(BACKUP_STORE):
             self._queue.add(routing.key_of(store))
+            self._queue.add(routing.maintenance_of(store), priority=LOW)
 
     def _trash(self, hourly: bool) -> None:
         """Look at the trash every hour, and where somebody else is in charge in between: he may not be any more."""

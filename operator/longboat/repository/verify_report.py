@@ -62,6 +62,11 @@ class DiskHealth(Document):
     state: State
     damage: tuple[DiskDamage, ...] = ()
 
+    @property
+    def lost(self) -> bool:
+        """Tell whether data is damaged that no other backup of the disk has."""
+        return any(each.damaged_bytes > each.recoverable_bytes for each in self.damage)
+
 
 class BackupHealth(Document):
     """A backup. `deleted`: it has a tombstone. `complete`: its own manifest is there and can be read."""
@@ -72,6 +77,16 @@ class BackupHealth(Document):
     complete: bool
     state: State
     disks: tuple[DiskHealth, ...]
+
+    @property
+    def hurt_disks(self) -> list[str]:
+        """The names of the disks that are damaged."""
+        return [each.disk for each in self.disks if each.state == "damaged"]
+
+    @property
+    def lost(self) -> bool:
+        """Tell whether it can't be restored whole, not even with what other backups have."""
+        return self.state == "damaged" and (not self.hurt_disks or any(each.lost for each in self.disks))
 
 
 class VerifyReport(Document):

@@ -217,7 +217,7 @@ def condition(type_: str, records: list[RepositoryRecord], its: BackupStore | No
 def test_conditions_of_a_store_say_the_worst() -> None:
     whole, new = after(after(record(1), "verify"), "prune"), record(2)
     begun = plan.begin(record(3), "verify", store(), NOW, "")
-    damaged = plan.verified(begun, verify_result(state="damaged", damaged=2), NOW)
+    damaged = plan.verified(begun, verify_result(state="damaged", damaged=2, lost=1), NOW)
     broken = plan.failed(plan.failed(record(4), "verify", FAILURE, NOW), "prune", FAILURE, NOW)
     late = after(record(5), "verify", NOW - 4 * DAY)
     assert condition("Verified", []) == condition("Pruned", []) == ("", "")
@@ -235,11 +235,11 @@ def test_conditions_of_a_store_say_the_worst() -> None:
 
 
 def test_status_sums_up_all_repositories_and_is_of_bounded_size() -> None:
-    found = [after(after(record(number), "verify"), "prune") for number in range(3000)]
+    found = [after(after(record(number), "verify"), "prune") for number in range(300)]
     status = maintenance_status(store(), found, NOW)
     assert status.prune is not None and status.verify is not None
-    assert (status.repositories, status.verified, status.freed) == (3000, "Yes", "0")
-    assert (status.verify.backups, status.verify.oldest_run_time, status.prune.last_run_time) == (6000, NOW, NOW)
+    assert (status.repositories, status.verified, status.freed) == (300, "Yes", "0")
+    assert (status.verify.backups, status.verify.oldest_run_time, status.prune.last_run_time) == (600, NOW, NOW)
     broken = [plan.failed(each, "prune", FAILURE, NOW) for each in found]
     assert len(json.dumps([each.wire() for each in with_maintenance([], store(), broken, NOW)])) < 2000
     assert len(json.dumps(maintenance_status(store(), broken, NOW).wire())) < 1000

@@ -127,8 +127,9 @@ def test_the_operators_own_status_writes_wake_nobody() -> None:
 
 
 def test_an_edited_spec_wakes_its_reconciler() -> None:
-    for kind in ("BackupStore", "Restore", "DiskSnapshot"):
+    for kind in ("Restore", "DiskSnapshot"):
         assert event(kind, "Failed", "MODIFIED", generation=2) == [f"{kind}/x"]
+    assert event("BackupStore", "Failed", "MODIFIED", generation=2) == ["BackupStore/x", "Maintenance/x"]
 
 
 def test_a_policy_that_comes_or_goes_wakes_retention() -> None:

@@ -1,0 +1,99 @@
+"""What a verification says of one DiskBackup."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from longboat.api import DiskBackup
+from longboat.api.common import Model
+from longboat.api.disk_backup import DiskBackupStatus
+from longboat.mover import VerifyResult
+from longboat.plan.conditions import ConditionStatus, find, with_condition
+from longboat.plan.maintenance import ALL
+
+VERIFIED, DAMAGED, RECOVERABLE = "Verified", "Damaged", "Recoverable"
+
+
+class Hurt(Model):
+    """A damaged backup, as the mover names it: its damaged disks, and whether data of it is lost for good."""
+
+    backup: str
+    lost: bool = True
+    disks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """What a run has found: the damaged backups that are known by name, which may not be all."""
+
+    hurt: Mapping[str, Hurt]
+    result: VerifyResult
+
+    @property
+    def complete(self) -> bool:
+        """Whether all damaged backups are known, so that the others are whole."""
+        return len(self.hurt) >= self.result.damaged
+
+    @property
+    def whole(self) -> bool:
+        """Whether all data was read."""
+        return self.result.share >= ALL
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The condition Verified of a DiskBackup."""
+
+    status: ConditionStatus
+    reason: str
+    message: str
+
+    @property
+    def verified(self) -> str:
+        """What status.verified says."""
+        return "Yes" if self.reason == VERIFIED else self.reason
+
+
+def finding(backup: DiskBackup, known: Knowledge) -> Finding | None:
+    """Return what is to be said of a backup that a run has looked at, None if that is not known."""
+    hurt = known.hurt.get(backup.name)
+    if hurt is not None:
+        return _hurt(hurt)
+    if not known.complete:
+        return None
+    return Finding("True", VERIFIED, "everything that it is made of is there, and what was read of its data is whole")
+
+
+def _hurt(hurt: Hurt) -> Finding:
+    disks = f"disk{'s' * (len(hurt.disks) > 1)} {', '.join(hurt.disks)}" if hurt.disks else "the backup"
+    if not hurt.lost:
+        message = (
+            f"{disks}: damaged in the store, and whole in other backups of the disk, from which a restore takes it"
+        )
+        return Finding("True", RECOVERABLE, message)
+    message = (
+        f"{disks}: data in the store is damaged or missing; back the disk up now, which stores anew what is still on"
+        " it, and keep its other backups; `longboat repo verify` names the objects"
+    )
+    return Finding("False", DAMAGED, message)
+
+
+def with_finding(backup: DiskBackup, found: Finding, now: datetime, renewed_after: timedelta) -> DiskBackupStatus:
+    """Return the backup's status with a finding; one that says the same is renewed after a time only."""
+    status, moment = backup.status, now.replace(microsecond=0)
+    conditions = with_condition(
+        status.conditions,
+        VERIFIED,
+        found.status,
+        found.reason,
+        found.message,
+        now=moment,
+        generation=backup.metadata.generation,
+    )
+    before = find(status.conditions, VERIFIED)
+    same = before is not None and (before.reason, before.message) == (found.reason, found.message)
+    if same and status.verified_at is not None and timedelta(0) <= now - status.verified_at < renewed_after:
+        return status
+    return status.model_copy(update={"conditions": conditions, "verified": found.verified, "verified_at": moment})

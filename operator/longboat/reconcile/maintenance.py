@@ -1,0 +1,194 @@
+"""Upkeep of the repositories in a BackupStore: prune and verify, as Jobs.
+
+A look at everything now and then (which repositories there are, what is noted of each) finds what is due. The looks in
+between, while Jobs are under way, read these Jobs alone and begin the next ones. What a process remembers from look to
+look saves it reading; before a run begins its record is read anew.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from longboat.api import BackupStore
+from longboat.kube.kinds import BACKUP_STORE, JOB, NAMESPACE
+from longboat.kube.port import ConflictError, NotFoundError
+from longboat.plan.conditions import find
+from longboat.plan.maintenance import Due, RepositoryRecord, due_runs
+from longboat.plan.maintenance_job import jobs_of
+from longboat.plan.maintenance_status import PRUNED, VERIFIED, maintenance_status, with_maintenance
+from longboat.plan.take_over import CONFLICT
+from longboat.reconcile import maintenance_records, maintenance_run
+from longboat.reconcile.context import Context
+from longboat.reconcile.epochs import Token, new_token
+from longboat.reconcile.objects import load, reference, save_status
+from longboat.reconcile.repositories import StoreProblemError
+from longboat.reconcile.store_access import StoreAccess
+from longboat.reconcile.store_locks import Folders, folders
+from longboat.repository import RepositoryError
+
+log = logging.getLogger(__name__)
+
+LIST_EVERY = timedelta(hours=1)
+"""How often the bucket is asked which repositories there are."""
+BUSY = timedelta(seconds=5)
+"""The next look while Jobs are under way."""
+NEW_AT_ONCE = 500
+SCAN_SHARE = 50
+"""After the end of a Job everything is looked at again, if the last look took so many times less than it is ago."""
+_TROUBLE = frozenset({"Damaged", "Late", "PruneFailed", "PruneHeld", "VerifyFailed"})
+
+Wish = tuple[int, Mapping[str, str]]
+"""What a store asks for: the generation of its spec, and its annotations of ours."""
+
+
+@dataclass
+class Memory:
+    """What a process remembers of a store; losing it costs a look at everything."""
+
+    repositories: frozenset[str] = frozenset()
+    """UIDs of the namespaces that have a repository in the store."""
+    listed: datetime | None = None
+    scanned: datetime | None = None
+    took: timedelta = timedelta(0)
+    """How long the last look at everything has taken."""
+    wish: Wish | None = None
+    due: deque[Due] = field(default_factory=deque)
+
+
+_MEMORY: dict[str, Memory] = {}
+
+
+def reconcile(
+    ctx: Context,
+    namespace: str,
+    name: str,
+    *,
+    memory: dict[str, Memory] = _MEMORY,
+    inside: Folders = folders,
+    token: Token = new_token,
+) -> timedelta | None:
+    """See to the upkeep of a store's repositories; ``namespace`` is empty, as stores lie in none."""
+    store = load(ctx.cluster, BACKUP_STORE, BackupStore, namespace, name)
+    if store is None or store.metadata.deletion_timestamp:
+        memory.pop(name, None)
+        return None
+    found = memory.setdefault(name, Memory())
+    busy, ended = _follow(ctx, store)
+    if store.status.available != "Yes" or not ctx.settings.cluster_id:
+        # What is under way ends by itself; nothing is begun.
+        found.scanned = None
+        return BUSY if busy else ctx.settings.full_resync_period
+    if _is_old(ctx, store, found, ended):
+        _scan(ctx, store, found, inside)
+    busy += _begin(ctx, store, found, store.spec.maintenance.parallelism - busy, token)
+    return BUSY if busy or found.due else ctx.settings.full_resync_period
+
+
+def _follow(ctx: Context, store: BackupStore) -> tuple[int, bool]:
+    """Look at the store's Jobs; return how many are under way, and whether one has ended."""
+    jobs = list(ctx.cluster.list(JOB, ctx.settings.namespace, jobs_of(store.name)))
+    busy = 0
+    for job in jobs:
+        try:
+            busy += maintenance_run.follow(ctx, store, job)
+        except StoreProblemError as problem:
+            log.warning("job %s waits: %s: %s", job["metadata"]["name"], problem.reason, problem.message)
+            busy += 1
+    return busy, busy < len(jobs)
+
+
+def _is_old(ctx: Context, store: BackupStore, found: Memory, ended: bool) -> bool:
+    if found.scanned is None or found.wish != _wish(store):
+        return True
+    longest = ctx.settings.full_resync_period
+    holds = min(longest, SCAN_SHARE * found.took) if ended else longest
+    # A look in the future is a clock that was put back.
+    return not timedelta(0) <= ctx.now() - found.scanned < holds
+
+
+def _wish(store: BackupStore) -> Wish:
+    return store.metadata.generation, store.metadata.annotations
+
+
+def _scan(ctx: Context, store: BackupStore, found: Memory, inside: Folders) -> None:
+    begun = ctx.now()
+    _list_repositories(ctx, store, found, inside)
+    every = maintenance_records.all_records(ctx.cluster, ctx.settings.namespace)
+    records = {each.namespace_uid: each for each in every if each.store == store.name}
+    records |= _new(ctx, store, found.repositories - records.keys())
+    here = [record for uid, record in sorted(records.items()) if uid in found.repositories]
+    found.due = deque(due_runs(here, store, ctx.now()))
+    _save(ctx, store, here)
+    found.scanned, found.wish, found.took = ctx.now(), _wish(store), ctx.now() - begun
+
+
+def _list_repositories(ctx: Context, store: BackupStore, found: Memory, inside: Folders) -> None:
+    """Ask the bucket which repositories there are: those of namespaces without any backup, or gone, have data, too."""
+    if found.listed is not None and timedelta(0) <= ctx.now() - found.listed < LIST_EVERY:
+        return
+    own = ctx.cluster.get(NAMESPACE, ctx.settings.namespace)
+    try:
+        settings = StoreAccess(ctx.cluster, ctx.settings).settings_of(store, "maintenance")
+        names = inside(settings, f"{ctx.settings.cluster_id}/")
+    except (StoreProblemError, RepositoryError) as error:
+        log.warning("BackupStore %s can't be asked for its repositories: %s", store.name, error)
+        return
+    # The operator's own is there to try the key, and holds nothing.
+    found.repositories = frozenset(names) - {own["metadata"]["uid"] if own else ""}
+    found.listed = ctx.now()
+
+
+def _new(ctx: Context, store: BackupStore, uids: Iterable[str]) -> dict[str, RepositoryRecord]:
+    """Note down repositories that were not seen before: their first runs come within a period from now."""
+    uids = sorted(uids)[:NEW_AT_ONCE]
+    if not uids:
+        return {}
+    names = {each["metadata"]["uid"]: each["metadata"]["name"] for each in ctx.cluster.list(NAMESPACE)}
+    now = ctx.now().replace(microsecond=0)
+    made = (
+        RepositoryRecord(store=store.name, namespace=names.get(uid, ""), namespace_uid=uid, seen=now) for uid in uids
+    )
+    return {each.namespace_uid: maintenance_records.add(ctx, each) for each in made}
+
+
+def _begin(ctx: Context, store: BackupStore, found: Memory, room: int, token: Token) -> int:
+    """Begin what is due, as far as there is room; return how many Jobs are under way more than before."""
+    begun = 0
+    while found.due and begun < room:
+        due = found.due.popleft()
+        try:
+            begun += maintenance_run.start(ctx, store, due, token)
+        except StoreProblemError as problem:
+            if problem.retryable and problem.reason != CONFLICT:
+                # The store does not answer: the others would fail, too.
+                found.due.clear()
+        except ConflictError as error:
+            log.warning("%s of %s in store %s waits: %s", due.work, due.namespace_uid, store.name, error)
+    return begun
+
+
+def _save(ctx: Context, store: BackupStore, records: Sequence[RepositoryRecord]) -> None:
+    """Write what the upkeep comes to into the store's status, and tell of it if that has changed."""
+    # Read anew: a check of the store, which takes its time, may have written meanwhile.
+    newest = load(ctx.cluster, BACKUP_STORE, BackupStore, "", store.name)
+    if newest is None:
+        return
+    status = newest.status.model_copy(
+        update={
+            "maintenance": maintenance_status(newest, records, ctx.now()),
+            "conditions": with_maintenance(newest.status.conditions, newest, records, ctx.now()),
+        }
+    )
+    try:
+        save_status(ctx.cluster, newest, status)
+    except (ConflictError, NotFoundError):
+        return
+    for type_ in (PRUNED, VERIFIED):
+        before, after = find(newest.status.conditions, type_), find(status.conditions, type_)
+        if after is not None and (before is None or before.reason != after.reason):
+            trouble = after.reason in _TROUBLE
+            ctx.cluster.event(reference(newest), "Warning" if trouble else "Normal", after.reason, after.message)

@@ -1,0 +1,80 @@
+"""Tells each DiskBackup of a repository what a verification found out about it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+
+from longboat.api import DiskBackup
+from longboat.kube.kinds import DISK_BACKUP, NAMESPACE, POD
+from longboat.kube.port import ConflictError, KubeError, NotFoundError
+from longboat.mover import VerifyResult
+from longboat.plan.maintenance import Attempt, RepositoryRecord
+from longboat.plan.maintenance_findings import Hurt, Knowledge, finding, with_finding
+from longboat.plan.mover import JOB_NAME
+from longboat.reconcile.context import Context
+from longboat.reconcile.objects import readable, reference, save_status
+
+log = logging.getLogger(__name__)
+
+RENEWED_AFTER = timedelta(days=7)
+"""The time of the last look is written on a backup that is as whole as before no more often: histories are long."""
+_MOST_LINES = 5000
+
+
+def tell(ctx: Context, record: RepositoryRecord, result: VerifyResult, job: str) -> None:
+    """Write onto the DiskBackups in the repository whether they are whole; can be repeated."""
+    namespace = ctx.cluster.get(NAMESPACE, record.namespace) if record.namespace else None
+    attempt = record.verify.attempt
+    if namespace is None or namespace["metadata"]["uid"] != record.namespace_uid or attempt is None:
+        return
+    known = Knowledge(_hurt(ctx, result, job), result)
+    for backup in readable(DiskBackup, ctx.cluster.list(DISK_BACKUP, record.namespace)):
+        if _was_looked_at(backup, record, attempt):
+            _tell_one(ctx, backup, known)
+
+
+def _was_looked_at(backup: DiskBackup, record: RepositoryRecord, attempt: Attempt) -> bool:
+    status = backup.status
+    if status.store is None or status.manifest is None or status.completed_at is None:
+        return False
+    here = status.store.name == record.store and status.store.repository.endswith(f"/{record.namespace_uid}")
+    going = backup.metadata.deletion_timestamp is not None or status.tombstoned_at is not None
+    return here and not going and status.completed_at <= attempt.started
+
+
+def _tell_one(ctx: Context, backup: DiskBackup, known: Knowledge) -> None:
+    found = finding(backup, known)
+    if found is None:
+        return
+    status = with_finding(backup, found, ctx.now(), renewed_after=timedelta(0) if known.whole else RENEWED_AFTER)
+    # Whoever changed it meanwhile goes on; the next verification tells it.
+    with contextlib.suppress(ConflictError, NotFoundError):
+        save_status(ctx.cluster, backup, status)
+        if found.verified != (backup.status.verified or "Yes"):
+            trouble = found.reason == "Damaged"
+            ctx.cluster.event(reference(backup), "Warning" if trouble else "Normal", found.reason, found.message)
+
+
+def _hurt(ctx: Context, result: VerifyResult, job: str) -> Mapping[str, Hurt]:
+    """Return the damaged backups by name: from the end of the Job's log, or the first few, from its result."""
+    if not result.damaged:
+        return {}
+    found = {each.backup: each for each in _logged(ctx, job, min(_MOST_LINES, result.damaged + 20))}
+    if len(found) < result.damaged:
+        log.warning("job %s: its log names %d of %d damaged backups", job, len(found), result.damaged)
+    return {name: Hurt(backup=name) for name in result.hurt} | found
+
+
+def _logged(ctx: Context, job: str, lines: int) -> Iterator[Hurt]:
+    for pod in ctx.cluster.list(POD, ctx.settings.namespace, {JOB_NAME: job}):
+        text = ""
+        # What a lost node, or a log that is too long, does not give away is looked at by the next run.
+        with contextlib.suppress(KubeError):
+            text = ctx.cluster.logs(pod["metadata"]["name"], ctx.settings.namespace, tail=lines)
+        for line in text.splitlines():
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                yield Hurt.model_validate(json.loads(line)["hurt"])

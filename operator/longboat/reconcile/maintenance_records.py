@@ -1,0 +1,112 @@
+"""The records of upkeep: a ConfigMap for each repository, in the operator's namespace.
+
+They hold what was decided about a run before its Job is made, the result of the last one, and the tokens by which this
+operator knows the repository's epoch as its own. Losing one stops prune and sweep of that repository: the data stays.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+
+from pydantic import ValidationError
+
+from longboat.kube.kinds import CONFIG_MAP
+from longboat.kube.port import AlreadyExistsError, Cluster, ConflictError, Object
+from longboat.plan.maintenance import RepositoryRecord
+from longboat.plan.maintenance_job import record_key
+from longboat.plan.names import MANAGED_BY, MANAGER, OWNER_KIND
+from longboat.reconcile.context import Context
+
+log = logging.getLogger(__name__)
+
+LABELS = {MANAGED_BY: MANAGER, OWNER_KIND: "Maintenance"}
+_TRIES = 5
+
+Change = Callable[[RepositoryRecord], RepositoryRecord]
+
+
+def all_records(cluster: Cluster, system: str) -> Iterator[RepositoryRecord]:
+    """Yield the records of all stores; ``system`` is the operator's namespace. What can't be read is left out."""
+    for each in cluster.list(CONFIG_MAP, system, LABELS):
+        if (record := _record(each)) is not None:
+            yield record
+
+
+def read(ctx: Context, key: str) -> RepositoryRecord | None:
+    """Return the record of a repository (see record_key) as it is now, None if there is none that can be read."""
+    found = ctx.cluster.get(CONFIG_MAP, _name(key), ctx.settings.namespace)
+    return None if found is None else _record(found)
+
+
+def add(ctx: Context, record: RepositoryRecord) -> RepositoryRecord:
+    """Note down a repository that was seen for the first time; return what is noted of it."""
+    meta = {"name": _name(_key(record)), "namespace": ctx.settings.namespace, "labels": LABELS}
+    body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": _data(record)}
+    try:
+        ctx.cluster.create(body)
+    except AlreadyExistsError:
+        return read(ctx, _key(record)) or record
+    return record
+
+
+def update(ctx: Context, record: RepositoryRecord, change: Change) -> RepositoryRecord:
+    """Change what is noted of a repository and return it; others that change it at the same moment lose nothing.
+
+    Raises ConflictError if it is gone, can't be read, or changes all the time.
+    """
+    name = _name(_key(record))
+    for _ in range(_TRIES):
+        found = ctx.cluster.get(CONFIG_MAP, name, ctx.settings.namespace)
+        before = None if found is None else _record(found)
+        if found is None or before is None:
+            break
+        if (after := change(before)) == before:
+            return before
+        version = {"op": "test", "path": "/metadata/resourceVersion", "value": found["metadata"]["resourceVersion"]}
+        try:
+            replace = {"op": "replace", "path": "/data", "value": _data(after)}
+            ctx.cluster.patch(CONFIG_MAP, name, [version, replace], ctx.settings.namespace)
+        except ConflictError:
+            continue
+        return after
+    raise ConflictError(f"configmaps {name!r} is gone, can't be read, or changes all the time")
+
+
+def tokens_of(ctx: Context, store: str, namespace_uid: str) -> list[str]:
+    """Return the tokens that prunes of a repository were given; raises ConflictError if it is not known which."""
+    found = ctx.cluster.get(CONFIG_MAP, _name(record_key(store, namespace_uid)), ctx.settings.namespace)
+    if found is None:
+        return []
+    record = _record(found)
+    if record is None:
+        raise ConflictError(f"configmaps {found['metadata']['name']!r} can't be read")
+    return record.tokens
+
+
+def _key(record: RepositoryRecord) -> str:
+    return record_key(record.store, record.namespace_uid)
+
+
+def _name(key: str) -> str:
+    return f"longboat-maintenance-{key}"
+
+
+def _data(record: RepositoryRecord) -> dict[str, str]:
+    # What people look for is beside the rest.
+    return {
+        "store": record.store,
+        "namespace": record.namespace,
+        "namespaceUID": record.namespace_uid,
+        "record": json.dumps(record.wire(), sort_keys=True),
+    }
+
+
+def _record(found: Object) -> RepositoryRecord | None:
+    try:
+        return RepositoryRecord.model_validate_json((found.get("data") or {}).get("record", ""))
+    except ValidationError as error:
+        name = found["metadata"]["name"]
+        log.warning("ConfigMap %s can't be read, so that nothing is done in its repository: %s", name, error)
+        return None

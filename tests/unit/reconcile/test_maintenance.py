@@ -1,0 +1,377 @@
+"""Prune and verify as Jobs: each repository in its turn, by one Job a run, whatever happens to the operator."""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from longboat.kube.kinds import BACKUP_STORE, CONFIG_MAP, DISK_BACKUP, JOB, NAMESPACE
+from longboat.kube.port import Object
+from longboat.mover import PruneJob, VerifyJob
+from longboat.plan import maintenance as plan
+from longboat.plan.conditions import find
+from longboat.plan.maintenance import PruneRuns
+from longboat.reconcile import epochs, maintenance_run
+from longboat.reconcile.repositories import StoreProblemError
+from longboat.reconcile.trash_notes import noted, place_of
+from longboat.repository import advance_epoch, read_epoch
+from longboat.repository.errors import DamagedError, StoreFailureError
+from tests.unit.reconcile.backup_world import DISKS, SHOP, SYSTEM, Grenade
+from tests.unit.reconcile.upkeep_world import NOBODY, STORE, UpkeepWorld
+
+VERIFY, PRUNE = plan.REQUESTED["verify"], plan.REQUESTED["prune"]
+
+
+@pytest.fixture(autouse=True)
+def _no_sync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is tried need not survive a power cut."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+def world_in(folder: Path) -> UpkeepWorld:
+    """Return a world with a backup of a disk."""
+    folder.mkdir(parents=True, exist_ok=True)
+    world = UpkeepWorld(folder=folder)
+    world.add_policy("daily", {"disk": {"virtualMachine": "db", "name": "data"}})
+    world.add_backup()
+    world.drive()
+    world.clock.advance(seconds=10)
+    return world
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> UpkeepWorld:
+    return world_in(tmp_path)
+
+
+def request(world: UpkeepWorld, name: str) -> None:
+    world.until_idle()
+    world.clock.advance(seconds=1)
+    world.annotate(name, world.clock().strftime("%Y-%m-%dT%H:%M:%SZ"))
+    world.clock.advance(seconds=1)
+    world.until_idle()
+
+
+def lose_a_pack(world: UpkeepWorld) -> None:
+    packs = sorted(path for path in (world.folder / "store").rglob("packs/*/*") if path.is_file())
+    packs[0].unlink()
+
+
+def test_each_repository_is_pruned_and_verified_once_a_day_and_what_came_of_it_is_told(world: UpkeepWorld) -> None:
+    world.pass_a_day()
+    assert sorted(work for work, _ in world.runs) == ["prune", "verify"]
+    status = world.store().status
+    assert status.maintenance is not None and status.maintenance.repositories == 1
+    assert status.maintenance.verify is not None and status.maintenance.verify.backups == 1
+    assert status.maintenance.prune is not None and status.maintenance.prune.freed_bytes == 0
+    assert world.store_condition("Verified") == ("True", "Verified")
+    assert world.store_condition("Pruned") == ("True", "Pruned")
+    backup = world.backup().status
+    assert backup.verified == "Yes" and backup.verified_at is not None
+    assert world.jobs() == [] and world.leftovers() == ["Secret/s3"]
+    world.pass_a_day()
+    assert len(world.runs) == 4
+
+
+def test_jobs_get_the_credentials_of_maintenance_and_go_on_from_run_to_run(world: UpkeepWorld) -> None:
+    world.ask(prune={"gracePeriod": "2d"}, verify={"share": 7})
+    asked = len(world.repositories.asked)
+    for _ in range(2):
+        world.pass_a_day()
+    assert set(world.repositories.asked[asked:]) == {(SHOP, "maintenance")}
+    prunes = [told for _, told in world.runs if isinstance(told, PruneJob)]
+    assert {each.grace_seconds for each in prunes} == {2 * 86400}
+    assert [each.known_tokens for each in prunes] == [(), ("token-1",)]
+    first, second = [told for _, told in world.runs if isinstance(told, VerifyJob)]
+    assert (first.phase, first.share) == (None, 7) and second.phase is not None
+
+
+def _effects(folder: Path) -> int:
+    world, bomb = world_in(folder), Grenade()
+    world.pass_a_day(bomb)
+    return bomb.effects
+
+
+def test_killed_at_any_write_each_run_has_one_job_and_the_end_is_the_same(tmp_path: Path) -> None:
+    count = _effects(tmp_path / "count")
+    assert count >= 12, "the test sees too few writes to be worth anything"
+    for nth in range(1, count + 2):
+        world = world_in(tmp_path / str(nth))
+        names, unknown = list[str](), list[str]()
+        world.cluster.hooks.append(_watcher(world, names, unknown))
+        world.pass_a_day(Grenade(nth))
+        where = f"killed after write {nth - 1} of {count}"
+        assert sorted(work for work, _ in world.runs) == ["prune", "verify"], where
+        assert len(names) == 2 and unknown == [], where
+        assert world.jobs() == [] and world.backup().status.verified == "Yes", where
+        record = world.record()
+        assert record.prune.attempt is None and record.verify.attempt is None, where
+        epoch = read_epoch(world.repository())
+        assert epoch is not None and [epoch.token] == record.tokens, where
+
+
+def _watcher(world: UpkeepWorld, names: list[str], unknown: list[str]) -> Any:
+    """Note the Jobs that are made, and those whose token nobody has noted down before."""
+
+    def watch(verb: str, obj: Object) -> None:
+        if verb == "create" and obj["kind"] == "Job":
+            names.append(obj["metadata"]["name"])
+            if world.work(obj) == "prune" and not world.record().tokens:
+                unknown.append(obj["metadata"]["name"])
+
+    return watch
+
+
+def test_no_more_jobs_than_asked_for_and_none_while_the_store_is_not_available(world: UpkeepWorld) -> None:
+    for number in range(6):
+        name = f"more-{number}"
+        world.cluster.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+        world.repositories.repository(world.uid(name))
+    world.storage.run_job = None
+    world.ask(parallelism=3)
+    world.look()
+    world.clock.advance(days=2)
+    world.told({"available": "Unreachable"})
+    world.look()
+    assert world.jobs() == []
+    world.told({"available": "Yes"})
+    for _ in range(3):
+        world.look()
+        assert len(world.jobs()) == 3
+    world.storage.run_job = world._export
+    world.until_idle()
+    assert len(world.runs) == 14
+
+
+def test_the_operators_own_repository_is_left_alone_and_those_of_gone_namespaces_are_not(world: UpkeepWorld) -> None:
+    world.repositories.repository(world.uid(SYSTEM))
+    world.repositories.repository("gone-uid")
+    world.pass_a_day()
+    assert {told.repository_path for _, told in world.runs} == {f"cluster/{world.uid()}", "cluster/gone-uid"}
+    assert world.record("gone-uid").namespace == ""
+
+
+def test_damage_is_told_on_the_backup_and_the_store_and_the_next_backup_heals_it(world: UpkeepWorld) -> None:
+    world.ask(prune=NOBODY, verify=NOBODY)
+    lose_a_pack(world)
+    request(world, VERIFY)
+    found = find(world.backup().status.conditions, "Verified")
+    assert found is not None and (found.status, found.reason) == ("False", "Damaged")
+    (hurt,) = [name for name in DISKS if f"disk {name}:" in found.message]
+    assert world.backup().status.verified == "Damaged" and ("Damaged", found.message) in world.cluster.events
+    assert world.store_condition("Verified") == ("False", "Damaged")
+    assert world.store().status.maintenance is not None and world.store().status.maintenance.verified == "Damaged"
+    world.add_backup("next")
+    world.drive("next")
+    request(world, VERIFY)
+    assert world.backup("next").status.verified == "Yes"
+    healed = find(world.backup().status.conditions, "Verified")
+    assert healed is not None and (healed.status, healed.reason) == ("True", "Recoverable") and hurt in healed.message
+    world.ask(prune=NOBODY)
+    world.until_idle()
+    assert world.store_condition("Verified") == ("True", "Recoverable")
+    assert [told.share for _, told in world.runs if isinstance(told, VerifyJob)] == [100, 100]
+
+
+def test_damaged_backups_that_are_not_known_by_name_are_called_neither_damaged_nor_whole(
+    world: UpkeepWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.add_backup("next")
+    world.drive("next")
+    monkeypatch.setattr("longboat.mover.verify._NAMED", 0)
+    world.ask(prune=NOBODY, verify=NOBODY)
+    world.logs_are_lost = True
+    lose_a_pack(world)
+    request(world, VERIFY)
+    assert world.backup().status.verified is world.backup("next").status.verified is None
+    assert world.store_condition("Verified") == ("False", "Damaged")
+
+
+def test_what_is_whole_as_before_is_written_once_a_week(world: UpkeepWorld) -> None:
+    world.pass_a_day()
+    first = world.get(DISK_BACKUP, "run")["metadata"]["resourceVersion"]
+    for _ in range(3):
+        world.pass_a_day()
+    assert world.get(DISK_BACKUP, "run")["metadata"]["resourceVersion"] == first
+    for _ in range(5):
+        world.pass_a_day()
+    assert world.get(DISK_BACKUP, "run")["metadata"]["resourceVersion"] != first
+
+
+def test_a_run_that_fails_is_told_by_reason_and_tried_again_later_and_backups_go_on(world: UpkeepWorld) -> None:
+    world.ask(verify=NOBODY, prune=NOBODY)
+    world.trouble = [DamagedError("manifest x can not be read")]
+    request(world, PRUNE)
+    failed = world.record().prune.failed
+    assert failed is not None and (failed.reason, failed.count) == ("Damaged", 1)
+    condition = find(world.store().status.conditions, "Pruned")
+    assert condition is not None and (condition.status, condition.reason) == ("False", "PruneFailed")
+    assert "shop" in condition.message and "manifest x" in condition.message
+    assert "PruneFailed" in [reason for reason, _ in world.cluster.events]
+    world.add_backup("next")
+    world.drive("next")
+    assert world.backup("next").status.phase == "Completed"
+    world.until_idle()
+    assert world.runs == []
+    world.clock.advance(minutes=6)
+    world.until_idle()
+    assert [work for work, _ in world.runs] == ["prune"] and world.record().prune.failed is None
+    assert world.store_condition("Pruned") == ("False", "Suspended")
+
+
+def test_a_store_that_does_not_answer_costs_one_attempt_and_not_one_for_each_namespace(world: UpkeepWorld) -> None:
+    world.repositories.repository("another-uid")
+    world.look()
+    world.clock.advance(days=2)
+    world.repositories.problem = StoreProblemError("Unreachable", "no answer")
+    world.look()
+    failures = [world.record(uid).runs(work).failed for uid in (world.uid(), "another-uid") for work in plan.WORKS]
+    assert sum(each is not None for each in failures) == 1
+    world.repositories.problem = None
+    world.clock.advance(minutes=6)
+    world.until_idle()
+    assert len(world.runs) == 4
+
+
+def test_a_job_that_somebody_deletes_is_made_anew_under_another_name(world: UpkeepWorld) -> None:
+    world.storage.run_job = None
+    world.ask(verify=NOBODY)
+    world.look()
+    world.clock.advance(days=1)
+    world.look()
+    (job,) = world.jobs()
+    world.cluster.delete(JOB, job["metadata"]["name"], SYSTEM)
+    world.clock.advance(minutes=6)
+    world.look()
+    failed = world.record().prune.failed
+    assert failed is not None and failed.reason == "JobDeleted"
+    world.clock.advance(minutes=6)
+    world.look()
+    (again,) = world.jobs()
+    assert again["metadata"]["name"] != job["metadata"]["name"]
+
+
+def test_a_job_whose_pod_does_not_start_makes_room_for_others(world: UpkeepWorld) -> None:
+    world.storage.run_job = None
+    world.ask(verify=NOBODY, parallelism=1)
+    world.look()
+    world.clock.advance(days=1)
+    world.look()
+    assert len(world.jobs()) == 1
+    world.clock.advance(hours=2)
+    world.look()
+    failed = world.record().prune.failed
+    assert world.jobs() == [] and failed is not None and failed.reason == "MoverNotStarted"
+
+
+def test_prunes_and_sweeps_of_one_operator_know_each_others_tokens(world: UpkeepWorld) -> None:
+    """Otherwise each would take the other for a second cluster, and nothing would be removed any more."""
+    world.ask(verify=NOBODY, prune=NOBODY)
+    request(world, PRUNE)
+    place = place_of(world.context(), world.backup())
+    access = world.repositories.open(world.store(), world.uid())
+    epochs.require_charge(world.context(), place, access)
+    epochs.fence(world.context(), place, access, "swept")
+    request(world, PRUNE)
+    epochs.fence(world.context(), place, access, "swept again")
+    assert world.record().prune.failed is None and len(world.runs) == 2
+
+
+def test_who_was_overtaken_prunes_nothing_and_verifies_all_the_same(world: UpkeepWorld) -> None:
+    advance_epoch(world.repository(), (), "a clone of this cluster")
+    world.pass_a_day()
+    assert [work for work, _ in world.runs] == ["verify"]
+    failed = world.record().prune.failed
+    assert failed is not None and failed.reason == "EpochConflict"
+    assert world.store_condition("Pruned") == ("False", "PruneFailed")
+    assert [each.store for each, data in noted(world.context()) if epochs.is_contested(data)] == [STORE]
+
+
+def test_most_of_a_repository_goes_only_when_somebody_says_so(
+    world: UpkeepWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.ask(verify=NOBODY, prune=NOBODY)
+    for path in (world.folder / "store").rglob("*"):
+        if path.is_file() and ("/disks/" in str(path) or "/backups/" in str(path)):
+            path.unlink()
+    for path in (world.folder / "store").rglob("*"):
+        os.utime(path, (path.stat().st_mtime - 3 * 86400,) * 2)
+    request(world, PRUNE)
+    assert world.store_condition("Pruned") == ("False", "PruneHeld")
+    code = world.record().prune.question
+    assert code and code.startswith("shop-")
+    world.annotate(plan.CONFIRM_PRUNE, code)
+    world.until_idle()
+    assert [told.allow_most for _, told in world.runs if isinstance(told, PruneJob)] == [False, True]
+    assert world.record().prune.question is None
+    maintenance = world.store().status.maintenance
+    assert maintenance is not None and maintenance.prune is not None and (maintenance.prune.waiting_bytes or 0) > 0
+
+
+def test_a_record_that_can_not_be_read_stops_the_runs_of_its_repository(world: UpkeepWorld) -> None:
+    world.look()
+    found = world.config_map()
+    operation = {"op": "replace", "path": "/data/record", "value": '{"tokens": 7}'}
+    world.cluster.patch(CONFIG_MAP, found["metadata"]["name"], [operation], SYSTEM)
+    world.pass_a_day()
+    assert world.runs == []
+    assert world.config_map()["data"]["record"] == '{"tokens": 7}'
+
+
+def test_what_is_remembered_of_a_store_does_not_outlive_it(world: UpkeepWorld) -> None:
+    world.look()
+    world.cluster.delete(BACKUP_STORE, STORE)
+    assert world.look() is None and world.memory == {}
+
+
+def test_a_check_of_the_store_is_not_skipped_because_its_upkeep_was_seen_to(world: UpkeepWorld) -> None:
+    world.ask(parallelism=2)
+    world.pass_a_day()
+    assert world.store().status.observed_generation != world.store().metadata.generation
+
+
+def test_a_short_look_reads_jobs_only(world: UpkeepWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten thousand records are read every few minutes, not every few seconds."""
+    world.look()
+    listed = list[str]()
+    before = world.cluster.list
+    monkeypatch.setattr(
+        world.cluster, "list", lambda kind, *a, **more: listed.append(kind.name) or before(kind, *a, **more)
+    )
+    world.clock.advance(seconds=5)
+    world.look()
+    assert [each for each in listed if each in ("ConfigMap", "Namespace", "DiskBackup")] == []
+
+
+def test_a_job_of_others_under_our_name_is_left_alone(world: UpkeepWorld) -> None:
+    world.ask(verify=NOBODY)
+    world.look()
+    world.clock.advance(days=1)
+    name = maintenance_run.job_name(world.record(), "prune", 1)
+    world._create(JOB, name, SYSTEM, {"spec": {"template": {"spec": {"volumes": []}}}, "status": {"conditions": [{}]}})
+    world.look()
+    failed = world.record().prune.failed
+    assert failed is not None and failed.reason == "NameTaken"
+    assert world.cluster.get(JOB, name, SYSTEM) is not None
+
+
+def test_a_new_namespace_of_an_old_name_is_not_told_of_the_old_ones_backups(world: UpkeepWorld) -> None:
+    world.ask(prune=NOBODY)
+    world.look()
+    world.clock.advance(days=1)
+    meta = {"op": "replace", "path": "/metadata/uid", "value": "another"}
+    world.cluster.patch(NAMESPACE, SHOP, [meta])
+    world.until_idle()
+    assert world.backup().status.verified is None
+
+
+def test_records_are_small(world: UpkeepWorld) -> None:
+    world.pass_a_day()
+    assert len(json.dumps(world.config_map())) < 4000
+    assert isinstance(world.record().prune, PruneRuns) and timedelta(0) < timedelta(days=1)
+    assert StoreFailureError("x").retryable
