@@ -268,6 +268,11 @@ class BackupStoreStatus(Status):
 
     last_check_time: Time | None = Field(None, description="When the store was last tried out.")
     available: str | None = Field(None, description="Yes, or the reason why not.")
+    writable: bool | None = Field(
+        None,
+        description="Whether backups could be written at the last check, whatever may be wrong with restores and "
+        "maintenance; those that have not begun wait otherwise.",
+    )
     url: str | None = Field(None, description="What the store is: kind, bucket or container, and prefix.")
     clock_skew_seconds: int | None = Field(None, description="The store's time minus the cluster's, if it is known.")
     locks_kept_time: Time | None = Field(

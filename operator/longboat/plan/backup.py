@@ -49,10 +49,15 @@ def is_punctual(backup: DiskBackup, policy: BackupPolicy | None) -> bool:
 
 def gave_up(backup: DiskBackup, policy: BackupPolicy | None, now: datetime) -> bool:
     """Return whether a backup that could not begin yet should not begin any more."""
-    waited = now - backup.metadata.creation_timestamp
-    if backup.spec.slot is None:
-        return waited >= AD_HOC_PATIENCE
-    return waited >= (parse_duration(policy.spec.starting_deadline) if policy else SLOT_PATIENCE)
+    return now >= last_begin(backup, policy)
+
+
+def last_begin(backup: DiskBackup, policy: BackupPolicy | None) -> datetime:
+    """Return until when a backup may begin: what is in its way then has to be seen at that moment, or later."""
+    patience = AD_HOC_PATIENCE
+    if backup.spec.slot is not None:
+        patience = parse_duration(policy.spec.starting_deadline) if policy else SLOT_PATIENCE
+    return backup.metadata.creation_timestamp + patience
 
 
 def expiry_rule(backup: DiskBackup, retention: Retention) -> dict[str, Any]:

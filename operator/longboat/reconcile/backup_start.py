@@ -6,6 +6,7 @@ A DiskBackup whose manifest is in the store is adopted instead, and one of a slo
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
 
 from longboat.api import BackupPolicy, BackupStore
 from longboat.api.disk_backup import DiskResult, PinnedPolicy, PinnedStore
@@ -19,7 +20,7 @@ from longboat.kube.kinds import (
 from longboat.kube.port import Object
 from longboat.plan import kstatus
 from longboat.plan.backoff import look_again
-from longboat.plan.backup import expires_at, gave_up, is_punctual, slot_missed
+from longboat.plan.backup import expires_at, gave_up, is_punctual, last_begin, slot_missed
 from longboat.plan.backup_target import (
     Wanted,
     content_of,
@@ -31,6 +32,7 @@ from longboat.plan.backup_target import (
     with_problem,
 )
 from longboat.plan.disks import VmDisk, claim_problem, claims_in_use
+from longboat.plan.known_store import known_bad
 from longboat.plan.problem import Problem
 from longboat.plan.stores import admits
 from longboat.reconcile.backup_adoption import adopt_from
@@ -51,6 +53,8 @@ def begin(run: Run) -> bool:
     store = store_for(run.ctx.cluster, run.backup.namespace, _store_name(policy))
     if isinstance(store, Problem):
         return _stall(run, policy, store)
+    if bad := known_bad(store, run.ctx.now()):
+        return _wait_for(run, policy, store, bad)
     access = open_at(run.ctx, store, run.backup.namespace)
     if isinstance(access, Problem):
         return _stall(run, policy, access)
@@ -92,7 +96,7 @@ def _adopt_from_any(run: Run, searched: tuple[str, ...]) -> Problem | None:
     for store in _open_stores(run):
         if store.name in searched:
             continue
-        access = find_at(run.ctx, store, run.backup.namespace)
+        access = known_bad(store, run.ctx.now()) or find_at(run.ctx, store, run.backup.namespace)
         found = access if isinstance(access, Problem) else adopt_from(run, access, store)
         if isinstance(found, Problem):
             if found.reason != "RepositoryNotFound":
@@ -126,9 +130,23 @@ def _stall(run: Run, policy: BackupPolicy | None, problem: Problem) -> bool:
             # Its deletion will not be seen, as a Failed one has no finalizer, and its data may be in the trash.
             note_unseen(run.ctx, run.backup)
         return _refuse(run, problem)
-    run.wait(look_again(run.ctx.now() - run.backup.metadata.creation_timestamp, LATER), problem)
+    pause = look_again(run.ctx.now() - run.backup.metadata.creation_timestamp, LATER)
+    left = last_begin(run.backup, policy) - run.ctx.now()
+    # The last look is at the end of its time, not somewhere before it.
+    run.wait(min(pause, left) if left > timedelta(0) else pause, problem)
     run.under_way(problem.reason, problem.message, phase="Pending")
     return False
+
+
+def _wait_for(run: Run, policy: BackupPolicy, store: BackupStore, bad: Problem) -> bool:
+    """Wait for a store that is known to be bad, without using it: nothing is captured that could not be stored."""
+    checked = store.status.last_check_time
+    if gave_up(run.backup, policy, run.ctx.now()) and checked and checked < last_begin(run.backup, policy):
+        # It may be well by now: no slot is lost to what was so before its time was over.
+        run.wait(LATER, bad)
+        run.under_way(bad.reason, bad.message, phase="Pending")
+        return False
+    return _stall(run, policy, bad)
 
 
 def _refuse(run: Run, problem: Problem) -> bool:

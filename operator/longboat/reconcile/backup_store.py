@@ -41,6 +41,7 @@ class Result:
     reason: str | None = None
     retryable: bool = True
     clock_skew: timedelta | None = None
+    writable: bool = False
 
 
 def reconcile(
@@ -80,6 +81,7 @@ def _checked(ctx: Context, store: BackupStore, check: Check) -> BackupStoreStatu
         update={
             "last_check_time": ctx.now().replace(microsecond=0),
             "available": result.reason or "Yes",
+            "writable": result.writable,
             "url": _url(store),
             "clock_skew_seconds": skew,
             "conditions": _conditions(ctx, store, result),
@@ -103,18 +105,21 @@ def _try_out(ctx: Context, store: BackupStore, check: Check) -> Result:
     try:
         # The key is looked at first: a store that can be reached and not be opened is no good.
         access.store_key(store)
-        found = _try_credentials(ctx, store, access, check)
+        found, writable = _try_credentials(ctx, store, access, check)
         if not found.ok:
             retryable = found.problem in ("Unreachable", "StoreFailure")
-            return Result(found.message, str(found.problem), retryable, found.clock_skew)
+            return Result(found.message, str(found.problem), retryable, found.clock_skew, writable)
         _try_key(ctx, store)
     except StoreProblemError as problem:
         return Result(problem.message, problem.reason, problem.retryable)
-    return Result(found.message, clock_skew=found.clock_skew)
+    return Result(found.message, clock_skew=found.clock_skew, writable=True)
 
 
-def _try_credentials(ctx: Context, store: BackupStore, access: StoreAccess, check: Check) -> StoreCheck:
-    """Return the check of the exports' credentials, or the first one that is not well of those with others."""
+def _try_credentials(ctx: Context, store: BackupStore, access: StoreAccess, check: Check) -> tuple[StoreCheck, bool]:
+    """Return the check of the exports' credentials, or the first one that is not well of those with others.
+
+    And whether that of the exports is well.
+    """
     first = check(access.settings_of(store), ctx.now(), "create")
     others: dict[Purpose, CredentialsSecretRef | None] = {
         "restore": store.spec.restore_credentials_secret_ref,
@@ -125,8 +130,8 @@ def _try_credentials(ctx: Context, store: BackupStore, access: StoreAccess, chec
             found = check(access.settings_of(store, purpose), ctx.now(), _rights(store, purpose))
             if not found.ok:
                 field = f"spec.{purpose}CredentialsSecretRef"
-                return replace(found, message=f"{field}: {found.message}", clock_skew=first.clock_skew)
-    return first
+                return replace(found, message=f"{field}: {found.message}", clock_skew=first.clock_skew), True
+    return first, first.ok
 
 
 def _rights(store: BackupStore, purpose: Purpose) -> Rights:
