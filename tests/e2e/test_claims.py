@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests import installation
 from tests.e2e.workloads import Namespace, claim, of_backup
 
 pytestmark = pytest.mark.cluster
@@ -99,3 +100,29 @@ def test_deleted_backup_applied_again_is_adopted_and_not_run_again(namespace: Na
     assert again["status"]["phase"] == "Completed"
     namespace.restore("restored", of_backup(again))
     assert namespace.checksum("restored") == before
+
+
+def test_disks_of_one_image_share_its_blocks_where_the_store_says_so(namespace: Namespace) -> None:
+    shared = installation.store(namespace.cluster, default=False, dedupe="Namespace")
+    shared["metadata"]["name"] = "golden"
+    shared["spec"]["s3"]["prefix"] = "golden"
+    installation.apply(namespace.cluster, shared)
+    namespace.cluster.kubectl("wait", "--for=condition=Ready", "backupstore/golden", "--timeout=60s")
+    for disk in ("golden", "clone"):
+        namespace.apply(claim(disk))
+        written = namespace.write(disk, seed=10, mebibytes=24)
+        namespace.policy(f"{disk}-daily", disk, storeRef={"name": "golden"})
+    written = namespace.write("clone", seed=11, mebibytes=1, offset=40 * MIB)
+    first = namespace.backup("golden-daily")["status"]["disks"][0]
+    backup = namespace.backup("clone-daily")
+    second = backup["status"]["disks"][0]
+    assert first["storedBytes"] > 10 * MIB and second["storedBytes"] < MIB, (first, second)
+    assert (second["mode"], second["fullReason"]) == ("Full", "NoParent") and "'golden'" in second["message"]
+    # What is shared stays when the first disk and its backups go.
+    namespace.kubectl("delete", "diskbackup", "--field-selector=spec.policyRef.name=golden-daily")
+    namespace.kubectl("delete", "pvc", "golden")
+    restored = namespace.restore("restored", of_backup(backup))
+    assert restored["status"]["phase"] == "Completed", restored["status"]
+    assert namespace.checksum("restored") == written
+    own = namespace.items("diskbackups")
+    assert [each["spec"]["policyRef"]["name"] for each in own] == ["clone-daily"]

@@ -22,6 +22,8 @@ RUNTIME_PACKAGES = (
     # Libvirt and QEMU.
     *("libvirt-daemon", "libvirt-daemon-driver-qemu", "libvirt-daemon-log", "libvirt-clients"),
     *("qemu-system-x86", "qemu-utils", "seabios"),
+    # The TPM of machines that have one.
+    *("swtpm", "swtpm-tools"),
 )
 GUEST_PACKAGES = ("base-files", "linux-image-cloud-amd64", "qemu-guest-agent", "e2fsprogs", "busybox-static")
 

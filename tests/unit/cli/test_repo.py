@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -47,6 +48,8 @@ from tests.unit.mover.test_restore_qcow2 import read_qcow2
 SHOP, BLOG = "cluster-1/aaaa-shop", "cluster-1/bbbb-blog"
 SIZE = 40 * BLOCK
 WHEN = datetime(2026, 11, 22, 3, 30, tzinfo=UTC)
+
+STATE = "tpm-efi.state"
 
 
 class World:
@@ -88,6 +91,7 @@ class World:
                 created=WHEN,
                 block_size=BLOCK,
                 workers=1,
+                content="Archive" if disk == STATE else "Disk",
             )
             result = run_export(job, emit=lambda _: None)
             references.append(reference_to(read_disk_manifest(repository, result.manifest), disk))
@@ -177,6 +181,15 @@ def test_a_disk_is_restored_into_a_file(world: World, capsys: Capture) -> None:
     assert "read back and compared" in capsys.readouterr().out
     assert world("restore", "web-1", target, "--force", "-o", "json") == 0
     assert json.loads(capsys.readouterr().out)["sizeBytes"] == SIZE == target.stat().st_size
+
+
+def test_the_state_of_a_machine_comes_as_a_tar_archive(world: World) -> None:
+    world.backup(world.shop, SHOP, "win-1", "root", STATE)
+    target = world.folder / "state.tar"
+    assert world("restore", "win-1", target, "--disk", STATE) == 0
+    with tarfile.open(target) as archive:
+        file = archive.extractfile("disk.img")
+        assert file and file.read() == world.images[f"win-1 {STATE}"]
 
 
 def test_the_recovery_secret_opens_everything(world: World) -> None:
