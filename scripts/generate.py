@@ -14,6 +14,7 @@ sys.path[:0] = [str(TOP), str(TOP / "operator")]
 from longboat.api import KINDS  # noqa: E402
 from longboat.api.crd import definition  # noqa: E402
 from scripts.generated_chart import chart_crd, manifests  # noqa: E402
+from scripts.generated_metrics import metrics_reference  # noqa: E402
 from scripts.generated_reference import api_reference, values_reference  # noqa: E402
 from scripts.generated_yaml import HEADER, dump  # noqa: E402
 
@@ -28,6 +29,7 @@ def written() -> dict[Path, str]:
     reference = TOP / "docs/reference"
     pages = {
         reference / "api.md": api_reference([definitions[kind.plural] for kind in KINDS]),
+        reference / "metrics.md": metrics_reference(),
         reference / "values.md": values_reference(TOP / "charts/longboat"),
     }
     return crds | copies | pages

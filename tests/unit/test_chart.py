@@ -56,7 +56,10 @@ def test_every_feature_renders(values: Path) -> None:
 
 @pytest.mark.parametrize("values", FEATURES, ids=lambda path: path.name)
 def test_every_object_is_labelled_and_in_its_namespace(values: Path) -> None:
-    namespaced = {"ServiceAccount", "Role", "RoleBinding", "Deployment", "Job", "NetworkPolicy"}
+    namespaced = {
+        *("ServiceAccount", "Role", "RoleBinding", "Deployment", "Job", "NetworkPolicy", "Service"),
+        *("ServiceMonitor", "PrometheusRule"),
+    }
     for obj in _render("--values", str(values)):
         if obj["kind"] == "ConfigMap":
             continue
@@ -121,6 +124,33 @@ def test_change_tracking_can_be_turned_off() -> None:
     assert _environment("--set", "changedBlocks.keepSnapshotsFor=8d")["LONGBOAT_BASE_SNAPSHOT_LONGEST"] == "8d"
     assert _environment("--set", "changedBlocks.auditPercent=0.5")["LONGBOAT_AUDIT_PERCENT"] == "0.5"
     assert _environment("--set", "changedBlocks.fullReadEvery=0")["LONGBOAT_FULL_READ_EVERY"] == "0"
+
+
+def test_metrics_are_served_on_the_port_that_is_scraped_and_let_in() -> None:
+    objects = _render("--values", str(CHART / "ci/monitoring-values.yaml"), "--set", "metrics.port=9000")
+    deployment = _named(objects, "Deployment", "longboat")
+    [container] = deployment["spec"]["template"]["spec"]["containers"]
+    assert {"name": "metrics", "containerPort": 9000} in container["ports"]
+    assert {"name": "LONGBOAT_METRICS_PORT", "value": "9000"} in container["env"]
+    service, monitor = _named(objects, "Service", "longboat-metrics"), _named(objects, "ServiceMonitor", "longboat")
+    assert service["spec"]["selector"].items() <= deployment["spec"]["template"]["metadata"]["labels"].items()
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
+    [endpoint], [port] = monitor["spec"]["endpoints"], service["spec"]["ports"]
+    assert endpoint["port"] == port["name"] and port["targetPort"] == "metrics"
+    assert endpoint["honorLabels"] is True, "the namespace of a policy would be called exported_namespace"
+    assert monitor["metadata"]["labels"]["release"] == "prometheus"
+    [ingress] = _named(objects, "NetworkPolicy", "longboat")["spec"]["ingress"]
+    assert {"port": 9000, "protocol": "TCP"} in ingress["ports"]
+
+
+def test_without_metrics_no_port_is_open_and_nothing_to_scrape_is_an_error() -> None:
+    arguments = ("--values", str(CHART / "ci/no-metrics-values.yaml"))
+    assert _environment(*arguments)["LONGBOAT_METRICS_PORT"] == "0"
+    [container] = _named(_render(*arguments), "Deployment", "longboat")["spec"]["template"]["spec"]["containers"]
+    assert [each["name"] for each in container["ports"]] == ["health"]
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        render(CHART, *arguments, "--set", "serviceMonitor.enabled=true")
+    assert "serviceMonitor.enabled needs metrics.enabled" in caught.value.stderr
 
 
 def test_the_charts_crds_are_the_generated_ones() -> None:
@@ -217,6 +247,8 @@ def test_statuses_are_written_by_the_very_account_that_the_operator_runs_as() ->
         ("image.digest=latest", "/image/digest"),
         ("movers.user=0", "/movers/user"),
         ("movers.atOnce=0", "/movers/atOnce"),
+        ("metrics.port=80", "/metrics/port"),
+        ("serviceMonitor.interval=1", "/serviceMonitor/interval"),
         ("changedBlocks.auditPercent=101", "/changedBlocks/auditPercent"),
         ("changedBlocks.fullReadEvery=-1", "/changedBlocks/fullReadEvery"),
         ("imagePullSecrets[0]=registry", "/imagePullSecrets/0"),

@@ -30,6 +30,21 @@ class Metric:
     labels: tuple[str, ...] = ()
 
 
+# By the path in the status of a BackupStore: what is not there has not been found out.
+_UPKEEP = {
+    ("repositories",): ("repositories", "Repositories of this cluster in it: one a namespace."),
+    ("prune", "lastRunTime"): ("prune_timestamp_seconds", "When a prune ended well for the last time."),
+    ("prune", "freedBytes"): ("prune_freed_bytes", "What the last prune of each repository removed."),
+    ("prune", "waitingBytes"): ("prune_waiting_bytes", "What later ones remove, after their grace period."),
+    ("prune", "failing"): ("prune_failing", "Repositories whose last prune failed."),
+    ("verify", "oldestRunTime"): (
+        "verify_oldest_timestamp_seconds",
+        "When the repository was verified that has not been for the longest time.",
+    ),
+    ("verify", "damaged"): ("damaged_backups", "Backups that the last verification of their repository found damaged."),
+    ("verify", "failing"): ("verify_failing", "Repositories whose last verification failed."),
+}
+
 METRICS = (
     Metric("longboat_build_info", "gauge", "1; the operator's version.", ("version",)),
     Metric("longboat_tick_timestamp_seconds", "gauge", "When the operator last came to the end of all policies."),
@@ -90,6 +105,7 @@ METRICS = (
     Metric("longboat_store_info", "gauge", "1; a BackupStore.", ("store", "location", "url")),
     Metric("longboat_store_up", "gauge", "1 if backups can be written and read, else 0.", ("store",)),
     Metric("longboat_store_last_check_timestamp_seconds", "gauge", "When that was last tried.", ("store",)),
+    *(Metric(f"longboat_store_{name}", "gauge", text, ("store",)) for name, text in _UPKEEP.values()),
 )
 RESULTS = (("Completed", "completed"), ("PartiallyFailed", "partiallyFailed"), ("Failed", "failed"))
 
@@ -151,6 +167,12 @@ def store_samples(store: Object) -> Iterator[Sample]:
         yield "longboat_store_up", (name,), float(_holds(conditions, "Available"))
     if checked := status.get("lastCheckTime"):
         yield "longboat_store_last_check_timestamp_seconds", (name,), seconds(checked)
+    for path, (metric, _) in _UPKEEP.items():
+        found: Any = status.get("maintenance") or {}
+        for step in path:
+            found = (found or {}).get(step)
+        if found is not None:
+            yield f"longboat_store_{metric}", (name,), seconds(found) if path[-1].endswith("Time") else float(found)
 
 
 @dataclass
