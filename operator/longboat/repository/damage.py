@@ -22,7 +22,7 @@ from .pages import Page
 from .repository import Repository
 
 WHOLE = -1  # Stands for every frame of a pack.
-_ENTRIES = 100_000  # Packs and frames that one document names at most: a few MiB of JSON.
+ENTRIES = 100_000  # Packs and frames that one document names at most: a few MiB of JSON.
 _KINDS: dict[Literal["data", "map"], Kind] = {"data": Kind.DATA_PACK, "map": Kind.MAP_PACK}
 
 
@@ -110,7 +110,7 @@ def read_damage(repository: Repository, unreadable: Callable[[str, DamagedError]
     damage = Damage()
     for info in list(repository.store.list(DAMAGE)):
         try:
-            damage.add_record(persistently(partial(_read, repository, info.name)))
+            damage.add_record(persistently(partial(read_record, repository, info.name)))
         except ObjectNotFoundError:
             continue  # Removed since the listing, as nothing refers to its packs any more.
         except DamagedError as error:
@@ -140,7 +140,7 @@ def _portions(packs: Iterator[DamagedPack]) -> Iterator[list[DamagedPack]]:
     for pack in packs:
         portion.append(pack)
         entries += 1 + len(pack.frames)
-        if entries >= _ENTRIES:
+        if entries >= ENTRIES:
             yield portion
             portion, entries = [], 0
     if portion:
@@ -154,7 +154,8 @@ def _write(repository: Repository, record: DamageRecord) -> str:
     return name
 
 
-def _read(repository: Repository, name: str) -> DamageRecord:
+def read_record(repository: Repository, name: str) -> DamageRecord:
+    """Return a record of damage; DamagedError or ObjectNotFoundError."""
     data = repository.store.get(name, MAX_DOCUMENT_OBJECT)
     try:
         object_id, record = open_document(repository.keys, Kind.DAMAGE, data, DamageRecord)

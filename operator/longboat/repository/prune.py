@@ -16,6 +16,8 @@ from random import Random
 from .check import MAX_SKEW
 from .clutter import old_markers, old_revisions
 from .condemned import MAX_CONDEMNED, CondemnedList, StoredList, read_condemned, write_condemned
+from .damage import record_damage
+from .damage_life import DamageRecords, read_records
 from .epoch import Epoch, epoch_time, require_epoch
 from .errors import ClockSkewError
 from .layout import ID_BYTES, MAPS, PACKS, Kind, split_pack_name
@@ -32,7 +34,7 @@ _FOLDERS = {Kind.DATA_PACK: PACKS, Kind.MAP_PACK: MAPS}
 _BATCH = 256  # Objects that are deleted between two looks at the epoch.
 DATA_PACK, MAP_PACK, CONDEMNED_LIST = "DataPack", "MapPack", "CondemnedList"
 EXPIRED_LEASE, STALE_MARKER, OLD_REVISION = "ExpiredLease", "StaleMarker", "OldRevision"
-REWRITE_LIST = "RewriteList"
+REWRITE_LIST, DAMAGE_RECORD = "RewriteList", "DamageRecord"
 _REASONS = {Kind.DATA_PACK: DATA_PACK, Kind.MAP_PACK: MAP_PACK}
 
 
@@ -58,10 +60,10 @@ class PruneReport:
     """What a prune did, or would do if it is a dry run.
 
     `removed` says for each reason (DataPack, MapPack, CondemnedList, ExpiredLease, StaleMarker, OldRevision,
-    RewriteList) what was deleted. Of the packs that were not, `live` are those that manifests refer to, `leased` those
-    that writers at work have announced; `waiting` were condemned by an earlier run and will be deleted by a later one,
-    `condemned` by this one; `later` are too young to be condemned, or there are too many at once, or that was
-    postponed. `mostly_dead` of the live ones hold so little that the next backups of their disks store it anew.
+    RewriteList, DamageRecord) what was deleted. Of the packs that were not, `live` are those that manifests refer to,
+    `leased` those that writers at work have announced; `waiting` were condemned by an earlier run and will be deleted by
+    a later one, `condemned` by this one; `later` are too young to be condemned, or there are too many at once, or that
+    was postponed. `mostly_dead` of the live ones hold so little that the next backups of their disks store it anew.
     `unknown` counts objects among the packs that are not ours and are left alone. `postponed` says why nothing was
     condemned, if so; `asks` that it needs somebody who says that it is meant (`allow_most`).
     """
@@ -175,6 +177,8 @@ class _Prune:
         self._fence()
         # Before the manifests: a writer that ends meanwhile has written its manifest before its lease goes.
         leases = read_leases(self._repository, self._now - LEASE_TTL, self._before - LEASE_TTL)
+        # Also before them: a record that comes later may name what a manifest refers to that is not seen any more.
+        damage = read_records(self._repository)
         marks = self._mark()
         # After the mark: a list that is gone by then must be no reason to delete anything.
         condemned = _Condemned(read_condemned(self._repository), self._before)
@@ -185,13 +189,18 @@ class _Prune:
             OLD_REVISION: list(old_revisions(self._repository, self._before)),
         }
         for kind, live in ((Kind.DATA_PACK, marks.data), (Kind.MAP_PACK, marks.pages)):
-            self._remove(_REASONS[kind], self._sort(kind, live, leases, condemned, marks.disks))
+            damage.left |= {
+                pack for pack in damage.packs if pack[0] is kind and (pack[1] in live or pack in leases.packs)
+            }
+            self._remove(_REASONS[kind], self._sort(kind, live, leases, condemned, marks.disks, damage))
         if not allow_most:
             self._ask_about_most()
         self._condemn()
         for reason, found in {**clutter, CONDEMNED_LIST: list(condemned.finished())}.items():
             self._remove(reason, found)
         self._remove(REWRITE_LIST, self._advise(marks.disks))
+        # Writers that began before a record was there may not know it.
+        self._remove(DAMAGE_RECORD, self._tidy(damage, min(self._before, leases.since)))
 
     def _mark(self) -> Marks:
         marks = mark_manifests(self._repository, self._threads, self._count_manifests)
@@ -216,6 +225,7 @@ class _Prune:
         leases: LeasedPacks,
         condemned: _Condemned,
         disks: list[DiskMarks],
+        damage: DamageRecords,
     ) -> Iterator[ObjectInfo]:
         """Yield the packs of a kind that are to be deleted; count the others."""
         for number, info in enumerate(self._repository.store.list(_FOLDERS[kind]), 1):
@@ -229,6 +239,7 @@ class _Prune:
                 yield info
                 continue
             tally.add(info)
+            damage.saw(pack)
             if pack in condemned.packs:
                 condemned.left.add(pack)
             owner = live.get(pack[1]) if kind is Kind.DATA_PACK else None
@@ -287,6 +298,13 @@ class _Prune:
                 content = RewriteList(disk_key=disks[disk].disk_key, marked=self._now, packs=names)
                 write_advice(self._repository, disks[disk].disk_hash, content)
         return before
+
+    def _tidy(self, damage: DamageRecords, before: datetime) -> list[ObjectInfo]:
+        gone, together = damage.tidy(before)
+        if together and not self.report.dry_run:
+            self._fence()
+            record_damage(self._repository, together, self._now)
+        return gone
 
     def _remove(self, reason: str, objects: Iterable[ObjectInfo]) -> None:
         for info in in_batches(self._threads, _BATCH, self._delete, objects, self._fence):

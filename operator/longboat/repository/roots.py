@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 
 from .backups import StoredDisk, read_disk_manifest
 from .documents import MAX_DOCUMENT_OBJECT, open_document
@@ -17,6 +17,7 @@ from .object_store import ObjectInfo, exists
 from .parallel import in_batches
 from .repository import Repository
 
+_NEVER = datetime.max.replace(tzinfo=UTC)
 _BATCH = 16  # Manifests that are read at a time; one of a large disk takes some MiB of memory.
 
 
@@ -24,13 +25,14 @@ _BATCH = 16  # Manifests that are read at a time; one of a large disk takes some
 class LeasedPacks:
     """What writers at work have announced: `packs` they uploaded, and the manifest each uses as parent.
 
-    `expired` are the objects of leases that ended long ago.
+    `since` is when the oldest of them began to work; `expired` are the objects of leases that ended long ago.
     """
 
     live: int = 0
     packs: set[tuple[Kind, bytes]] = field(default_factory=set)
     parents: dict[str, str] = field(default_factory=dict)
     expired: list[ObjectInfo] = field(default_factory=list)
+    since: datetime = _NEVER
 
     def add(self, name: str, record: LeaseRecord) -> None:
         """Take a lease's object; DamagedError if it names what can't be named."""
@@ -71,6 +73,7 @@ def read_leases(repository: Repository, alive_since: datetime, expired_before: d
         newest = max(info.modified for info in objects)
         if newest > alive_since:
             leased.live += 1
+            leased.since = min(leased.since, *(info.modified for info in objects))
             for info in sorted(objects, key=lambda each: each.name):
                 _take(repository, info.name, leased)
         elif newest <= expired_before:
