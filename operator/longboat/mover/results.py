@@ -112,14 +112,12 @@ class PruneResult(_Result):
     """A prune that came to its end; in a dry run, what it would have done.
 
     `removed` says what was deleted by reason (DataPack, MapPack, CondemnedList, ExpiredLease, StaleMarker,
-    OldRevision, RewriteList, DamageRecord), `freed` all of it. Packs that were not: `condemned` now, `waiting` since an earlier run,
-    `later` too young or too many, `leased` by exports at work, `live` as backups refer to them, and of these
-    OldRevision, RewriteList, DamageRecord), `freed` all of it. Packs that were not: `condemned` now, `waiting` since an earlier run,
-    `later` too young or too many, `leased` by exports at work, `live` as backups refer to them, and of these
-    `mostly_dead` that the next backups store anew. `note` says why nothing was condemned, if so, and `asks` that it
-    waits for somebody's leave to condemn most; `unknown` objects were left alone. In a bucket with versions and locks,
-    `locks_extended` objects have a new lock, `purged` versions of what was removed before are gone for good, `locked`
-    objects wait for that.
+    OldRevision, RewriteList, DamageRecord), `freed` all of it. Packs that were not: `condemned` now, `waiting` since an
+    earlier run, `later` too young or too many, `leased` by exports at work, `live` as backups refer to them, and of
+    these `mostly_dead` that the next backups store anew. `note` says why nothing was condemned, if so, and `asks` that
+    it waits for somebody's leave to condemn most; `unknown` objects were left alone. In a bucket with versions and
+    locks, `locks_extended` objects have a new lock, `purged` versions of what was removed before are gone for good,
+    `locked` objects wait for that.
     """
 
     ok: Literal[True] = True

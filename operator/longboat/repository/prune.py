@@ -61,11 +61,11 @@ class PruneReport:
 
     `removed` says for each reason (DataPack, MapPack, CondemnedList, ExpiredLease, StaleMarker, OldRevision,
     RewriteList, DamageRecord) what was deleted. Of the packs that were not, `live` are those that manifests refer to,
-    `leased` those that writers at work have announced; `waiting` were condemned by an earlier run and will be deleted by
-    a later one, `condemned` by this one; `later` are too young to be condemned, or there are too many at once, or that
-    was postponed. `mostly_dead` of the live ones hold so little that the next backups of their disks store it anew.
-    `unknown` counts objects among the packs that are not ours and are left alone. `postponed` says why nothing was
-    condemned, if so; `asks` that it needs somebody who says that it is meant (`allow_most`).
+    `leased` those that writers at work have announced; `waiting` were condemned by an earlier run and will be deleted
+    by a later one, `condemned` by this one; `later` are too young to be condemned, or there are too many at once, or
+    that was postponed. `mostly_dead` of the live ones hold so little that the next backups of their disks store it
+    anew. `unknown` counts objects among the packs that are not ours and are left alone. `postponed` says why nothing
+    was condemned, if so; `asks` that it needs somebody who says that it is meant (`allow_most`).
     """
 
     dry_run: bool = False
