@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from longboat.kube.kinds import PERSISTENT_VOLUME_CLAIM, RESTORE, VIRTUAL_MACHINE, VIRTUAL_MACHINE_INSTANCE
+from longboat.kube.kinds import DISK_BACKUP, PERSISTENT_VOLUME_CLAIM, RESTORE, VIRTUAL_MACHINE, VIRTUAL_MACHINE_INSTANCE
 from longboat.kube.port import Object
 from longboat.mover.errors import SourceForbiddenError
 from longboat.mover.jobs import RestoreJob
@@ -147,6 +147,16 @@ def test_a_policy_may_name_the_claim_of_the_state_itself(world: BackupWorld, tmp
     world.drive()
     assert (disk(world, CLAIM).phase, disk(world, CLAIM).content) == ("Completed", "Archive")
     assert (restored(world, tmp_path / "new", CLAIM) / STATE_FILE).read_text() == "sealed keys"
+
+
+def test_an_adopted_state_is_still_known_as_files(world: BackupWorld) -> None:
+    world.add_backup()
+    world.drive()
+    world.cluster.delete(DISK_BACKUP, "run", SHOP)
+    world.clock.advance(minutes=5)
+    world.add_backup()
+    world.drive()
+    assert world.backup().status.adopted and disk(world, STATE).content == "Archive"
 
 
 def test_a_state_of_blocks_is_no_failure_of_the_disks_but_told(world: BackupWorld) -> None:
