@@ -119,6 +119,19 @@ def condition(type_: str, status: str) -> dict[str, str]:
     }
 
 
+def test_machine_of_which_a_disk_is_in_no_backup_is_told_of_although_its_runs_end_well(shop: Shop) -> None:
+    shop.finish("good")
+    left_out = {"name": "tpm-efi.state", "phase": "Unsupported", "reason": "NoSnapshotSupport", "message": "no"}
+    found = shop.cluster.get(DISK_BACKUP, "good", SHOP)
+    assert found is not None
+    shop.cluster.update_status(found | {"status": found["status"] | {"disks": [left_out]}})
+    shop.run()
+    assert shop.firing() == {"LongboatDisksLeftOut"}
+    shop.clock.by(minutes=1)
+    shop.finish("whole")
+    assert shop.firing() == set()
+
+
 def test_what_is_fresh_fires_nothing(shop: Shop) -> None:
     shop.finish("good")
     shop.set_store(conditions=[condition("Available", "True")], lastCheckTime="2026-01-07T10:17:00Z")

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
+from longboat.plan.policy import DISKS_LEFT_OUT
 from longboat.plan.retention import FINISHED
 
 Object = dict[str, Any]
@@ -58,6 +59,12 @@ METRICS = (
         "longboat_policy_protected",
         "gauge",
         "1 if every target has a good backup as recent as the schedule promises, else 0.",
+        POLICY,
+    ),
+    Metric(
+        "longboat_policy_disks_left_out",
+        "gauge",
+        "1 while the newest good backups lack disks that no backup can hold; absent otherwise.",
         POLICY,
     ),
     Metric(
@@ -125,6 +132,8 @@ def policy_samples(policy: Object) -> Iterator[Sample]:
         yield "longboat_policy_stalled", (*its, str(conditions["Stalled"]["reason"])), 1.0
     if "Protected" in conditions:
         yield "longboat_policy_protected", its, float(_holds(conditions, "Protected"))
+        if conditions["Protected"]["reason"] == DISKS_LEFT_OUT:
+            yield "longboat_policy_disks_left_out", its, 1.0
     for target in status.get("targets") or ():
         yield from _target(its, target)
     yield "longboat_backups_kept", its, float(status.get("backups") or 0)

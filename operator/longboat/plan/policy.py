@@ -156,7 +156,7 @@ def protection(
         return Protection("Late", False, "Late", f"{text}{why}")
     changes_at = min(lateness.values(), default=None)
     if lacking := _lacking(targets, runs):
-        return Protection("Partly", False, "DisksLeftOut", lacking, changes_at)
+        return Protection("Partly", False, DISKS_LEFT_OUT, lacking, changes_at)
     message = "every target has a good backup as recent as the schedule promises"
     return Protection("Yes", True, "Protected", message, changes_at)
 
@@ -192,6 +192,8 @@ def last_failure(targets: Iterable[Target], runs: Iterable[DiskBackup]) -> str:
     return f"; the last run that failed is DiskBackup {last.name!r}{why}"
 
 
+DISKS_LEFT_OUT = "DisksLeftOut"
+"""Reason of the condition Protected: what is backed up is backed up well, and something never is."""
 _NOTHING_TO_LOSE = frozenset({"Ephemeral", NO_STATE_YET})
 """Reasons of disks that hold nothing which outlives a run of the machine, or nothing yet."""
 _MOST_DISKS = 5
