@@ -191,7 +191,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "selector": ({"target": {"selector": {"matchLabels": {"a": "b"}}}}, "NothingSelected"),
     "store": ({"storeRef": {"name": "none"}}, "StoreNotFound"),
     "default": ({"storeRef": None}, "NoDefaultStore"),
-    "closed": ({"storeRef": {"name": "closed"}}, "NamespaceNotAllowed"),
+    "closed": ({"storeRef": {"name": "closed"}}, "StoreNotFound"),
 }
 
 

@@ -18,16 +18,17 @@ def choose_store(stores: Iterable[BackupStore], name: str | None, labels: Mappin
     known = sorted((store for store in stores if not store.metadata.deletion_timestamp), key=lambda store: store.name)
     open_to = [store for store in known if admits(store, labels)]
     if name is not None:
-        found = next((store for store in known if store.name == name), None)
+        # One that is closed to a namespace is to it as one that does not exist.
+        found = next((store for store in open_to if store.name == name), None)
         return found or Problem("StoreNotFound", _not_found(name, open_to))
     defaults = default_stores(known)
-    if len(defaults) == 1:
+    if len(defaults) == 1 and defaults[0] in open_to:
         return defaults[0]
-    if not defaults:
+    if len(default_stores(open_to)) < 2:
         return Problem(
             "NoDefaultStore",
-            "spec.storeRef: none is named and no BackupStore is the default; name one, or have an administrator set"
-            f" spec.default: true on one. Known stores: {_names(open_to)}",
+            "spec.storeRef: none is named and no BackupStore is the default of this namespace; name one, or have an"
+            f" administrator make one the default, and open it to this namespace. Known stores: {_names(open_to)}",
         )
     return Problem(
         "SeveralDefaultStores",
@@ -55,19 +56,11 @@ def admits(store: BackupStore, labels: Mapping[str, str]) -> bool:
     return allowed is None or all(labels.get(key) == value for key, value in allowed.match_labels.items())
 
 
-def not_allowed(store: BackupStore, namespace: str) -> Problem:
-    """Return the problem of a namespace that may not use a store."""
-    labels = store.spec.allowed_namespaces.match_labels if store.spec.allowed_namespaces else {}
-    wanted = ", ".join(f"{key}={value}" for key, value in sorted(labels.items()))
-    return Problem(
-        "NamespaceNotAllowed",
-        f"{FIELD}: BackupStore {store.name!r} is not open to the namespace {namespace!r}, which lacks the labels"
-        f" {wanted}; have an administrator label it, or use another store",
-    )
-
-
 def _not_found(name: str, known: Sequence[BackupStore]) -> str:
-    return f"{FIELD}: there is no BackupStore {name!r}; correct the name or have it created. Known: {_names(known)}"
+    return (
+        f"{FIELD}: there is no BackupStore {name!r} that is open to this namespace; correct the name, or have an"
+        f" administrator create it, or open it (spec.allowedNamespaces). Known: {_names(known)}"
+    )
 
 
 def _names(stores: Sequence[BackupStore]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +21,7 @@ from longboat.reconcile.backup_run import Run
 from longboat.reconcile.backup_store_access import find_at
 from longboat.reconcile.epochs import require_charge
 from longboat.reconcile.repositories import RepositoryAccess, StoreProblemError, told_in_namespace
+from longboat.reconcile.store_access import problem_of
 from longboat.reconcile.trash_notes import Place
 from longboat.repository import (
     BackupManifest,
@@ -32,6 +34,8 @@ from longboat.repository import (
     remove_tombstone,
 )
 from longboat.repository.errors import BackupNotFoundError, DamagedError
+
+log = logging.getLogger(__name__)
 
 _NOT_TAKEN_OVER = ("conditions", "observed_generation", "tombstoned_at", "policy_gone_at", "kept_because")
 
@@ -52,7 +56,7 @@ def adopt_from(run: Run, access: RepositoryAccess, store: BackupStore) -> bool |
             return problem
         lost = _lost_disks(access.repository, manifest) if manifest else {}
     except RepositoryError as error:
-        return Problem(error.reason, f"BackupStore {store.name!r}: {error}", passing=error.retryable)
+        return Problem(error.reason, told_in_namespace(store.name, problem_of(error)), passing=error.retryable)
     if manifest is None:
         return False
     _finish(run, _status(run, manifest, store, access, lost), _incomplete(lost))
@@ -117,7 +121,9 @@ def _lost(repository: Repository, disk: DiskReference) -> str | None:
     try:
         stored = read_disk_manifest(repository, disk.manifest)
     except (BackupNotFoundError, DamagedError) as error:
-        return f"{error}; restore the disk from another backup"
+        log.warning("%s", error)
+        state = "can't be read" if isinstance(error, DamagedError) else "is not in the store"
+        return f"its manifest {disk.manifest} {state}; restore the disk from another backup"
     if stored.object_id != disk.object_id:
         return f"{disk.manifest} is not what this backup wrote; restore the disk from another backup"
     return None

@@ -26,7 +26,7 @@ from longboat.reconcile import suspects
 from longboat.reconcile.backup_cleanup import clean
 from longboat.reconcile.backup_run import SOON, Run
 from longboat.reconcile.backup_store_access import open_repository, wait_or_fail
-from longboat.reconcile.repositories import RepositoryAccess
+from longboat.reconcile.repositories import RepositoryAccess, for_namespace
 from longboat.repository import (
     RepositoryError,
     find_backup,
@@ -76,7 +76,9 @@ def _write_manifest(run: Run, access: RepositoryAccess, good: list[DiskResult]) 
 
 
 def _problem(run: Run, error: RepositoryError, good: list[DiskResult]) -> None:
-    problem = Problem(error.reason, f"the backup's manifest could not be written: {error}")
+    store = run.status.store.name if run.status.store else ""
+    said = for_namespace(store, error.reason, str(error))
+    problem = Problem(error.reason, f"the backup's manifest could not be written: {said}")
     if error.reason not in _HOPELESS:
         # Without the manifest a captured disk is not to be found again: it does not count.
         wait_or_fail(run, problem, good)

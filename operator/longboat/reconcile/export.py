@@ -39,6 +39,7 @@ from longboat.reconcile.backup_cleanup import clean_disk
 from longboat.reconcile.backup_run import LATER, SOON, Run
 from longboat.reconcile.backup_store_access import open_repository
 from longboat.reconcile.new_volume import claim_says, proven_new
+from longboat.reconcile.repositories import for_namespace, log_once
 from longboat.repository import DiskIdentity
 
 PROGRESS_PERIOD = timedelta(seconds=5)
@@ -286,6 +287,7 @@ def _succeeded(run: Run, disk: DiskResult, state: movers.MoverState) -> None:
     except ValidationError as error:
         _failed(run, disk, Failure(reason="ResultUnreadable", message=str(error)[:500], retryable=True))
         return
+    result = result.model_copy(update={"note": _note(run, result)})
     done = completed(disk, result)
     run.update(disk, **{name: getattr(done, name) for name in type(done).model_fields})
     run.event("Normal", "DiskExported", f"disk {disk.name!r}: {result.stored_bytes} bytes stored ({result.mode})")
@@ -294,7 +296,21 @@ def _succeeded(run: Run, disk: DiskResult, state: movers.MoverState) -> None:
         run.event("Warning", reason, message)
 
 
+def _note(run: Run, result: ExportResult) -> str:
+    """Return what an export says of itself, as it is told in its namespace."""
+    if result.full_reason not in _UNREADABLE:
+        return result.note
+    store = run.status.store.name if run.status.store else ""
+    log_once(store, result.full_reason, result.note)
+    return "what earlier backups stored could not all be read, so that everything was stored anew"
+
+
+_UNREADABLE = ("ParentUnreadable", "DamageUnreadable", "CondemnedUnreadable")
+
+
 def _failed(run: Run, disk: DiskResult, failure: Failure) -> None:
+    store = run.status.store.name if run.status.store else ""
+    failure = failure.model_copy(update={"message": for_namespace(store, failure.reason, failure.message)})
     attempt = disk.attempts or 1
     if not failure.retryable or attempt >= ATTEMPTS:
         tried = f" (attempt {attempt} of {ATTEMPTS})" if failure.retryable else ""

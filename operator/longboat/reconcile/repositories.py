@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from longboat.api import BackupStore
+from longboat.plan.told import told
 
 if TYPE_CHECKING:
     from longboat.repository import Repository, StoreSettings
@@ -28,30 +30,24 @@ class StoreProblemError(Exception):
         self.retryable = retryable
 
 
-_FOR_ADMINISTRATORS = frozenset(
-    {
-        "CABundleInvalid",
-        "CABundleNotFound",
-        "CredentialsIncomplete",
-        "CredentialsNotFound",
-        "InvalidSettings",
-        "KeyInvalid",
-        "KeyNotFound",
-        "RecoveryRecipientInvalid",
-    }
-)
-"""Problems whose messages name Secrets of the operator's namespace: users of a namespace are not told which."""
-
-
 def told_in_namespace(store: str, error: StoreProblemError) -> str:
     """Return what the users of a namespace are told of a problem with a store; the whole of it goes to the log."""
-    if error.reason not in _FOR_ADMINISTRATORS:
-        return f"BackupStore {store!r}: {error.message}"
-    log.warning("BackupStore %r: %s: %s", store, error.reason, error.message)
-    return (
-        f"BackupStore {store!r}: its settings or Secrets, or those of this namespace, have to be put right; an"
-        " administrator finds what is wrong in its conditions and in the operator's log"
-    )
+    return for_namespace(store, error.reason, f"BackupStore {store!r}: {error.message}")
+
+
+def for_namespace(store: str, reason: str, message: str) -> str:
+    """Return a message as it is told to the users of a namespace: that of a store only by what it means for them."""
+    said = told(store, reason)
+    if said is None:
+        return message
+    log_once(store, reason, message)
+    return said
+
+
+@lru_cache(maxsize=256)
+def log_once(store: str, reason: str, message: str) -> None:
+    """Tell administrators of a problem that many objects may wait for, and look at again and again."""
+    log.warning("BackupStore %r: %s: %s", store, reason, message)
 
 
 @dataclass(frozen=True)

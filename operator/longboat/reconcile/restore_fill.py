@@ -39,7 +39,7 @@ from longboat.reconcile.context import Context
 from longboat.reconcile.mover import MoverState
 from longboat.reconcile.new_volume import claim_says, proven_new_of_class
 from longboat.reconcile.objects import load
-from longboat.reconcile.repositories import StoreProblemError, told_in_namespace
+from longboat.reconcile.repositories import StoreProblemError, for_namespace, told_in_namespace
 from longboat.reconcile.restore_bind import staging_of
 from longboat.reconcile.restore_stage import Stage, updated
 from longboat.reconcile.snapshot_support import machine
@@ -223,6 +223,7 @@ def _filled(ctx: Context, restore: Restore) -> Stage:
 def _failed(ctx: Context, restore: Restore, state: MoverState) -> Stage:
     number, failure = restore.status.attempts or 1, state.failure
     reason, message = (failure.reason, failure.message) if failure else ("PodFailed", "no reason given")
+    message = for_namespace(restore.status.store or "", reason, message)
     if failure and failure.retryable and number < ATTEMPTS:
         restore = updated(ctx, restore, retry_at=ctx.now() + retry_delay(number))
         _stop(ctx, restore)

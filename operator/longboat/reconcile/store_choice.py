@@ -8,7 +8,7 @@ from longboat.api import BackupStore
 from longboat.kube.kinds import BACKUP_STORE, NAMESPACE
 from longboat.kube.port import Cluster
 from longboat.plan.problem import Problem
-from longboat.plan.stores import admits, choose_store, not_allowed
+from longboat.plan.stores import choose_store
 from longboat.reconcile.objects import readable
 
 
@@ -20,13 +20,9 @@ def stores_of(cluster: Cluster) -> list[BackupStore]:
 def store_for(cluster: Cluster, namespace: str, name: str | None) -> BackupStore | Problem:
     """Return the store of this name (None: the default one) if the namespace may use it, else what is in the way.
 
-    Problems: StoreNotFound, NoDefaultStore, SeveralDefaultStores, NamespaceNotAllowed.
+    Problems: StoreNotFound, NoDefaultStore, SeveralDefaultStores.
     """
-    labels = labels_of(cluster, namespace)
-    store = choose_store(stores_of(cluster), name, labels)
-    if isinstance(store, Problem) or admits(store, labels):
-        return store
-    return not_allowed(store, namespace)
+    return choose_store(stores_of(cluster), name, labels_of(cluster, namespace))
 
 
 def labels_of(cluster: Cluster, namespace: str) -> Mapping[str, str]:

@@ -205,12 +205,15 @@ def test_without_exactly_one_default_store_the_policy_says_so(world: World, defa
     assert condition(world, "Ready", "named")[1] == "Scheduled"
 
 
-def test_a_namespace_that_may_not_use_the_store_is_told_which_labels_it_lacks(world: World) -> None:
+def test_a_namespace_that_may_not_use_the_store_does_not_learn_that_it_exists(world: World) -> None:
     world.add_store("closed", default=False, allowedNamespaces={"matchLabels": {"backups": "yes"}})
     world.add_policy(storeRef={"name": "closed"})
     world.run()
-    assert condition(world, "Ready")[1] == "NamespaceNotAllowed"
-    assert "backups=yes" in condition(world, "Ready")[2]
+    assert condition(world, "Ready")[1] == "StoreNotFound"
+    closed = condition(world, "Ready")[2]
+    world.add_policy("missing", storeRef={"name": "none"})
+    world.run("missing")
+    assert condition(world, "Ready", "missing")[2] == closed.replace("'closed'", "'none'")
 
 
 def test_a_target_that_comes_within_the_deadline_is_still_backed_up(world: World) -> None:
