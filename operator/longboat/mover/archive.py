@@ -92,9 +92,13 @@ def pack(folder: Path, leave_out: Collection[str] = ()) -> tuple[bytes, list[str
     return out.getvalue(), skipped
 
 
-def unpack(data: bytes, folder: Path) -> None:
-    """Write the files of an archive below a folder and sync them; ArchiveDamagedError before anything is written."""
-    entries = _checked(data)
+def unpack(data: bytes, folder: Path, lost: Collection[tuple[int, int]] = ()) -> list[str]:
+    """Write the files of an archive below a folder and sync them; ArchiveDamagedError before anything is written.
+
+    Of the ranges (offset, length) that are `lost` nothing is believed: files that have a part there are left out, and
+    all that comes after a lost name. Return what was left out.
+    """
+    entries, left_out = _checked(data, lost)
     for entry, content in entries:
         path = folder / entry.name
         try:
@@ -110,6 +114,7 @@ def unpack(data: bytes, folder: Path) -> None:
     for entry, _ in sorted(entries, key=lambda each: each[0].name.count("/"), reverse=True):
         _dress(folder / entry.name, entry)
     _sync(folder)
+    return left_out
 
 
 def _forbidden(folder: Path, error: PermissionError) -> SourceForbiddenError:
@@ -165,19 +170,32 @@ def _entry(name: str, info: os.stat_result, size: int) -> tarfile.TarInfo:
     return entry
 
 
-def _checked(data: bytes) -> list[tuple[tarfile.TarInfo, bytes]]:
-    entries = []
+def _checked(data: bytes, lost: Collection[tuple[int, int]]) -> tuple[list[tuple[tarfile.TarInfo, bytes]], list[str]]:
+    entries, left_out, end = list[tuple[tarfile.TarInfo, bytes]](), list[str](), 0
     try:
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
             for entry in archive:
                 parts = entry.name.split("/")
                 if not (entry.isreg() or entry.isdir()) or not set(parts).isdisjoint({"", ".", ".."}):
                     raise ArchiveDamagedError(f"the archive holds {entry.name!r}, which is no plain file below it")
+                if _touch(lost, end, entry.offset_data):
+                    break  # What says the name is lost, in part at least.
+                end = entry.offset_data + -(-entry.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+                if _touch(lost, entry.offset_data, entry.offset_data + entry.size):
+                    left_out.append(entry.name)
+                    continue
                 file = archive.extractfile(entry)
                 entries.append((entry, file.read() if file else b""))
     except (tarfile.TarError, ValueError, EOFError) as error:
-        raise ArchiveDamagedError(f"the archive can not be read: {error}") from None
-    return entries
+        if not _touch(lost, end, len(data)):
+            raise ArchiveDamagedError(f"the archive can not be read: {error}") from None
+    if _touch(lost, end, end + 2 * tarfile.BLOCKSIZE):
+        left_out.append(f"everything after {entries[-1][0].name}" if entries else "everything")
+    return entries, left_out
+
+
+def _touch(lost: Collection[tuple[int, int]], start: int, end: int) -> bool:
+    return any(offset < end and start < offset + length for offset, length in lost)
 
 
 def _write(path: Path, content: bytes) -> None:

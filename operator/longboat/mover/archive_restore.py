@@ -2,67 +2,109 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections import defaultdict
 from pathlib import Path
 
 from longboat.repository import DiskManifest, Repository
-from longboat.repository.errors import DamagedError, ObjectNotFoundError
+from longboat.repository.errors import DamagedError
 from longboat.repository.layout import Kind, pack_name
 from longboat.repository.map_reader import MapReader
-from longboat.repository.packs import open_frame
-from longboat.repository.pages import FrameRef
+from longboat.repository.pages import FrameRef, Page
 
 from .archive import MAX_ARCHIVE, OURS_TO_LEAVE, unpack
 from .errors import ArchiveDamagedError, TargetExistsError, TargetMissingError
 from .jobs import RestoreJob
+from .restore_damage import Damage, DamageHandler, Rescue, Salvage, refuse
 from .results import RestoreResult
 
+_LISTED = 8  # Files, ranges and backups that a result names.
 
-def restore_archive(job: RestoreJob, repository: Repository, manifest: DiskManifest) -> RestoreResult:
+
+def restore_archive(job: RestoreJob, repository: Repository, manifest: DiskManifest, salvage: Salvage) -> RestoreResult:
     """Write the files of an archive into the directory of an empty volume; a retry does it all again.
 
-    Nothing is written before all of the archive was read and checked. RepositoryError and MoverError say what is wrong.
+    Nothing is written before all of the archive was read and checked. Damaged blocks are taken from other backups of
+    the volume; with `job.salvage`, files of which some are lost for good are left out. RepositoryError and MoverError
+    say what is wrong.
     """
     folder = Path(job.target_path)
     if not folder.is_dir():
         raise TargetMissingError(f"{folder}: expected the directory of a filesystem volume")
     if not job.replace_existing and {entry.name for entry in folder.iterdir()} - OURS_TO_LEAVE:
         raise TargetExistsError(f"{folder}: there are files already; restore into a new volume")
-    data = read_whole(repository, manifest)
-    unpack(data, folder)
+    archive = Archive(repository, manifest, salvage if job.salvage else refuse)
+    data = archive.read()
+    lost = salvage.merged()
+    left_out = unpack(data, folder, lost)
     return RestoreResult(
         manifest=job.manifest,
         logical_bytes=manifest.size_bytes,
         written_bytes=len(data),
         read_bytes=manifest.statistics.allocated_bytes,
+        healed_bytes=archive.healed_bytes,
+        lost_bytes=salvage.lost_bytes,
+        lost_ranges=tuple(lost[:_LISTED]),
+        hurt=tuple(salvage.hurt(repository, manifest.disk.disk_key)[:_LISTED]),
+        note=_note(left_out, archive.healed_bytes),
     )
 
 
-def read_whole(repository: Repository, manifest: DiskManifest) -> bytes:
-    """Return all bytes of a small disk, each block checked; DamagedError or ArchiveDamagedError."""
-    if manifest.size_bytes > MAX_ARCHIVE:
-        raise ArchiveDamagedError(f"an archive of {manifest.size_bytes} bytes is too large: expected {MAX_ARCHIVE}")
-    reader, size = MapReader(repository, manifest), manifest.block_size
-    out = bytearray(-(-manifest.size_bytes // size) * size)
+class Archive:
+    """A small disk that is read as a whole."""
 
-    @lru_cache(maxsize=4)
-    def frame(ref: FrameRef) -> bytes:
-        name = pack_name(Kind.DATA_PACK, ref.pack)
+    def __init__(self, repository: Repository, manifest: DiskManifest, on_damage: DamageHandler) -> None:
+        """Read nothing yet; `on_damage` is told what is lost, which is zeros then."""
+        self._reader, self._rescue = MapReader(repository, manifest), Rescue(repository, manifest)
+        self._manifest, self._size, self._on_damage = manifest, manifest.block_size, on_damage
+
+    @property
+    def healed_bytes(self) -> int:
+        """Bytes that were taken from other backups."""
+        return self._rescue.healed_bytes
+
+    def read(self) -> bytes:
+        """Return all bytes, each block checked; ArchiveDamagedError, or what `on_damage` raises."""
+        manifest = self._manifest
+        if manifest.size_bytes > MAX_ARCHIVE:
+            raise ArchiveDamagedError(f"an archive of {manifest.size_bytes} bytes is too large: expected {MAX_ARCHIVE}")
+        out = bytearray(-(-manifest.size_bytes // self._size) * self._size)
+        for number in range(self._reader.pages):
+            page = self._page(number)
+            for frame, wanted in _frames(page, number * manifest.page_blocks).items() if page else ():
+                found = self._rescue.blocks(frame, wanted)
+                for block, content in found.items():
+                    out[block * self._size : (block + 1) * self._size] = content
+                if missing := sorted(wanted.keys() - found.keys()):
+                    place = f"pack {pack_name(Kind.DATA_PACK, frame.pack)}: the frame at {frame.offset} can't be read"
+                    self._tell(missing, place, (Kind.DATA_PACK, frame.pack, frame.offset))
+        return bytes(out[: manifest.size_bytes])
+
+    def _page(self, number: int) -> Page | None:
         try:
-            sealed = repository.store.get_range(name, ref.offset, ref.length)
-        except ObjectNotFoundError:
-            raise DamagedError(f"pack {name} is missing") from None
-        return open_frame(repository.keys, Kind.DATA_PACK, ref, sealed, ref.blocks * size)
+            return self._reader.page(number)
+        except DamagedError as error:
+            first = number * self._manifest.page_blocks
+            blocks = list(range(first, first + self._reader.page_blocks(number)))
+            self._tell(blocks, str(error), (Kind.MAP_PACK, *self._reader.place(number)))
+            return None
 
-    for number in range(reader.pages):
-        page = reader.page(number)
-        for index in range(page.blocks if page else 0):
-            place = page.place(index) if page else None
-            if page is None or place is None:
-                continue
-            block = frame(place[0])[place[1] * size : (place[1] + 1) * size]
-            if repository.keys.block_id(block) != page.block_id(index):
-                raise DamagedError(f"pack {place[0].pack.hex()}: the frame at {place[0].offset} holds another block")
-            at = (number * manifest.page_blocks + index) * size
-            out[at : at + size] = block
-    return bytes(out[: manifest.size_bytes])
+    def _tell(self, blocks: list[int], cause: str, frame: tuple[Kind, bytes, int]) -> None:
+        end = self._manifest.size_bytes
+        ranges = tuple((at * self._size, min(self._size, end - at * self._size)) for at in blocks)
+        self._on_damage(Damage(ranges, cause, frame))
+
+
+def _frames(page: Page, first: int) -> dict[FrameRef, dict[int, tuple[int, bytes]]]:
+    frames: dict[FrameRef, dict[int, tuple[int, bytes]]] = defaultdict(dict)
+    for index in range(page.blocks):
+        place = page.place(index)
+        if place:
+            frames[place[0]][first + index] = place[1], page.block_id(index)
+    return frames
+
+
+def _note(left_out: list[str], healed: int) -> str:
+    more = f" and {len(left_out) - _LISTED} more" if len(left_out) > _LISTED else ""
+    parts = [f"left out, as their data is lost: {', '.join(left_out[:_LISTED])}{more}"] if left_out else []
+    parts += [f"{healed} bytes were taken from other backups of the volume"] if healed else []
+    return "; ".join(parts)

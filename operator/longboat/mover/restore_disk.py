@@ -53,7 +53,7 @@ def run_restore(
     if job.content != manifest.content:
         raise JobError(f"content: the job expects {job.content}, the backup holds {manifest.content}")
     if manifest.content == "Archive":
-        return restore_archive(job, repository, manifest)
+        return restore_archive(job, repository, manifest, Salvage(emit))
     data_bytes = manifest.statistics.allocated_bytes
     target = open_target(
         Path(job.target_path), manifest.size_bytes, data_bytes, job.target_size, job.replace_existing, job.file_owner

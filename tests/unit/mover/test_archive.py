@@ -12,6 +12,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from longboat.mover import archive
 from longboat.mover.archive import pack, unpack
@@ -24,10 +26,13 @@ from longboat.mover.errors import (
 )
 from longboat.mover.restore_disk import run_restore
 from longboat.mover.results import ExportResult
+from longboat.repository.damage import Damage, record_damage
 from longboat.repository.errors import DamagedError
+from longboat.repository.layout import Kind, pack_name
 from tests.fakes.object_store import MemoryStore
 
-from .disks import export, repository_in, restore_job
+from .disks import PATH, export, repository_in, restore_job
+from .test_damage import frames_of
 
 MOVER = 107
 
@@ -209,3 +214,63 @@ def test_damaged_archive_is_told_and_nothing_is_written(state: Path, tmp_path: P
     with pytest.raises(DamagedError):
         run_restore(restore_job(key, result.manifest, tmp_path / "target", content="Archive"), store, lambda _: None)
     assert not list((tmp_path / "target").iterdir())
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(lost=st.lists(st.tuples(st.integers(0, 140), st.integers(1, 30)), max_size=4))
+def test_salvage_writes_no_file_of_which_a_part_is_lost_and_names_what_it_leaves_out(
+    state: Path, lost: list[tuple[int, int]]
+) -> None:
+    data, size = bytearray(pack(state)[0]), 4096
+    ranges = [(at * size, count * size) for at, count in lost]
+    for offset, length in ranges:
+        data[offset : offset + length] = bytes(len(data[offset : offset + length]))
+    with TemporaryDirectory() as name:
+        left_out = unpack(bytes(data), Path(name), ranges)
+        found, expected = tree(Path(name)), tree(state)
+        assert found.items() <= expected.items()
+        cut = any(each.startswith("everything") for each in left_out)
+        assert cut or expected.keys() - found.keys() == set(left_out)
+
+
+def test_lost_frames_of_an_archive_are_taken_from_another_backup_of_the_volume(state: Path, tmp_path: Path) -> None:
+    store = MemoryStore()
+    repository = repository_in(store)
+    first = back_up(store, state)
+    [lost] = [name for name in store.objects if "/packs/" in name]
+    damage = Damage()
+    damage.add(Kind.DATA_PACK, bytes.fromhex(lost.rsplit("/", 1)[1]))
+    record_damage(repository, damage, store.now)
+    back_up(store, state, "two", 2)
+    del store.objects[lost]
+    target = tmp_path / "healed"
+    target.mkdir()
+    job = restore_job(repository.master_key, first.manifest, target, content="Archive")
+    result = run_restore(job, store, lambda _: None)
+    assert result.healed_bytes > 0 and not result.lost_bytes
+    assert tree(target) == tree(state)
+
+
+def test_salvage_of_an_archive_says_which_files_and_which_other_backups_are_hurt(state: Path, tmp_path: Path) -> None:
+    store = MemoryStore()
+    key = repository_in(store).master_key
+    (state / "zz-last").write_bytes(os.urandom(1_600_000))
+    first = back_up(store, state)
+    second = back_up(store, state, "two", 2)
+    # In the middle of the last file, which is larger than a frame's 512 KiB.
+    _, frame = frames_of(repository_in(store), first.manifest)[-200]
+    name = f"{PATH}/{pack_name(Kind.DATA_PACK, frame.pack)}"
+    data, modified, version = store.objects[name]
+    store.objects[name] = data[: frame.offset + 20] + b"?" + data[frame.offset + 21 :], modified, version
+    target = tmp_path / "salvaged"
+    target.mkdir()
+    with pytest.raises(DamagedError, match="salvage"):
+        run_restore(restore_job(key, first.manifest, target, content="Archive"), store, lambda _: None)
+    assert not list(target.iterdir())
+    job = restore_job(key, first.manifest, target, content="Archive", salvage=True)
+    result = run_restore(job, store, lambda _: None)
+    assert result.lost_bytes and "zz-last" in result.note and second.reused is False
+    assert set(result.hurt) == {"one", "two"}
+    expected = tree(state)
+    del expected["zz-last"]
+    assert tree(target) == expected
