@@ -11,7 +11,7 @@ from longboat.mover import ExportResult
 from longboat.plan.backup_snapshots import labels_of
 from longboat.plan.change_tracking import MISMATCH
 from longboat.plan.hand_over import key_of
-from longboat.plan.mover import ATTEMPT
+from longboat.plan.mover import ATTEMPT, LOST
 from longboat.plan.names import DISK, DISK_KEY, child_name, digest, joined
 
 Object = dict[str, Any]
@@ -47,13 +47,13 @@ def disk_label(disk: DiskResult) -> str:
     return digest(disk.name, length=10)
 
 
-def retry_delay(attempt: int) -> timedelta:
-    """Return how long to wait after an attempt (1, 2, …) that failed.
+def retry_delay(attempt: int, reason: str) -> timedelta:
+    """Return how long to wait after an attempt (1, 2, …) that failed for a reason.
 
-    >>> retry_delay(1), retry_delay(2)
-    (datetime.timedelta(seconds=30), datetime.timedelta(seconds=120))
+    >>> retry_delay(1, "StoreUnavailable"), retry_delay(2, "StoreUnavailable"), retry_delay(2, "PodLost")
+    (datetime.timedelta(seconds=30), datetime.timedelta(seconds=120), datetime.timedelta(seconds=40))
     """
-    return timedelta(seconds=30 << 2 * max(0, attempt - 1))
+    return timedelta(seconds=(10 if reason in LOST else 30) << 2 * max(0, attempt - 1))
 
 
 def distrusted(result: ExportResult) -> str | None:

@@ -30,6 +30,8 @@ QUIET_WORK = timedelta(hours=2)
 """The same before its first byte and after its last one: what it does there (maps, checks) counts no bytes."""
 IDLE_AFTER = timedelta(minutes=15)
 """A mover whose pod does not run after this, for want of its volume or a node, takes no place from other namespaces."""
+LOST = frozenset({"JobDeleted", "PodLost", "ResultLost"})
+"""Failures of a mover that was taken away: nothing has to recover before another one is made."""
 DEVICE_PATH = "/dev/longboat-disk"
 VOLUME_PATH = "/volume"
 ROLE = "longboat.dev/role"

@@ -10,7 +10,7 @@ from typing import Any
 from longboat.api import Restore
 from longboat.mover import FileOwner, RestoreJob
 from longboat.plan.automatic import CLAIM_UID
-from longboat.plan.mover import Mover, mount_path
+from longboat.plan.mover import LOST, Mover, mount_path
 from longboat.plan.names import child_name, owner_labels
 from longboat.plan.restore_target import image_bytes
 from longboat.repository import StoreSettings
@@ -30,9 +30,13 @@ def job_name(restore: Restore, attempt: int) -> str:
     return child_name(restore.name, restore.uid, "restore", str(attempt))
 
 
-def retry_delay(attempt: int) -> timedelta:
-    """Return how long to wait after an attempt that failed."""
-    return timedelta(seconds=30 << (attempt - 1))
+def retry_delay(attempt: int, reason: str) -> timedelta:
+    """Return how long to wait after an attempt (1, 2, …) that failed for a reason.
+
+    >>> retry_delay(1, "StoreUnavailable"), retry_delay(1, "PodLost")
+    (datetime.timedelta(seconds=30), datetime.timedelta(seconds=10))
+    """
+    return timedelta(seconds=(10 if reason in LOST else 30) << (attempt - 1))
 
 
 def mover_of(restore: Restore, attempt: int, staging: Object, job: RestoreJob, affinity: Object | None) -> Mover:

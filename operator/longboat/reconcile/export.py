@@ -13,6 +13,7 @@ from longboat.api.disk_backup import DiskResult
 from longboat.kube.kinds import JOB, PERSISTENT_VOLUME, PERSISTENT_VOLUME_CLAIM, SECRET
 from longboat.kube.port import AlreadyExistsError, Object, RefusedError
 from longboat.mover import ExportJob, ExportResult, Failure
+from longboat.plan.backoff import look_again
 from longboat.plan.backup import expiry_rule, percent
 from longboat.plan.backup_snapshots import is_ours, name_taken
 from longboat.plan.export import (
@@ -42,7 +43,7 @@ from longboat.reconcile.new_volume import claim_says, proven_new
 from longboat.reconcile.repositories import for_namespace, log_once
 from longboat.repository import DiskIdentity
 
-PROGRESS_PERIOD = timedelta(seconds=5)
+AT_FIRST, PROGRESS_PERIOD = timedelta(seconds=1), timedelta(seconds=5)
 
 
 def step(run: Run) -> None:
@@ -136,7 +137,7 @@ def _start(run: Run, disk: DiskResult) -> None:
         return
     disk = _note_job(run, disk, job)
     _ensure_claim(run, disk)
-    run.wait(SOON)
+    run.wait(AT_FIRST)
 
 
 def _note_job(run: Run, disk: DiskResult, job: Object) -> DiskResult:
@@ -254,7 +255,12 @@ def _wait_for_pod(run: Run, disk: DiskResult, pod: str) -> None:
             _failed(run, disk, Failure(reason="MoverNotStarted", message=message, retryable=True))
             return
         run.update(disk, message=message)
-    run.wait(SOON if waited < PENDING_TOLD else LATER)
+    run.wait(_next_look(run, disk, SOON) if waited < PENDING_TOLD else LATER)
+
+
+def _next_look(run: Run, disk: DiskResult, longest: timedelta) -> timedelta:
+    """Return when to look again: a small disk is exported within seconds, a large one takes hours."""
+    return look_again(run.ctx.now() - (disk.started_at or run.ctx.now()), AT_FIRST, longest)
 
 
 def _claim_says(run: Run, disk: DiskResult) -> str:
@@ -278,7 +284,7 @@ def _progress(run: Run, disk: DiskResult, state: movers.MoverState) -> None:
         share = percent(its.done, its.total, ended=False)
         changes |= {"bytes_done": its.done, "logical_bytes": its.total, "progress": share}
     run.update(disk, **changes)
-    run.wait(PROGRESS_PERIOD)
+    run.wait(_next_look(run, disk, PROGRESS_PERIOD))
 
 
 def _succeeded(run: Run, disk: DiskResult, state: movers.MoverState) -> None:
@@ -316,7 +322,7 @@ def _failed(run: Run, disk: DiskResult, failure: Failure) -> None:
         tried = f" (attempt {attempt} of {ATTEMPTS})" if failure.retryable else ""
         run.fail(disk, Problem(failure.reason, failure.message + tried))
         return
-    delay = retry_delay(attempt)
+    delay = retry_delay(attempt, failure.reason)
     message = f"attempt {attempt} of {ATTEMPTS} failed, trying again: {failure.message}"
     run.event("Warning", failure.reason, f"disk {disk.name!r}: {message}")
     changed = run.update(

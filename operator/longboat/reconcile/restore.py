@@ -24,7 +24,7 @@ from longboat.reconcile.restore_cleanup import left_empty, take_back
 from longboat.reconcile.restore_fill import fill
 from longboat.reconcile.restore_pin import pin
 
-SOON = timedelta(seconds=3)
+AT_FIRST, SOON = timedelta(seconds=1), timedelta(seconds=3)
 FIRST_RETRY, LAST_RETRY = timedelta(seconds=10), timedelta(minutes=10)
 _STAGES = (pin, claim, fill, bind, attach)
 
@@ -53,7 +53,9 @@ def _wait(ctx: Context, restore: Restore, waiting: Waiting) -> timedelta:
     conditions = _conditions(ctx, restore, waiting)
     _save(ctx, restore, phase=restore.status.phase or "Pending", conditions=conditions)
     retry_at = restore.status.retry_at
-    return max(SOON, retry_at - ctx.now()) if retry_at else SOON
+    # A small disk is restored within seconds.
+    soon = look_again(ctx.now() - restore.metadata.creation_timestamp, AT_FIRST, SOON)
+    return max(soon, retry_at - ctx.now()) if retry_at else soon
 
 
 def _trouble(ctx: Context, restore: Restore, problem: Problem) -> timedelta | None:

@@ -225,7 +225,7 @@ def _failed(ctx: Context, restore: Restore, state: MoverState) -> Stage:
     reason, message = (failure.reason, failure.message) if failure else ("PodFailed", "no reason given")
     message = for_namespace(restore.status.store or "", reason, message)
     if failure and failure.retryable and number < ATTEMPTS:
-        restore = updated(ctx, restore, retry_at=ctx.now() + retry_delay(number))
+        restore = updated(ctx, restore, retry_at=ctx.now() + retry_delay(number, reason))
         _stop(ctx, restore)
         return Stage(restore, Waiting("Retrying", f"attempt {number} of {ATTEMPTS} failed ({reason}: {message})"))
     tried = f" ({number} attempts)" if number > 1 else ""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from longboat.mover.jobs import merge
+from longboat.plan import export, restore_job
 from longboat.plan.mover import IDLE_AFTER, Mover, MoverSettings, mover_job, mover_secret, no_room, split_secret
 
 JOB = {
@@ -103,3 +105,11 @@ def test_movers_whose_volumes_are_never_made_hold_up_nobody_else_and_stay_bounde
     assert no_room("restore", "bank", stuck, 10, NOW) == ""
     assert "10 restores" in no_room("restore", "bank", jobs(10, "den", IDLE_AFTER, ready=1), 10, NOW)
     assert "of this namespace" in no_room("restore", "shop", jobs(8, "shop", IDLE_AFTER), 10, NOW)
+
+
+@pytest.mark.parametrize("delay", [export.retry_delay, restore_job.retry_delay])
+def test_a_mover_that_was_taken_away_is_replaced_sooner_than_one_that_failed(
+    delay: Callable[[int, str], timedelta],
+) -> None:
+    assert max(delay(attempt, "PodLost") for attempt in (1, 2)) <= timedelta(seconds=40)
+    assert all(delay(attempt, "PodLost") < delay(attempt, "StoreUnreachable") for attempt in (1, 2))
