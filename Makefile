@@ -4,6 +4,7 @@ SHELL := /bin/sh
 export PYTHONPATH := operator:.
 export PYTHONDONTWRITEBYTECODE := 1
 PY = $$(scripts/venv)/bin/python
+TOGETHER = --numprocesses=3 --dist=loadfile --no-loadscope-reorder
 PYTEST = $(PY) -m pytest -p no:cacheprovider
 
 .PHONY: help
@@ -31,11 +32,8 @@ generate: ## Write the generated files (crds/, the chart's copies, manifests/, t
 .PHONY: test
 test: check ## Every test, on a local cluster with real parts (25 minutes, 60 the first time)
 	$(PY) -m tests.cluster build
-	@# What needs no cluster waits for clocks most of the time: it runs beside the rest, and is shown after it.
-	@mkdir -p build; $(PYTEST) tests --ignore=tests/unit -m "not cluster and not long" --durations=10 > build/test-beside.log 2>&1 & \
-	  beside=$$!; trap 'kill $$beside' INT TERM; \
-	  $(PYTEST) tests --ignore=tests/unit -m "cluster and not long" --durations=25; failed=$$?; \
-	  wait $$beside || failed=1; cat build/test-beside.log; exit $$failed
+	@# Most tests wait for clocks and pods: three processes share the cluster (tests/turns.py says who may run beside whom).
+	$(PYTEST) tests --ignore=tests/unit -m "not long" $(TOGETHER) --durations=25
 
 .PHONY: test-long
 test-long: ## The hunts that take hours

@@ -4,7 +4,7 @@ import os
 
 from hypothesis import settings
 
-pytest_plugins = ["tests.cluster.fixtures", "tests.evidence"]
+pytest_plugins = ["tests.cluster.fixtures", "tests.evidence", "tests.turns", "tests.timeline"]
 
 # A slow machine is no failure, so no deadlines. What must land is judged by the same examples each time; whoever works
 # on the code, and `make test-long`, gets new ones with each run.

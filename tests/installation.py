@@ -15,11 +15,12 @@ import yaml
 from longboat.repository import generate_recovery_pair, generate_store_key
 from tests.cluster import binaries, images
 from tests.cluster.cluster import Cluster
-from tests.cluster.paths import CHECKOUT
+from tests.cluster.paths import CHECKOUT, content_key, locked
 from tests.cluster.progress import ClusterError, say
 
 NAMESPACE = "longboat-system"
 RELEASE = "longboat"
+CHART = CHECKOUT / "charts" / "longboat"
 STORE = "offsite"
 IMAGE_INPUTS = ("requirements/runtime.txt", "operator/longboat", "LICENSE")
 
@@ -31,14 +32,41 @@ def image() -> images.Image:
 
 def install(cluster: Cluster, values: Mapping[str, str] | None = None) -> None:
     """Install, or upgrade, the chart and wait until the operator is ready."""
-    built = image()
-    cluster.load_image(built.archive)
-    repository, _, tag = built.reference.rpartition(":")
-    settings = {"image.repository": repository, "image.tag": tag, "image.pullPolicy": "Never", "location": "lon-1"}
+    cluster.load_image(image().archive)
+    settings = _settings(values)
     ensure_namespace(cluster, NAMESPACE, {"pod-security.kubernetes.io/enforce": "restricted"})
     say("installing the operator by its chart")
-    helm(cluster, "upgrade", "--install", RELEASE, str(CHECKOUT / "charts" / "longboat"), "--wait", "--timeout=3m",
-         *[f"--set={key}={value}" for key, value in (settings | dict(values or {})).items()])  # fmt: skip
+    options = ["--wait", "--timeout=3m", f"--description={_fingerprint(settings)}"]
+    options += [f"--set={key}={value}" for key, value in settings.items()]
+    helm(cluster, "upgrade", "--install", RELEASE, str(CHART), *options)
+
+
+def ensure(cluster: Cluster, values: Mapping[str, str] | None = None) -> None:
+    """Have this checkout's chart installed with these values and no others, beside other processes that want the same.
+
+    What is installed already stays as it is.
+    """
+    with locked(f"installation-{cluster.identity}"):
+        if _installed(cluster) != _fingerprint(_settings(values)):
+            install(cluster, values)
+
+
+def _settings(values: Mapping[str, str] | None) -> dict[str, str]:
+    repository, _, tag = image().reference.rpartition(":")
+    own = {"image.repository": repository, "image.tag": tag, "image.pullPolicy": "Never", "location": "lon-1"}
+    return own | dict(values or {})
+
+
+def _fingerprint(settings: Mapping[str, str]) -> str:
+    """What is written on the release, so that it is known what it was made from."""
+    files = [path.read_bytes() for path in sorted(CHART.rglob("*")) if path.is_file()]
+    return f"of tests: {content_key(json.dumps(dict(settings)).encode(), *files)}"
+
+
+def _installed(cluster: Cluster) -> str:
+    """The fingerprint of the release, or nothing if there is none that works."""
+    releases = json.loads(helm(cluster, "list", f"--filter=^{RELEASE}$", "--deployed", "-o", "json"))
+    return str(json.loads(helm(cluster, "status", RELEASE, "-o", "json"))["info"]["description"]) if releases else ""
 
 
 def uninstall(cluster: Cluster) -> None:
@@ -107,8 +135,13 @@ def secret(name: str, data: Mapping[str, str], namespace: str = NAMESPACE) -> di
 
 def ensure_store(cluster: Cluster, name: str = STORE, **spec: Any) -> None:
     """Have a BackupStore on the remote cluster's object store, with a key and a recovery pair that are made once."""
-    if cluster.kubectl("get", "backupstore", name, "--ignore-not-found"):
-        return
+    with locked(f"installation-{cluster.identity}"):
+        if not cluster.kubectl("get", "backupstore", name, "--ignore-not-found"):
+            _make_store(cluster, name, spec)
+    cluster.kubectl("wait", "--for=condition=Ready", f"backupstore/{name}", "--timeout=60s")
+
+
+def _make_store(cluster: Cluster, name: str, spec: Mapping[str, Any]) -> None:
     remote = cluster.s3_settings()
     apply(cluster, secret(f"{name}-key", {"key": generate_store_key()}))
     credentials = {"accessKeyID": remote.access_key_id, "secretAccessKey": remote.secret_access_key}
@@ -119,7 +152,6 @@ def ensure_store(cluster: Cluster, name: str = STORE, **spec: Any) -> None:
         "data": {"ca.crt": remote.ca_pem},
     }
     apply(cluster, secret(f"{name}-s3", credentials), authorities, store(cluster, name, **spec))
-    cluster.kubectl("wait", "--for=condition=Ready", f"backupstore/{name}", "--timeout=60s")
 
 
 def store(cluster: Cluster, name: str = STORE, **spec: Any) -> dict[str, Any]:

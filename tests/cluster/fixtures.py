@@ -20,15 +20,13 @@ def apiserver() -> Iterator[ApiServer]:
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    """The cluster of the run, without KubeVirt at first; one that ran before, of the same parts, is left running."""
+    """The cluster of the run, without KubeVirt at first; one that ran before, of the same parts, is left running.
+
+    The processes of a run share it: the first one starts it, and the last one takes it down.
+    """
     found = Cluster(TEST)
-    left_running = lifecycle.is_current(found)
-    lifecycle.up(found, kubevirt=False, renew=True)
-    try:
+    with lifecycle.used(found):
         yield found
-    finally:
-        if not left_running:
-            lifecycle.clean(found)
 
 
 @pytest.fixture(scope="session")

@@ -17,9 +17,10 @@ from tests.cluster.cluster import Cluster
 from tests.cluster.csi import DRIVER_NAME, cleanup
 from tests.cluster.images import Image
 from tests.cluster.network import Link
-from tests.cluster.paths import CHECKOUT, PACKAGE, cache_dir, content_key, locked
+from tests.cluster.paths import CHECKOUT, PACKAGE, cache_dir, content_key, locked, locked_by_all
 from tests.cluster.progress import ClusterError, say, wait_until
 
+_OF_TESTS = "started-by-tests"
 _CSI_MANIFESTS = PACKAGE / "csi" / "manifests.yaml"
 
 
@@ -60,6 +61,22 @@ def up(cluster: Cluster, kubevirt: bool = True, renew: bool = False) -> None:
     say(f"cluster {cluster.name} is up: export KUBECONFIG={cluster.kubeconfig}")
 
 
+@contextmanager
+def used(cluster: Cluster) -> Iterator[None]:
+    """Have the cluster run, beside other processes that use it; the last one cleans it away, unless it ran before."""
+    with locked_by_all(f"users-{cluster.identity}") as is_last:
+        with locked(f"first-user-{cluster.identity}"):
+            ran_before = is_current(cluster)
+            up(cluster, kubevirt=False, renew=True)
+            if not ran_before:
+                (cluster.state / _OF_TESTS).touch()
+        try:
+            yield
+        finally:
+            if is_last() and (cluster.state / _OF_TESTS).exists():
+                clean(cluster)
+
+
 def _is_usable(cluster: Cluster, renew: bool) -> bool:
     if not cluster.is_known():
         return False
@@ -80,7 +97,8 @@ def is_healthy(cluster: Cluster) -> bool:
         context = controlplane.client_context(cluster.state / "pki")
     except (ClusterError, OSError, ValueError, KeyError):
         return False
-    return controlplane.is_ready(url, context)
+    # Replacing a cluster that others use is worse than waiting for an answer of a busy machine.
+    return any(controlplane.is_ready(url, context) for _ in range(3))
 
 
 def is_current(cluster: Cluster) -> bool:

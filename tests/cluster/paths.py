@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -39,8 +39,7 @@ def content_key(*parts: bytes) -> str:
 @contextmanager
 def locked(name: str) -> Iterator[None]:
     """Hold the machine-wide lock `name`; waits for other processes, and a dead holder's lock is free at once."""
-    path = cache_dir() / "locks" / f"{name}.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = lock_file(name)
     with path.open("w") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -48,3 +47,28 @@ def locked(name: str) -> Iterator[None]:
             say(f"waiting for another process that holds {path}")
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield
+
+
+@contextmanager
+def locked_by_all(name: str) -> Iterator[Callable[[], bool]]:
+    """Hold the machine-wide lock `name` together with others; the function gives it up and tells who was the last."""
+    with lock_file(name).open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_SH)
+
+        def is_last() -> bool:
+            # Not made exclusive at once: two that wait for each other's share would both be refused.
+            fcntl.flock(handle, fcntl.LOCK_UN)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            return True
+
+        yield is_last
+
+
+def lock_file(name: str) -> Path:
+    """The file of a lock; it stays when nobody holds it."""
+    path = cache_dir() / "locks" / f"{name}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path

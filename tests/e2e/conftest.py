@@ -12,10 +12,13 @@ from tests.cluster.cluster import Cluster
 from tests.e2e.workloads import Namespace
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def longboat(cluster: Cluster) -> Cluster:
-    """The cluster of the run with the operator in it, as a pod with the chart's rights, and a default store."""
-    installation.install(cluster)
+    """The cluster of the run with the operator in it, as a pod with the chart's rights, and a default store.
+
+    Looked at for each module: one before it may have had other settings, or none.
+    """
+    installation.ensure(cluster)
     installation.ensure_store(cluster)
     return cluster
 

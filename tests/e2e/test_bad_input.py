@@ -20,6 +20,7 @@ from tests.cluster.progress import ClusterError
 from tests.e2e.workloads import Namespace, Object, claim
 
 pytestmark = pytest.mark.cluster
+HEAD = "| input | where it lands | message |\n|---|---|---|\n"
 TABLE = CHECKOUT / "build" / "bad-input.md"
 
 
@@ -110,12 +111,13 @@ def place(longboat: Cluster) -> Iterator[Namespace]:
     found.apply(found.ours("DiskBackup", "good", backup("good")))
     assert found.ended("diskbackup", "good")["status"]["phase"] == "Completed"
     TABLE.parent.mkdir(exist_ok=True)
-    TABLE.write_text("| input | where it lands | message |\n|---|---|---|\n")
+    TABLE.write_text(HEAD)
     yield found
     longboat.kubectl("delete", "namespace", found.name, "--wait=false")
 
 
 def seen(title: str, where: str, message: str) -> None:
+    TABLE.parent.mkdir(exist_ok=True)
     with TABLE.open("a") as table:
         table.write(f"| {title} | {where} | {message.strip().replace('|', '/')} |\n")
 
@@ -177,36 +179,20 @@ def test_unusable_store_says_why_and_what_to_do(place: Namespace, title: str, ch
         place.cluster.kubectl("delete", "backupstore", name)
 
 
-def test_two_default_stores_are_told_on_both_and_on_policies_that_name_none(place: Namespace) -> None:
-    second = installation.store(place.cluster, "second-default")
-    second["spec"] |= {
-        "credentialsSecretRef": {"name": "offsite-s3"},
-        "encryption": {"keySecretRef": {"name": "offsite-key"}},
-    }
-    second["spec"]["s3"]["caBundleRef"] = {"name": "offsite-ca"}
-    installation.apply(place.cluster, second)
-    try:
-        place.apply(place.ours("BackupPolicy", "which-store", policy()))
-        found = place.condition("backuppolicy", "which-store", "Ready")("SeveralDefaultStores")
-        seen("two default stores", "BackupPolicy: SeveralDefaultStores", found["message"])
-    finally:
-        place.cluster.kubectl("delete", "backupstore", "second-default")
-    place.condition("backuppolicy", "which-store", "Ready")("Scheduled")
-
-
 def test_wrong_encryption_key_fails_closed_and_heals_with_the_right_one(place: Namespace) -> None:
-    data = place.cluster.kubectl(
-        "-n", installation.NAMESPACE, "get", "secret", "offsite-key", "-o", "jsonpath={.data.key}"
-    )
-    wrong = installation.secret("offsite-key", {"key": installation.generate_store_key()})
+    # A store of its own: others use the run's.
+    store = installation.store(place.cluster, "second-key", default=False)
+    store["spec"]["s3"] |= {"prefix": place.name, "caBundleRef": {"name": "offsite-ca"}}
+    store["spec"]["credentialsSecretRef"] = {"name": "offsite-s3"}
+    right, wrong = (installation.secret("second-key-key", {"key": installation.generate_store_key()}) for _ in range(2))
+    installation.apply(place.cluster, right, store)
+    place.policy("second-key", "disk", storeRef={"name": "second-key"})
+    assert place.backup("second-key")["status"]["phase"] == "Completed"
     installation.apply(place.cluster, wrong)
-    try:
-        name = place.create(place.ours("DiskBackup", "wrong-key-", backup("good")))
-        condition = place.condition("diskbackup", name, "Ready", 60)("WrongKey")
-        seen("wrong encryption key", "DiskBackup: WrongKey", condition["message"])
-    finally:
-        patch = f'{{"data":{{"key":"{data}"}}}}'
-        place.cluster.kubectl("-n", installation.NAMESPACE, "patch", "secret", "offsite-key", "-p", patch)
+    name = place.create(place.ours("DiskBackup", "wrong-key-", backup("second-key")))
+    condition = place.condition("diskbackup", name, "Ready", 60)("WrongKey")
+    seen("wrong encryption key", "DiskBackup: WrongKey", condition["message"])
+    installation.apply(place.cluster, right)
     assert place.ended("diskbackup", name, 180)["status"]["phase"] == "Completed"
 
 

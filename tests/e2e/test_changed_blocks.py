@@ -46,6 +46,10 @@ class Disk:
     base_handle: str
     folder: Path
 
+    def match(self) -> dict[str, str]:
+        """What faults of this disk alone are meant for: others back up beside it."""
+        return {"claim": f"{self.namespace.name}/disk"}
+
     def token(self, account: str, audience: str) -> Path:
         path = self.folder / f"token-{account}"
         path.write_text(self.namespace.kubectl("create", "token", account, f"--audience={audience}"))
@@ -65,7 +69,7 @@ class Disk:
 
 @pytest.fixture(scope="module")
 def disk(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Disk]:
-    namespace = Namespace(cluster, "changed-blocks")
+    namespace = Namespace(cluster, f"changed-blocks-{time.time_ns():x}")
     _allow(namespace)
     namespace.apply(claim("disk"))
     namespace.run("before", WRITE.format(letter="a", length=1 << 20, offsets=[8 << 20]), "disk")
@@ -76,8 +80,9 @@ def disk(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     kind = "snapshotmetadataservices.cbt.storage.k8s.io"
     service = json.loads(cluster.kubectl("get", kind, "reflink.csi.longboat.dev", "-o", "json"))["spec"]
     yield Disk(cluster, namespace, service, _handle(namespace, "base"), tmp_path_factory.mktemp("tokens"))
-    cluster.faults.clear()
-    cluster.kubectl("delete", "namespace", namespace.name)
+    for name in ("broken", "slow-delta"):
+        cluster.faults.remove(name)
+    cluster.kubectl("delete", "namespace", namespace.name, "--wait=false")
 
 
 def _allow(namespace: Namespace) -> None:
@@ -136,7 +141,9 @@ def test_a_tracker_that_fails_costs_a_full_read_and_the_backup_says_so(namespace
     namespace.write("disk", seed=5)
     before = namespace.checksum("disk")
     faults = namespace.cluster.faults
-    faults.inject("off", operation="GetMetadataDelta", code="FAILED_PRECONDITION", message="tracking is off")
+    match = {"claim": f"{namespace.name}/disk"}
+    off = {"code": "FAILED_PRECONDITION", "message": "tracking is off", "match": match}
+    faults.inject("off", operation="GetMetadataDelta", **off)
     try:
         backup = namespace.backup("daily")
     finally:
@@ -161,7 +168,8 @@ def test_the_sidecar_tells_what_is_allocated_and_what_has_changed(disk: Disk) ->
 
 def test_a_stream_that_the_driver_breaks_is_taken_up_again_through_the_sidecar(disk: Disk) -> None:
     faults = disk.cluster.faults
-    faults.inject("broken", operation="GetMetadataDelta", phase="midway", code="UNAVAILABLE", ranges=70, times=2)
+    broken = {"phase": "midway", "code": "UNAVAILABLE", "ranges": 70, "times": 2, "match": disk.match()}
+    faults.inject("broken", operation="GetMetadataDelta", **broken)
     assert list(disk.source().delta(disk.base_handle)) == SCATTERED
     assert faults.used("broken") == 2
 
@@ -184,7 +192,8 @@ def test_a_snapshot_that_is_not_there_is_unavailable(disk: Disk) -> None:
 def test_a_service_that_is_killed_midway_is_asked_again(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
     # Small messages, and a driver that stops after half of them: what comes later can't have arrived already.
     monkeypatch.setattr(snapshot_metadata, "RANGES_PER_MESSAGE", 1)
-    disk.cluster.faults.inject("slow", operation="GetMetadataDelta", phase="midway", delay=5, ranges=100, times=1)
+    slow = {"phase": "midway", "delay": 5, "ranges": 100, "times": 1, "match": disk.match()}
+    disk.cluster.faults.inject("slow-delta", operation="GetMetadataDelta", **slow)
     source = disk.source()
     source.sleep = time.sleep
     ranges = source.delta(disk.base_handle)

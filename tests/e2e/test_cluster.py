@@ -43,13 +43,6 @@ def namespace(cluster: Cluster) -> Iterator[Namespace]:
     cluster.kubectl("delete", "namespace", found.name, "--wait=false")
 
 
-def test_up_twice_leaves_the_running_cluster_as_it_is(cluster: Cluster) -> None:
-    pid, began = cluster.node_pid(), time.monotonic()
-    lifecycle.up(cluster, kubevirt=False)
-    assert cluster.node_pid() == pid
-    assert time.monotonic() - began < 5
-
-
 def test_a_nonroot_job_reads_a_volume_made_from_a_snapshot(namespace: Namespace) -> None:
     namespace.apply(claim("disk", "16Mi"))
     write = "import os; d = os.open('/dev/disk', os.O_WRONLY); os.write(d, {0!r} * 1048576); os.fsync(d)"
@@ -70,19 +63,6 @@ def test_pods_reach_the_remote_store_with_a_certificate_they_can_check(namespace
         f"print(r.urlopen('{settings.pod_endpoint}/healthz', context=context).status)"
     )
     assert namespace.run("reach", script) == "200"
-
-
-def test_the_remote_store_keeps_data_and_keys_when_its_server_is_killed(cluster: Cluster) -> None:
-    before = cluster.s3_settings()
-    cluster.remote.stop()
-    assert not cluster.remote.is_running()
-    assert cluster.remote.start() == before
-
-
-def test_a_killed_service_is_started_again(cluster: Cluster) -> None:
-    before = cluster.service_pids()["snapshot-controller"]
-    cluster.kill_service("snapshot-controller")
-    wait_until(lambda: cluster.service_pids().get("snapshot-controller", before) != before, 10, "the restart")
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests import installation
 from tests.cluster.cluster import Cluster
 from tests.cluster.kubevirt import guests
 from tests.cluster.kubevirt.guests import Disk, Guest
@@ -60,10 +59,8 @@ def test_small_files_of_another_user_are_backed_up_and_restored_without_privileg
 
 
 @pytest.fixture(scope="module")
-def place(kubevirt_cluster: Cluster) -> Iterator[Namespace]:
+def place(longboat: Cluster, kubevirt_cluster: Cluster) -> Iterator[Namespace]:
     """A namespace in which virtual machines may run."""
-    installation.install(kubevirt_cluster)
-    installation.ensure_store(kubevirt_cluster)
     found = Namespace(kubevirt_cluster, f"state-{time.time_ns():x}", standard="baseline")
     yield found
     kubevirt_cluster.kubectl("delete", "namespace", found.name, "--wait=false")

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests import installation
 from tests.cluster.cluster import Cluster
 from tests.cluster.kubevirt import guests
 from tests.cluster.kubevirt.guests import Disk, Guest
@@ -20,10 +19,8 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
-def place(kubevirt_cluster: Cluster) -> Iterator[Namespace]:
+def place(longboat: Cluster, kubevirt_cluster: Cluster) -> Iterator[Namespace]:
     """A namespace in which virtual machines may run: their pods do not fulfil the restricted standard."""
-    installation.install(kubevirt_cluster)
-    installation.ensure_store(kubevirt_cluster)
     found = Namespace(kubevirt_cluster, f"machines-{time.time_ns():x}", standard="baseline")
     yield found
     kubevirt_cluster.kubectl("delete", "namespace", found.name, "--wait=false")

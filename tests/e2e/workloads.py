@@ -5,8 +5,21 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from functools import cache
 from typing import Any, TypeVar
 
+from longboat.kube.client import ApiServer, connect
+from longboat.kube.kinds import (
+    BACKUP_POLICY,
+    BACKUP_STORE,
+    DISK_BACKUP,
+    DISK_SNAPSHOT,
+    PERSISTENT_VOLUME_CLAIM,
+    RESTORE,
+    VOLUME_SNAPSHOT,
+    VOLUME_SNAPSHOT_CONTENT,
+)
+from longboat.kube.port import KubeError, UnavailableError
 from tests.cluster import images
 from tests.cluster.cluster import Cluster
 from tests.cluster.progress import ClusterError, wait_until
@@ -32,6 +45,31 @@ READ = (
     "import hashlib; h=hashlib.sha256(); f=open('{path}','rb'); "
     "[h.update(b) for b in iter(lambda: f.read(1<<20), b'')]; print(f.tell(), h.hexdigest())"
 )
+
+
+# What is looked at again and again: a kubectl for each look would keep a processor busy.
+_OURS = (BACKUP_POLICY, BACKUP_STORE, DISK_BACKUP, DISK_SNAPSHOT, RESTORE)
+_LOOKED_AT = (*_OURS, PERSISTENT_VOLUME_CLAIM, VOLUME_SNAPSHOT, VOLUME_SNAPSHOT_CONTENT)
+KINDS = {name: kind for kind in _LOOKED_AT for name in (kind.name.lower(), kind.plural)}
+KINDS["pvc"] = PERSISTENT_VOLUME_CLAIM
+
+
+@cache
+def api(cluster: Cluster) -> ApiServer:
+    """The administrator's connection to a cluster."""
+    return ApiServer(connect(str(cluster.state / "kubeconfig")))
+
+
+def _patiently(read: Callable[[], T]) -> T:
+    """Read; an API server that is too busy to answer is asked again, as kubectl waits for it."""
+    for _ in range(5):
+        try:
+            return read()
+        except UnavailableError as error:
+            last: KubeError = error
+        except KubeError as error:
+            raise ClusterError(str(error)) from error
+    raise ClusterError(str(last)) from last
 
 
 def claim(
@@ -100,13 +138,11 @@ class Namespace:
 
     def get(self, kind: str, name: str) -> Object | None:
         """An object, or None."""
-        text = self.kubectl("get", kind, name, "-o", "json", "--ignore-not-found")
-        return json.loads(text) if text else None
+        return _patiently(lambda: api(self.cluster).get(KINDS[kind.lower()], name, self.name))
 
     def items(self, kind: str) -> list[Object]:
         """All objects of a kind."""
-        found: list[Object] = json.loads(self.kubectl("get", kind, "-o", "json"))["items"]
-        return found
+        return _patiently(lambda: list(api(self.cluster).list(KINDS[kind.lower()], self.name)))
 
     def ours(self, kind: str, name: str, spec: Object) -> Object:
         """One of our kinds; a name that ends in a dash is completed by the API server."""

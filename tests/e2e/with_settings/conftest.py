@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from tests import installation
 from tests.cluster.cluster import Cluster
 
 
-@pytest.fixture(scope="package")
-def impatient(longboat: Cluster) -> Iterator[Cluster]:
+@pytest.fixture(scope="module")
+def impatient(cluster: Cluster) -> Cluster:
     """Snapshots have to be ready within a minute, and automatic ones are due every minute."""
-    installation.install(longboat, {"snapshotReadyWithin": "1m", "automaticSnapshots.every": "1m"})
-    yield longboat
-    installation.install(longboat)
+    installation.ensure(cluster, {"snapshotReadyWithin": "1m", "automaticSnapshots.every": "1m"})
+    installation.ensure_store(cluster)
+    return cluster

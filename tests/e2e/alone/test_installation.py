@@ -18,7 +18,7 @@ KINDS = "backuppolicies,diskbackups,disksnapshots,restores,backupstores"
 
 @pytest.fixture(scope="module")
 def place(longboat: Cluster) -> Iterator[Namespace]:
-    """A namespace with a disk, a policy, two backups and a snapshot; afterwards the chart is installed again."""
+    """A namespace with a disk, a policy, two backups and a snapshot."""
     found = Namespace(longboat, f"installed-{time.time_ns():x}")
     found.apply(claim("disk"))
     found.write("disk", seed=21)
@@ -28,7 +28,6 @@ def place(longboat: Cluster) -> Iterator[Namespace]:
         found.apply(found.ours("DiskBackup", name, {"policyRef": {"name": "daily"}}))
         assert found.ended("diskbackup", name)["status"]["phase"] == "Completed"
     yield found
-    installation.install(longboat)
     longboat.kubectl("delete", "namespace", found.name, "--wait=false")
 
 

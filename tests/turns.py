@@ -1,0 +1,122 @@
+"""Several processes run the tests, on one cluster: what may run beside what, and what comes first. A pytest plugin.
+
+Tests of the standard installation stay in namespaces of their own and run beside one another. Those in tests/e2e/alone
+take away what all others stand on: nothing uses the cluster beside them. Those in tests/e2e/with_settings run beside
+one another, once nothing else uses the cluster, as the operator's settings are others then. Tests that need no cluster
+wait for nobody. A process keeps its turn for a whole file, so that fixtures of a module hold as long as it does.
+"""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+import pytest
+
+from tests.cluster import paths
+from tests.cluster.cluster import TEST, Cluster
+
+ALONE, WITH_SETTINGS, STANDARD = "alone", "with_settings", "standard"
+E2E = Path(__file__).parent / "e2e"
+# What takes longest comes first, so that no process is left with it at the end; the first one installs KubeVirt.
+FIRST = (
+    "test_kubevirt",
+    "test_changed_blocks",
+    "test_claims",
+    "test_story",
+    "test_machines",
+    "test_machine_state",
+    "test_bad_input",
+    "test_tenants",
+    "test_lost_movers",
+)
+_TURN = pytest.StashKey[Generator[None, None, None]]()
+
+
+def turn_of(item: pytest.Item) -> str:
+    """Return whose turn a test needs; nothing if it does not use the cluster."""
+    if item.get_closest_marker("cluster") is None:
+        return ""
+    return next((each for each in (ALONE, WITH_SETTINGS) if E2E / each in item.path.parents), STANDARD)
+
+
+def place_in_line(item: pytest.Item) -> int:
+    """Return a number by which tests are put in order; files stay whole.
+
+    What needs no cluster keeps the other processes busy while one uses it alone.
+    """
+    turn, name = turn_of(item), item.path.stem
+    if turn == STANDARD:
+        return FIRST.index(name) if name in FIRST else len(FIRST)
+    return len(FIRST) + 1 + (ALONE, "", WITH_SETTINGS).index(turn)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order the tests; those of one place in line keep the order of their files."""
+    items.sort(key=place_in_line)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With --dist=loadfile a process gets a whole file, and all tests that run alone are one process's."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByTurn(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path = nodeid.split("::")[0]
+            return str(Path(path).parent) if Path(path).parent.name == ALONE else path
+
+    return ByTurn(config, log)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, Any, Any]:
+    """Wait for the turn before a file's first test, outside of its time limit; give it back after its last one."""
+    turn, stash = turn_of(item), item.config.stash
+    if turn and _TURN not in stash:
+        stash[_TURN] = _hold(turn)
+        next(stash[_TURN])
+    try:
+        return (yield)
+    finally:
+        if _TURN in stash and (nextitem is None or nextitem.path != item.path):
+            stash[_TURN].close()
+            del stash[_TURN]
+
+
+def _hold(turn: str) -> Generator[None, None, None]:
+    with taken(turn_file(), turn):
+        yield
+
+
+def turn_file() -> Path:
+    """The file that is locked for a turn; its text says whose turn it is while several share it."""
+    return paths.lock_file(f"turn-{Cluster(TEST).identity}")
+
+
+@contextmanager
+def taken(path: Path, turn: str) -> Iterator[None]:
+    """Take a turn, beside others of the same one unless it is ALONE; a process that dies gives its own back."""
+    with path.open("a+") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX if turn == ALONE else fcntl.LOCK_SH)
+        while turn != ALONE and _told(handle) != turn:
+            # Nobody has another turn once the lock is ours alone; whoever is quicker to share it then has the same.
+            fcntl.flock(handle, fcntl.LOCK_UN)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            handle.truncate(0)
+            handle.write(turn)
+            handle.flush()
+            fcntl.flock(handle, fcntl.LOCK_UN)
+            fcntl.flock(handle, fcntl.LOCK_SH)
+        yield
+
+
+def _told(handle: TextIO) -> str:
+    handle.seek(0)
+    return handle.read()
