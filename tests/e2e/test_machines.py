@@ -96,6 +96,23 @@ def test_restore_is_attached_to_a_stopped_machine_from_a_class_that_waits_for_it
     assert checksum(guest, "/mnt/new/file") == before
 
 
+def test_slow_storage_keeps_no_guest_frozen_and_is_not_called_consistent(place: Namespace, guest: Guest) -> None:
+    # Longer than an operator waits for a cut while it keeps a guest frozen.
+    match = {"claim": f"{place.name}/db-data"}
+    place.cluster.faults.inject("slow", operation="CreateSnapshot", delay=25, times=1, match=match)
+    place.apply(place.ours("DiskBackup", "slow", {"policyRef": {"name": "db-daily"}}))
+
+    def cut() -> Object | None:
+        found = ((place.get("diskbackup", "slow") or {}).get("status") or {}).get("cut") or {}
+        return found if found.get("endedAt") else None
+
+    assert place.until("the cut is over", cut, 90)["freeze"] == "Frozen"
+    assert not guest.is_frozen()
+    status = place.ended("diskbackup", "slow", 300)["status"]
+    assert place.cluster.faults.used("slow") == 1
+    assert (status["phase"], status["consistency"], status["sameMoment"]) == ("Completed", "Crash", False), status
+
+
 def test_stopped_machine_is_backed_up_at_one_moment_and_never_called_application_consistent(
     place: Namespace, guest: Guest
 ) -> None:
