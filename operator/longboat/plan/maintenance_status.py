@@ -153,8 +153,9 @@ def _is_recoverable(result: VerifyResult) -> bool:
 
 def _damage(damaged: Records) -> str:
     count = sum(each.verify.result.lost for each in damaged if each.verify.result)
+    backups = f"{count} backups are" if count != 1 else "a backup is"
     return (
-        f"{count} backups are damaged, of {_places(damaged)}: back their disks up now, which stores anew"
+        f"{backups} damaged, of {_places(damaged)}: back their disks up now, which stores anew"
         " what is damaged; the condition Verified of each DiskBackup says which disks"
     )
 

@@ -55,6 +55,8 @@ class Memory:
     scanned: datetime | None = None
     took: timedelta = timedelta(0)
     """How long the last look at everything has taken."""
+    ended: bool = False
+    """Whether a Job has ended since."""
     wish: Wish | None = None
     due: deque[Due] = field(default_factory=deque)
 
@@ -78,14 +80,15 @@ def reconcile(
         return None
     found = memory.setdefault(name, Memory())
     busy, ended = _follow(ctx, store)
+    found.ended |= ended
     if store.status.available != "Yes" or not ctx.settings.cluster_id:
         # What is under way ends by itself; nothing is begun.
         found.scanned = None
         return BUSY if busy else ctx.settings.full_resync_period
-    if _is_old(ctx, store, found, ended):
+    if _is_old(ctx, store, found):
         _scan(ctx, store, found, inside)
     busy += _begin(ctx, store, found, store.spec.maintenance.parallelism - busy, token)
-    return BUSY if busy or found.due else ctx.settings.full_resync_period
+    return BUSY if busy or found.due or found.ended else ctx.settings.full_resync_period
 
 
 def _follow(ctx: Context, store: BackupStore) -> tuple[int, bool]:
@@ -101,11 +104,15 @@ def _follow(ctx: Context, store: BackupStore) -> tuple[int, bool]:
     return busy, busy < len(jobs)
 
 
-def _is_old(ctx: Context, store: BackupStore, found: Memory, ended: bool) -> bool:
-    if found.scanned is None or found.wish != _wish(store):
+def _is_old(ctx: Context, store: BackupStore, found: Memory) -> bool:
+    if found.wish != _wish(store):
+        # Whoever asks for something means what is there now.
+        found.listed = None
+        return True
+    if found.scanned is None:
         return True
     longest = ctx.settings.full_resync_period
-    holds = min(longest, SCAN_SHARE * found.took) if ended else longest
+    holds = min(longest, SCAN_SHARE * found.took) if found.ended else longest
     # A look in the future is a clock that was put back.
     return not timedelta(0) <= ctx.now() - found.scanned < holds
 
@@ -123,7 +130,7 @@ def _scan(ctx: Context, store: BackupStore, found: Memory, inside: Folders) -> N
     here = [record for uid, record in sorted(records.items()) if uid in found.repositories]
     found.due = deque(due_runs(here, store, ctx.now()))
     _save(ctx, store, here)
-    found.scanned, found.wish, found.took = ctx.now(), _wish(store), ctx.now() - begun
+    found.scanned, found.wish, found.took, found.ended = ctx.now(), _wish(store), ctx.now() - begun, False
 
 
 def _list_repositories(ctx: Context, store: BackupStore, found: Memory, inside: Folders) -> None:

@@ -335,6 +335,21 @@ def test_a_check_of_the_store_is_not_skipped_because_its_upkeep_was_seen_to(worl
     assert world.store().status.observed_generation != world.store().metadata.generation
 
 
+def test_a_request_is_for_the_repositories_that_are_there_now(world: UpkeepWorld) -> None:
+    world.look()
+    world.repositories.repository("new-uid")
+    request(world, VERIFY)
+    assert {told.repository_path for _, told in world.runs} == {f"cluster/{world.uid()}", "cluster/new-uid"}
+
+
+def test_the_end_of_a_job_is_told_also_where_a_look_at_everything_takes_long(world: UpkeepWorld) -> None:
+    request(world, VERIFY)
+    world.memory[STORE].took = timedelta(seconds=1)
+    request(world, PRUNE)
+    status = world.store().status.maintenance
+    assert status is not None and status.prune is not None and status.prune.last_run_time is not None
+
+
 def test_a_short_look_reads_jobs_only(world: UpkeepWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten thousand records are read every few minutes, not every few seconds."""
     world.look()
