@@ -55,14 +55,11 @@ def data_ranges(path: Path) -> Ranges:
     return found
 
 
-def rewrite_scattered(path: Path, chance: random.Random | None = None) -> Ranges:
-    """Rewrite 1 % of the 4 KiB blocks that hold data, at random, as a database does; return what was written.
-
-    Without a `chance` it is the same each time.
-    """
+def rewrite_scattered(path: Path) -> Ranges:
+    """Rewrite 1 % of the 4 KiB blocks that hold data, at random, as a database does; return what was written."""
     blocks = _blocks(path)
-    chosen = sorted((chance or random.Random(2)).sample(blocks, int(len(blocks) * CHANGED)))
-    return _rewrite(path, [(block, BLOCK) for block in chosen], chance or random.Random(4))
+    chosen = sorted(random.Random(2).sample(blocks, int(len(blocks) * CHANGED)))
+    return _rewrite(path, [(block, BLOCK) for block in chosen])
 
 
 def rewrite_clustered(path: Path) -> Ranges:
@@ -74,10 +71,11 @@ def rewrite_clustered(path: Path) -> Ranges:
         length = min(source.randint(*_CLUSTER) // BLOCK, len(blocks) - start)
         taken.update(dict.fromkeys(blocks[start : start + length], BLOCK))
         wanted -= length * BLOCK
-    return _rewrite(path, sorted(taken.items()), random.Random(4))
+    return _rewrite(path, sorted(taken.items()))
 
 
-def _rewrite(path: Path, ranges: Ranges, source: random.Random) -> Ranges:
+def _rewrite(path: Path, ranges: Ranges) -> Ranges:
+    source = random.Random(4)
     with path.open("r+b") as image:
         for offset, _ in ranges:
             image.seek(offset)
