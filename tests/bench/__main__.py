@@ -11,6 +11,7 @@ import os
 import platform
 import sys
 import tempfile
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -41,10 +42,14 @@ def main() -> int:
         return 1
     print(_machine())
     print(table(figures))
-    RESULT.parent.mkdir(parents=True, exist_ok=True)
-    RESULT.write_text(json.dumps([describe(each) for each in figures], indent=2) + "\n")
+    _save(figures)
     say(f"written to {RESULT.relative_to(CHECKOUT)}")
     return 0
+
+
+def _save(figures: Sequence[Figures]) -> None:
+    RESULT.parent.mkdir(parents=True, exist_ok=True)
+    RESULT.write_text(json.dumps([describe(each) for each in figures], indent=2) + "\n")
 
 
 def _arguments() -> argparse.Namespace:
@@ -77,7 +82,7 @@ def _measure(arguments: argparse.Namespace) -> list[Figures]:
             store = RemoteStore(work / "s3")
             stack.callback(store.stop)
             tools += _on_s3(disk, work, store, arguments.alone)
-        figures = Story(tools, disk, work, arguments.cores).tell()
+        figures = Story(tools, disk, work, arguments.cores, _save).tell()
         if arguments.simulated_gib:
             figures += simulate(arguments.simulated_gib, arguments.simulated_data_gib, work / "simulated")
         return figures
