@@ -20,6 +20,13 @@ the port reads the names of policies, machines and claims of all namespaces: `ne
 COSTS = """
 ## What is stored
 
+**By namespace, exactly**: `longboat_repository_live_bytes` is what the backups of a namespace need in a store, shared
+blocks once, the trash included, as the namespace's last prune found; until the first one, within a day, it is not
+there. Charge for this.
+
+**By policy, disk and machine**: blocks are shared, so that no exact answer exists without a rule for who pays for
+them. The rule here is: who stored them.
+
 `longboat_stored_bytes` is what each kept backup added to its store when it was made: compressed, encrypted, and only
 what was not there before. Sum it up by what is to be known:
 
@@ -33,9 +40,10 @@ sum by (namespace, vm, disk, claim) (longboat_stored_bytes)
 - A block that several backups share counts where it was stored first: with the policy and disk whose backup came
   first.
 - When that backup expires, the block stays for the others, and nobody counts it any more. So the sum is a lower bound
-  of what the bucket holds, close to it until the first backup expires. How much of a repository is needed altogether
-  is what `longboat repo prune --dry-run` reports as live; nothing says yet how much of that belongs to which disk.
-- What failed runs left behind, what is in the trash, and what prune has still to remove is not in it.
+  of what they need, close to it until the first backup expires; the difference to `longboat_repository_live_bytes` is
+  what nobody counts. Divide that by the shares here, or by the sizes of the disks.
+- What failed runs left behind, what is in the trash, and what prune has still to remove is not in it; that is what
+  `longboat_store_used_bytes` has beyond the live bytes, but for the trash.
 - `sum by (namespace, policy) (longboat_backup_transferred_bytes_total)` is what was written in all, and never falls.
 - Of backups whose policy was deleted it is told as well; of those whose DiskBackup was deleted it is not.
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
+from longboat import __version__
 from longboat.plan.metrics import METRICS, Metric
 from longboat.reconcile.figures import Figures, Samples
 
@@ -33,7 +33,7 @@ class Page:
     def text(self) -> bytes:
         """Return all that is known, family by family, and what the process itself takes."""
         withheld, parts = self._figures.withheld, [*self._figures.parts()]
-        own: Samples = (("longboat_build_info", (own_version(),), 1.0),)
+        own: Samples = (("longboat_build_info", (__version__,), 1.0),)
         lines = [self._lines(part) for part in [own, *parts]]
         pieces = list[bytes]()
         for metric in METRICS:
@@ -72,11 +72,3 @@ def _family(metric: Metric) -> Family:
     # The library adds the ending of counters itself.
     name = metric.name.removesuffix("_total") if metric.type == "counter" else metric.name
     return Family(name, metric.help, metric.type)
-
-
-def own_version() -> str:
-    """Return the version of this program, "unknown" where it runs from its source."""
-    try:
-        return version("longboat")
-    except PackageNotFoundError:
-        return "unknown"

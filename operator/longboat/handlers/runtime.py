@@ -86,6 +86,7 @@ def start() -> Runtime:
             disk_backup.sweep,
             restore_cleanup.sweep,
             base_snapshots.sweep,
+            figures.repositories,
         ),
     )
     tick = Tick(ctx, queue, owners, steps, cleaning, figures=figures)

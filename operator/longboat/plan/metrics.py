@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
+from longboat.plan.maintenance import RepositoryRecord
 from longboat.plan.policy import DISKS_LEFT_OUT
 from longboat.plan.retention import FINISHED
 
@@ -19,6 +20,10 @@ Sample = tuple[str, tuple[str, ...], float]
 POLICY = ("namespace", "policy")
 TARGET = (*POLICY, "kind", "target")
 DISK = (*POLICY, "store", "vm", "disk", "claim")
+
+REPOSITORY = ("store", "namespace")
+DELETED = "(deleted)"
+"""Stands for the namespaces that are gone: no namespace has such a name."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +117,18 @@ METRICS = (
     Metric("longboat_store_info", "gauge", "1; a BackupStore.", ("store", "location", "url")),
     Metric("longboat_store_up", "gauge", "1 if backups can be written and read, else 0.", ("store",)),
     Metric("longboat_store_last_check_timestamp_seconds", "gauge", "When that was last tried.", ("store",)),
+    Metric(
+        "longboat_repository_live_bytes",
+        "gauge",
+        "What a namespace's backups need in a store, as its last prune found; (deleted): those that are gone.",
+        REPOSITORY,
+    ),
+    Metric(
+        "longboat_store_used_bytes",
+        "gauge",
+        "What lies there of it altogether: also what a later prune removes. Without manifests and leases.",
+        REPOSITORY,
+    ),
     *(Metric(f"longboat_store_{name}", "gauge", text, ("store",)) for name, text in _UPKEEP.values()),
 )
 RESULTS = (("Completed", "completed"), ("PartiallyFailed", "partiallyFailed"), ("Failed", "failed"))
@@ -182,6 +199,22 @@ def store_samples(store: Object) -> Iterator[Sample]:
             found = (found or {}).get(step)
         if found is not None:
             yield f"longboat_store_{metric}", (name,), seconds(found) if path[-1].endswith("Time") else float(found)
+
+
+def repository_samples(records: Iterable[RepositoryRecord]) -> Iterator[Sample]:
+    """Yield what lies in the stores, as far as a prune has looked."""
+    live: dict[tuple[str, str], float] = {}
+    used: dict[tuple[str, str], float] = {}
+    for each in records:
+        if (found := each.prune.result) is not None:
+            # A namespace that was created again has two repositories.
+            key = (each.store, each.namespace or DELETED)
+            rest = (found.condemned, found.waiting, found.later, found.leased)
+            live[key] = live.get(key, 0.0) + found.live.bytes
+            used[key] = used.get(key, 0.0) + found.live.bytes + sum(count.bytes for count in rest)
+    for key, size in live.items():
+        yield "longboat_repository_live_bytes", key, size
+        yield "longboat_store_used_bytes", key, used[key]
 
 
 @dataclass

@@ -8,8 +8,17 @@ from dataclasses import dataclass
 
 from longboat.kube.kinds import BACKUP_STORE
 from longboat.kube.port import Object
-from longboat.plan.metrics import Sample, Survey, orphan_samples, policy_samples, store_samples, unfinished_samples
+from longboat.plan.metrics import (
+    Sample,
+    Survey,
+    orphan_samples,
+    policy_samples,
+    repository_samples,
+    store_samples,
+    unfinished_samples,
+)
 from longboat.reconcile.context import Context
+from longboat.reconcile.maintenance_records import all_records
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +47,7 @@ class Figures:
         self._policies: dict[Name, Told] | None = None
         self._stores: Samples = ()
         self._unfinished: Samples = ()
+        self._repositories: Samples = ()
         self._stored: dict[tuple[str, ...], int] | None = None
         self._ticked = 0.0
 
@@ -49,6 +59,10 @@ class Figures:
     def __call__(self, ctx: Context) -> None:
         """Look at the stores: a step of the tick."""
         self._stores = tuple(_of_all(ctx.cluster.list(BACKUP_STORE), store_samples))
+
+    def repositories(self, ctx: Context) -> None:
+        """Look at what prunes have found: a step of each full pass, as that changes once a day."""
+        self._repositories = tuple(repository_samples(all_records(ctx.cluster, ctx.settings.namespace)))
 
     def policies(self, policies: Iterable[Object], now: float) -> Iterator[Object]:
         """Hand policies on to whoever goes through all of them, and take note of what they say."""
@@ -79,6 +93,7 @@ class Figures:
         """Yield everything that is known, in parts; a part that has not changed is the same object as before."""
         policies, stored = self._policies or {}, self._stored
         yield ("longboat_tick_timestamp_seconds", (), self._ticked), *self._stores, *self._unfinished
+        yield self._repositories
         for each in policies.values():
             yield each.samples
         if stored is not None:

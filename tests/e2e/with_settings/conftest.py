@@ -10,7 +10,8 @@ from tests.cluster.cluster import Cluster
 
 @pytest.fixture(scope="module")
 def impatient(cluster: Cluster) -> Cluster:
-    """Snapshots have to be ready within a minute, and automatic ones are due every minute."""
-    installation.ensure(cluster, {"snapshotReadyWithin": "1m", "automaticSnapshots.every": "1m"})
+    """Snapshots have to be ready within a minute, automatic ones are due every minute, and all is audited."""
+    values = {"snapshotReadyWithin": "1m", "automaticSnapshots.every": "1m", "changedBlocks.auditPercent": "100"}
+    installation.ensure(cluster, values)
     installation.ensure_store(cluster)
     return cluster

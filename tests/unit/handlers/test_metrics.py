@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from longboat import __version__
 from longboat.handlers.metrics import MetricsServer
 from longboat.handlers.metrics_page import Page
 from longboat.kube.kinds import BACKUP_POLICY
@@ -67,6 +68,7 @@ def test_prometheus_can_read_the_page(server: MetricsServer) -> None:
     assert found["longboat_backup_duration_seconds_count", frozenset(its)] == 5
     assert found["longboat_backup_duration_seconds_sum", frozenset(its)] == 90
     assert found["longboat_backups_kept", frozenset(its)] == 3
+    assert found["longboat_build_info", frozenset({("version", __version__)})] == 1
     disk = {("store", "offsite"), ("vm", "db"), ("disk", "data"), ("claim", "db-data")}
     assert found["longboat_stored_bytes", frozenset({*its, *disk})] == 7
     assert any(name == "process_resident_memory_bytes" for name, _ in found)

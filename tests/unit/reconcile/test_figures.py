@@ -8,6 +8,10 @@ import pytest
 
 from longboat.kube.kinds import BACKUP_POLICY, BACKUP_STORE, DISK_BACKUP
 from longboat.kube.port import Object, UnavailableError
+from longboat.mover import PruneResult
+from longboat.mover.results import PruneCount
+from longboat.plan.maintenance import PruneRuns, RepositoryRecord
+from longboat.reconcile import maintenance_records
 from longboat.reconcile.figures import Figures
 from longboat.reconcile.queue import WorkQueue
 from longboat.reconcile.routing import Owners
@@ -188,6 +192,25 @@ def test_store_that_is_away_is_down(world: Watched, status: str, up: float) -> N
     world.tick.once()
     assert world.told("longboat_store_up") == {("offsite",): up}
     assert world.told("longboat_store_last_check_timestamp_seconds") == {("offsite",): world.clock().timestamp()}
+
+
+def count(size: int) -> PruneCount:
+    return PruneCount(objects=1, bytes=size)
+
+
+def test_namespace_is_charged_for_what_its_backups_need_and_not_for_what_prune_still_removes(world: Watched) -> None:
+    nothing = count(0)
+    result = PruneResult(dry_run=False, manifests=1, leases=0, removed={}, freed=nothing, condemned=count(1),
+                         waiting=count(2), later=count(4), leased=count(8), live=count(100))  # fmt: skip
+    for uid, namespace, its in (("a", "shop", result), ("b", "", result), ("c", "", result), ("d", "new", None)):
+        runs = PruneRuns(result=its)
+        record = RepositoryRecord(
+            store="offsite", namespace=namespace, namespace_uid=uid, seen=world.clock(), prune=runs
+        )
+        maintenance_records.add(world.context(), record)
+    world.figures.repositories(world.context())
+    assert world.told("longboat_repository_live_bytes") == {("offsite", "shop"): 100, ("offsite", "(deleted)"): 200}
+    assert world.told("longboat_store_used_bytes") == {("offsite", "shop"): 115, ("offsite", "(deleted)"): 230}
 
 
 def test_bad_object_is_left_out_and_the_others_are_told(world: Watched) -> None:
