@@ -76,6 +76,7 @@ class Shop(World):
 
     def scrape(self) -> Series:
         self.tick.once()
+        self.figures.machines(self.context())
         families = text_string_to_metric_families(Page(self.figures).text().decode())
         return {(each.name, frozenset(each.labels.items())): each.value for its in families for each in its.samples}
 
@@ -167,7 +168,7 @@ def test_deleted_policy_stops_to_alert(shop: Shop) -> None:
     shop.clock.by(days=3)
     assert "LongboatBackupNeverSucceeded" in shop.firing()
     shop.cluster.delete(BACKUP_POLICY, "daily", SHOP)
-    assert shop.firing() == set()
+    assert shop.firing() == {"LongboatVMUnprotected"}
 
 
 def test_failure_is_told_for_an_hour(shop: Shop) -> None:
@@ -221,6 +222,14 @@ def test_suspicion_is_critical_until_the_backups_have_expired(shop: Shop) -> Non
     assert shop.firing() == {"LongboatChangeTrackingMismatch"}
     shop.cluster.delete(DISK_BACKUP, "suspect", SHOP)
     shop.run()
+    assert shop.firing() == set()
+
+
+def test_machine_that_nobody_backs_up_is_told_until_somebody_does(shop: Shop) -> None:
+    shop.add_vm("web", "data")
+    assert shop.firing() == {"LongboatVMUnprotected"}
+    shop.add_policy("web", target={"virtualMachine": {"name": "web"}})
+    shop.run("web")
     assert shop.firing() == set()
 
 

@@ -87,6 +87,7 @@ def start() -> Runtime:
             restore_cleanup.sweep,
             base_snapshots.sweep,
             figures.repositories,
+            figures.machines,
         ),
     )
     tick = Tick(ctx, queue, owners, steps, cleaning, figures=figures)

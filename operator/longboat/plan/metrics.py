@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
+from longboat.plan.disks import vm_disks
 from longboat.plan.maintenance import RepositoryRecord
 from longboat.plan.policy import DISKS_LEFT_OUT
+from longboat.plan.policy_figures import MOST_TARGETS
 from longboat.plan.retention import FINISHED
 
 Object = dict[str, Any]
@@ -35,6 +37,8 @@ class Metric:
     help: str
     labels: tuple[str, ...] = ()
 
+
+_LAST_SUCCESS = "longboat_policy_target_last_success_timestamp_seconds"
 
 # By the path in the status of a BackupStore: what is not there has not been found out.
 _UPKEEP = {
@@ -73,7 +77,7 @@ METRICS = (
         POLICY,
     ),
     Metric(
-        "longboat_policy_target_last_success_timestamp_seconds",
+        _LAST_SUCCESS,
         "gauge",
         "Moment that the newest good backup of a virtual machine or claim holds; 0: there is none.",
         TARGET,
@@ -84,6 +88,12 @@ METRICS = (
         "When that backup will be, or was, too old: half an interval after the slot that should have followed it. "
         "Absent while the policy is suspended.",
         TARGET,
+    ),
+    Metric(
+        "longboat_vm_protected",
+        "gauge",
+        "1 if a policy, suspended or not, has the virtual machine or a disk of it as its target, else 0.",
+        ("namespace", "vm"),
     ),
     Metric("longboat_backups_kept", "gauge", "DiskBackups that are kept, failed and unfinished ones included.", POLICY),
     Metric(
@@ -164,7 +174,7 @@ def policy_samples(policy: Object) -> Iterator[Sample]:
 def _target(its: tuple[str, str], target: Object) -> Iterator[Sample]:
     labels = (*its, target["kind"], target["name"])
     success, late = target.get("lastSuccessTime"), target.get("overdueAt")
-    yield "longboat_policy_target_last_success_timestamp_seconds", labels, seconds(success) if success else 0.0
+    yield _LAST_SUCCESS, labels, seconds(success) if success else 0.0
     if late:
         yield "longboat_policy_target_overdue_timestamp_seconds", labels, seconds(late)
 
@@ -199,6 +209,27 @@ def store_samples(store: Object) -> Iterator[Sample]:
             found = (found or {}).get(step)
         if found is not None:
             yield f"longboat_store_{metric}", (name,), seconds(found) if path[-1].endswith("Time") else float(found)
+
+
+def machine_samples(machines: Iterable[Object], policies: Iterable[Iterable[Sample]]) -> Iterator[Sample]:
+    """Yield which virtual machines are targets, given what each policy says.
+
+    Nothing is said of a namespace with a policy that has more targets than its status tells of.
+    """
+    covered, unclear = set[tuple[str, ...]](), set[str]()
+    for samples in policies:
+        targets = [labels for name, labels, _ in samples if name == _LAST_SUCCESS]
+        if len(targets) >= MOST_TARGETS:
+            unclear.add(targets[0][0])
+        covered |= {(namespace, kind, target) for namespace, _, kind, target in targets}
+    for vm in machines:
+        meta = vm["metadata"]
+        namespace, name = meta["namespace"], meta["name"]
+        if namespace in unclear or "deletionTimestamp" in meta:
+            continue
+        claims = {(namespace, "PersistentVolumeClaim", disk.claim) for disk in vm_disks(vm, None)}
+        protected = (namespace, "VirtualMachine", name) in covered or not claims.isdisjoint(covered)
+        yield "longboat_vm_protected", (namespace, name), float(protected)
 
 
 def repository_samples(records: Iterable[RepositoryRecord]) -> Iterator[Sample]:

@@ -6,11 +6,12 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from longboat.kube.kinds import BACKUP_STORE
+from longboat.kube.kinds import BACKUP_STORE, VIRTUAL_MACHINE
 from longboat.kube.port import Object
 from longboat.plan.metrics import (
     Sample,
     Survey,
+    machine_samples,
     orphan_samples,
     policy_samples,
     repository_samples,
@@ -48,6 +49,7 @@ class Figures:
         self._stores: Samples = ()
         self._unfinished: Samples = ()
         self._repositories: Samples = ()
+        self._machines: Samples = ()
         self._stored: dict[tuple[str, ...], int] | None = None
         self._ticked = 0.0
 
@@ -63,6 +65,12 @@ class Figures:
     def repositories(self, ctx: Context) -> None:
         """Look at what prunes have found: a step of each full pass, as that changes once a day."""
         self._repositories = tuple(repository_samples(all_records(ctx.cluster, ctx.settings.namespace)))
+
+    def machines(self, ctx: Context) -> None:
+        """Look which virtual machines are targets of policies: a step of each full pass."""
+        if self._policies is not None:
+            told = [each.samples for each in self._policies.values()]
+            self._machines = tuple(machine_samples(ctx.cluster.list(VIRTUAL_MACHINE), told))
 
     def policies(self, policies: Iterable[Object], now: float) -> Iterator[Object]:
         """Hand policies on to whoever goes through all of them, and take note of what they say."""
@@ -94,6 +102,7 @@ class Figures:
         policies, stored = self._policies or {}, self._stored
         yield ("longboat_tick_timestamp_seconds", (), self._ticked), *self._stores, *self._unfinished
         yield self._repositories
+        yield self._machines
         for each in policies.values():
             yield each.samples
         if stored is not None:

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from longboat.kube.kinds import BACKUP_POLICY, BACKUP_STORE, DISK_BACKUP
+from longboat.kube.kinds import BACKUP_POLICY, BACKUP_STORE, DISK_BACKUP, VIRTUAL_MACHINE
 from longboat.kube.port import Object, UnavailableError
 from longboat.mover import PruneResult
 from longboat.mover.results import PruneCount
+from longboat.plan import metrics
 from longboat.plan.maintenance import PruneRuns, RepositoryRecord
 from longboat.reconcile import maintenance_records
 from longboat.reconcile.figures import Figures
@@ -192,6 +193,33 @@ def test_store_that_is_away_is_down(world: Watched, status: str, up: float) -> N
     world.tick.once()
     assert world.told("longboat_store_up") == {("offsite",): up}
     assert world.told("longboat_store_last_check_timestamp_seconds") == {("offsite",): world.clock().timestamp()}
+
+
+def protected(world: Watched) -> dict[str, float]:
+    world.tick.once()
+    world.figures.machines(world.context())
+    return {labels[1]: value for labels, value in world.told("longboat_vm_protected").items()}
+
+
+def test_machine_without_a_policy_is_told_and_one_of_which_a_disk_has_one_is_not(world: Watched) -> None:
+    for name in ("web", "bare", "claim"):
+        world.add_vm(name, "data")
+    world.add_policy("disk", target={"disk": {"virtualMachine": "web", "name": "data"}})
+    world.add_policy("claim", target={"disk": {"persistentVolumeClaim": "claim-data"}})
+    for name in ("disk", "claim"):
+        world.run(name)
+    assert protected(world) == {"db": 1.0, "web": 1.0, "claim": 1.0, "bare": 0.0}
+    world.cluster.delete(BACKUP_POLICY, "daily", SHOP)
+    world.cluster.delete(VIRTUAL_MACHINE, "bare", SHOP)
+    assert protected(world) == {"db": 0.0, "web": 1.0, "claim": 1.0}
+
+
+def test_machine_is_not_called_unprotected_where_not_all_targets_are_told(
+    world: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.add_vm("bare", "data")
+    monkeypatch.setattr(metrics, "MOST_TARGETS", 1)
+    assert protected(world) == {}
 
 
 def count(size: int) -> PruneCount:
