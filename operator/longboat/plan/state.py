@@ -32,7 +32,7 @@ def state_disk(vm: Object, vmi: Object | None, claims: Iterable[Object]) -> VmDi
     # A preference may ask for it: only the instance tells, and while there is none, the claim does.
     if not keeps and (running or not (vm.get("spec") or {}).get("preference")):
         return None
-    claim = _claim_in_use(vm, vmi) or _newest(claims)
+    claim = _mounted(vmi, template_spec(vm).get("volumes") or ()) or _newest(claims)
     if claim is None:
         return _without_claim(running) if keeps else None
     if claim in {disk.claim for disk in vm_disks(vm, vmi)}:
@@ -50,6 +50,11 @@ def may_hold_state(claim: Object, machine: str) -> bool:
 def legacy_name(machine: str) -> str:
     """Return the name of the claim that early versions of KubeVirt made for a machine's state, without a label."""
     return f"{STATE_LABEL}-{machine}"
+
+
+def state_user(vmis: Iterable[Object], claim: str) -> str | None:
+    """Return the virtual machine that runs with its state in a claim, None if none does."""
+    return next((str(vmi["metadata"]["name"]) for vmi in vmis if _mounted(vmi) == claim), None)
 
 
 def is_state_claim(claim: Object) -> bool:
@@ -73,12 +78,15 @@ def _keeps_state(spec: Mapping[str, Any]) -> bool:
     return bool((tpm.get("persistent") and tpm.get("enabled", True)) or efi.get("persistent"))
 
 
-def _claim_in_use(vm: Object, vmi: Object | None) -> str | None:
-    """Return the claim that the instance says it has mounted: after a migration it need not be the newest."""
+def _mounted(vmi: Object | None, others: Iterable[Mapping[str, Any]] = ()) -> str | None:
+    """Return the claim that the instance says it has mounted: after a migration it need not be the newest.
+
+    ``others`` are volumes that have names of their own, beside those of the instance.
+    """
     running = running_spec(vmi)
     if vmi is None or not running:
         return None
-    volumes = {volume["name"] for spec in (template_spec(vm), running) for volume in spec.get("volumes") or ()}
+    volumes = {volume["name"] for volume in (*others, *(running.get("volumes") or ()))}
     for state in (vmi.get("status") or {}).get("volumeStatus") or ():
         name = (state.get("persistentVolumeClaimInfo") or {}).get("claimName")
         if name and str(state["name"]).startswith(STATE_LABEL) and state["name"] not in volumes:

@@ -34,6 +34,7 @@ from longboat.plan.backup_target import (
 from longboat.plan.disks import VmDisk, claim_problem, claims_in_use
 from longboat.plan.known_store import known_bad
 from longboat.plan.problem import Problem
+from longboat.plan.state import state_user
 from longboat.plan.stores import admits
 from longboat.reconcile.backup_adoption import adopt_from
 from longboat.reconcile.backup_run import LATER, Run
@@ -230,6 +231,11 @@ def _first_claim(run: Run, disks: list[DiskResult]) -> Object | None:
 def _machine_using(run: Run, disks: list[DiskResult]) -> str | None:
     """Return the virtual machine that uses a claim named directly: its guest is frozen for it, too."""
     cluster, namespace = run.ctx.cluster, run.backup.namespace
-    users = claims_in_use(cluster.list(VIRTUAL_MACHINE, namespace), cluster.list(VIRTUAL_MACHINE_INSTANCE, namespace))
-    found = (users.get((namespace, disk.claim.name)) for disk in disks if disk.claim)
-    return next((user[0] for user in found if user), None)
+    instances = list(cluster.list(VIRTUAL_MACHINE_INSTANCE, namespace))
+    users = claims_in_use(cluster.list(VIRTUAL_MACHINE, namespace), instances)
+    for claim in [disk.claim.name for disk in disks if disk.claim]:
+        if user := users.get((namespace, claim)):
+            return user[0]
+        if machine_name := state_user(instances, claim):
+            return machine_name
+    return None

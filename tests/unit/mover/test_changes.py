@@ -240,7 +240,8 @@ def test_audit_takes_what_is_not_allocated_for_holes_whatever_a_similar_disk_has
     world.content = {0: world.content[0][: 3 * PAGE]}
     other = DiskIdentity(disk_key="shop/web/root", volume_handle="v2")
     result = world.back_up(disk=other, dedupe="Namespace", auditShare=1)
-    assert (result.note, result.audited_bytes > PAGE / 2, result.stored_bytes) == ("", True, 0)
+    assert (result.distrust, result.audited_bytes > PAGE / 2, result.stored_bytes) == (None, True, 0)
+    assert result.note == "compared with a backup of another disk of the namespace (claim 'db-data')"
     assert world.restored_well()
 
 
