@@ -44,6 +44,13 @@ class Process:
             self._change.wait_for(lambda: turn.over, _PATIENCE)
         return True
 
+    def next_operation(self) -> str:
+        """Return the operation before which it stands still, as `put <name>` or the like; empty if it has ended."""
+        with self._change:
+            if not self._change.wait_for(lambda: self._waiting or self.ended, _PATIENCE):
+                raise AssertionError("a process neither ends nor uses the store")
+            return self._waiting[0].what if self._waiting else ""
+
     def run(self) -> None:
         """Let it come to its end."""
         while self.step():
@@ -57,9 +64,9 @@ class Process:
             self._change.notify_all()
         self._thread.join(_PATIENCE)
 
-    def gate(self, operation: Callable[[], R]) -> R:
+    def gate(self, what: str, operation: Callable[[], R]) -> R:
         """Wait for the turn of an operation and do it."""
-        turn = _Turn()
+        turn = _Turn(what)
         with self._change:
             self._waiting.append(turn)
             self._change.notify_all()
@@ -87,8 +94,8 @@ class Process:
 
 
 class _Turn:
-    def __init__(self) -> None:
-        self.allowed = self.over = False
+    def __init__(self, what: str) -> None:
+        self.what, self.allowed, self.over = what, False, False
 
 
 class GatedStore:
@@ -98,25 +105,25 @@ class GatedStore:
         self._store, self._gate = store, process.gate
 
     def put_new(self, name: str, data: Data) -> str:
-        return self._gate(lambda: self._store.put_new(name, bytes(data)))
+        return self._gate(f"put {name}", lambda: self._store.put_new(name, bytes(data)))
 
     def put_if_match(self, name: str, data: Data, etag: str) -> str:
-        return self._gate(lambda: self._store.put_if_match(name, bytes(data), etag))
+        return self._gate(f"replace {name}", lambda: self._store.put_if_match(name, bytes(data), etag))
 
     def get(self, name: str, max_size: int) -> bytes:
-        return self._gate(lambda: self._store.get(name, max_size))
+        return self._gate(f"get {name}", lambda: self._store.get(name, max_size))
 
     def get_range(self, name: str, offset: int, length: int) -> Data:
-        return self._gate(lambda: self._store.get_range(name, offset, length))
+        return self._gate(f"get {name}", lambda: self._store.get_range(name, offset, length))
 
     def head(self, name: str) -> ObjectInfo:
-        return self._gate(lambda: self._store.head(name))
+        return self._gate(f"head {name}", lambda: self._store.head(name))
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        return self._gate(lambda: iter(list(self._store.list(prefix))))
+        return self._gate(f"list {prefix}", lambda: iter(list(self._store.list(prefix))))
 
     def delete(self, name: str) -> None:
-        self._gate(lambda: self._store.delete(name))
+        self._gate(f"delete {name}", lambda: self._store.delete(name))
 
     def describe(self) -> str:
         return "interleaved memory"

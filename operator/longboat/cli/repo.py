@@ -162,11 +162,13 @@ def _prune(session: Session) -> int:
     reports = []
     for path, repository in session.repositories():
         report = repo_prune.prune_one(session.arguments, repository, lambda: datetime.now(UTC))
-        reports.append(repo_prune.report_json(path, report))
+        reports.append(repo_prune.report_json(path, report) | {"note": repo_prune.left_undone(repository, report)})
         if not session.json:
             repo_prune.print_report(path, report, sys.stdout)
     if session.json:
         repo_output.print_json(reports, sys.stdout)
+    elif note := next((each["note"] for each in reports if each["note"]), None):
+        print(note)
     elif any(each["dryRun"] for each in reports):
         print("Nothing was deleted; --yes does it.")
     return OK

@@ -51,6 +51,17 @@ def prune_one(
             repository.store.delete(EPOCH_NAME)
 
 
+def left_undone(repository: Repository, report: PruneReport) -> str | None:
+    """Return what a prune by hand leaves to the operator, if the store may have any of it."""
+    if report.dry_run or not repository.store.describe().startswith("s3://"):
+        return None
+    return (
+        "If the bucket keeps versions, what was deleted is hidden and still stored; locks were not extended. The"
+        " operator does both where the BackupStore says so (s3.deleteVersions, s3.objectLock); without it, use the"
+        " service's own lifecycle rules, and extend the locks of what is in use."
+    )
+
+
 def report_json(path: str, report: PruneReport) -> dict[str, Any]:
     """Return a report as JSON."""
     counts = {"live": report.live, "leased": report.leased, "waiting": report.waiting, "condemned": report.condemned}

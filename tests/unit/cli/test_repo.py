@@ -42,6 +42,7 @@ from longboat.repository import (
     write_tombstone,
 )
 from longboat.repository.bucket_clients import Patience
+from longboat.repository.object_store import ScopedStore
 from tests.unit.mover.disks import BLOCK, write_image
 from tests.unit.mover.test_restore_qcow2 import read_qcow2
 
@@ -314,6 +315,20 @@ def test_prune_deletes_only_if_it_is_told_to_and_leaves_the_operator_in_charge(w
     assert advance_epoch(world.shop, {token}, "next").number > 2
     assert read_epoch(world.blog) is None
     assert world("verify", "--share", "100") == 0
+
+
+def test_prune_by_hand_says_that_versions_and_locks_are_left_alone(
+    world: World, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert world("prune", "--yes") == 0
+    assert "locks" not in capsys.readouterr().out
+    monkeypatch.setattr(ScopedStore, "describe", lambda _: "s3://bucket/prod at https://s3.example.com")
+    assert world("prune") == 0
+    assert "locks" not in capsys.readouterr().out
+    assert world("prune", "--yes") == 0
+    assert "locks were not extended" in capsys.readouterr().out
+    assert world("prune", "--yes", "-o", "json") == 0
+    assert all("locks were not extended" in each["note"] for each in json.loads(capsys.readouterr().out))
 
 
 def test_prune_of_most_of_a_repository_asks(world: World, capsys: Capture) -> None:
