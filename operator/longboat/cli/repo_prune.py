@@ -73,7 +73,7 @@ def report_json(path: str, report: PruneReport) -> dict[str, Any]:
         "removed": {reason: _tally(tally) for reason, tally in sorted(report.removed.items())},
         **{name: _tally(tally) for name, tally in counts.items()},
         "later": _tally(report.later),
-        "mostlyDead": _tally(report.mostly_dead),
+        "toRewrite": _tally(report.to_rewrite),
         "unknownObjects": report.unknown,
         "postponed": report.postponed or None,
     }
@@ -87,9 +87,9 @@ def print_report(path: str, report: PruneReport, out: TextIO) -> None:
         print(f"  {reason}: {_text(tally)}", file=out)
     print(f"  {_text(report.condemned)} {will}condemned, {_text(report.waiting)} wait for their grace to end", file=out)
     print(f"  {_text(report.live)} are in use, {_text(report.leased)} belong to exports at work", file=out)
-    if report.mostly_dead.objects:
+    if report.to_rewrite.objects:
         print(
-            f"  {_text(report.mostly_dead)} of those in use are mostly dead: the next backups store the rest anew",
+            f"  {_text(report.to_rewrite)} of those in use are mostly dead: the next backups store the rest anew",
             file=out,
         )
     if report.unknown:

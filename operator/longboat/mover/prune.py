@@ -94,7 +94,7 @@ def _result(report: PruneReport, kept: WriteOnceReport) -> PruneResult:
         later=_count(report.later),
         leased=_count(report.leased),
         live=_count(report.live),
-        mostly_dead=_count(report.mostly_dead),
+        to_rewrite=_count(report.to_rewrite),
         unknown=report.unknown,
         note=report.postponed,
         asks=report.asks,

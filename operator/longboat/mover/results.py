@@ -114,7 +114,7 @@ class PruneResult(_Result):
     `removed` says what was deleted by reason (DataPack, MapPack, CondemnedList, ExpiredLease, StaleMarker,
     OldRevision, RewriteList, DamageRecord), `freed` all of it. Packs that were not: `condemned` now, `waiting` since an
     earlier run, `later` too young or too many, `leased` by exports at work, `live` as backups refer to them, and of
-    these `mostly_dead` that the next backups store anew. `note` says why nothing was condemned, if so, and `asks` that
+    these `to_rewrite` that the next backups store anew. `note` says why nothing was condemned, if so, and `asks` that
     it waits for somebody's leave to condemn most; `unknown` objects were left alone. In a bucket with versions and
     locks, `locks_extended` objects have a new lock, `purged` versions of what was removed before are gone for good,
     `locked` objects wait for that.
@@ -131,7 +131,7 @@ class PruneResult(_Result):
     later: PruneCount
     leased: PruneCount
     live: PruneCount
-    mostly_dead: PruneCount = PruneCount(objects=0, bytes=0)
+    to_rewrite: PruneCount = PruneCount(objects=0, bytes=0)
     unknown: int = 0
     note: str = ""
     asks: bool = False

@@ -26,7 +26,7 @@ from .mark import DEFAULT_THREADS, SHARED, DiskMarks, Marks, map_pack_sizes, mar
 from .object_store import ObjectInfo
 from .parallel import in_batches
 from .repository import Repository
-from .rewrite import Candidates, RewriteList, advice_objects, mostly_dead, write_advice
+from .rewrite import Candidates, RewriteList, advice_objects, to_rewrite, write_advice
 from .roots import LeasedPacks, mark_manifests, read_leases
 
 MOST = 0.5  # A larger share of all bytes is condemned only by those who say that they mean it.
@@ -63,7 +63,7 @@ class PruneReport:
     RewriteList, DamageRecord) what was deleted. Of the packs that were not, `live` are those that manifests refer to,
     `leased` those that writers at work have announced; `waiting` were condemned by an earlier run and will be deleted
     by a later one, `condemned` by this one; `later` are too young to be condemned, or there are too many at once, or
-    that was postponed. `mostly_dead` of the live ones hold so little that the next backups of their disks store it
+    that was postponed. `to_rewrite` of the live ones hold so little that the next backups of their disks store it
     anew. `unknown` counts objects among the packs that are not ours and are left alone. `postponed` says why nothing
     was condemned, if so; `asks` that it needs somebody who says that it is meant (`allow_most`).
     """
@@ -77,7 +77,7 @@ class PruneReport:
     waiting: Tally = field(default_factory=Tally)
     condemned: Tally = field(default_factory=Tally)
     later: Tally = field(default_factory=Tally)
-    mostly_dead: Tally = field(default_factory=Tally)
+    to_rewrite: Tally = field(default_factory=Tally)
     unknown: int = 0
     postponed: str = ""
     asks: bool = False
@@ -289,9 +289,9 @@ class _Prune:
     def _advise(self, disks: list[DiskMarks]) -> list[ObjectInfo]:
         """Tell the next backups which packs are mostly dead; return the lists of before."""
         before = advice_objects(self._repository)
-        for disk, packs in mostly_dead(self._repository, disks, self._candidates, self._threads).items():
-            self.report.mostly_dead.objects += len(packs)
-            self.report.mostly_dead.bytes += sum(size for _, size in packs)
+        for disk, packs in to_rewrite(self._repository, disks, self._candidates, self._threads).items():
+            self.report.to_rewrite.objects += len(packs)
+            self.report.to_rewrite.bytes += sum(size for _, size in packs)
             if not self.report.dry_run:
                 self._fence()
                 names = tuple(pack.hex() for pack, _ in packs)

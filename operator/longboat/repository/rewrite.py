@@ -1,16 +1,17 @@
-"""Packs that are mostly dead: which of them a disk's next backup should store anew, so that they can go.
+"""Packs that are mostly dead, or small: which of them a disk's next backup should store anew, so that they can go.
 
 Prune sees how many blocks of each pack the newest backup of a disk still has. It puts packs of which that is a small
-share into `rewrite/<disk hash>/<object id>`, and the next export of the disk stores these blocks anew from what it
-reads, within a budget. The old packs go once the last older backup that refers to them has expired. A list is advice:
-whatever it says, what is wrong with it costs space or time, never data. docs/explanation/prune.md has the arithmetic.
+share, and small ones where there are many, into `rewrite/<disk hash>/<object id>`, and the next export of the disk
+stores these blocks anew from what it reads, within a budget. The old packs go once the last older backup that refers to
+them has expired. A list is advice: whatever it says, what is wrong with it costs space or time, never data.
+docs/explanation/prune.md has the arithmetic.
 """
 
 from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from random import Random
 
 from pydantic import AwareDatetime
@@ -26,6 +27,8 @@ from .repository import Repository
 
 MAX_ADVISED = 4096  # Packs of one list, 128 GiB: more than a backup's budget in all but the largest disks.
 MAX_LOOKED = 1024  # Packs whose index one prune reads to see how full they were.
+SMALL = 4 << 20  # Packs of fewer bytes cost a restore a request each for little,
+MANY_SMALL = 32  # so that this many of one disk are put together.
 _LEAST, _MOST = 1 / 8, 2 / 3  # Bounds of the share below which packs are rewritten.
 _BATCH = 256
 _FLOOR = 256 << 20  # Bytes that every backup may store anew,
@@ -42,7 +45,10 @@ class RewriteList(Document):
 
 
 class Candidates:
-    """The packs of which too little may be alive; a bounded number is kept: the emptiest, and some others at random."""
+    """The packs of which too little may be alive; a bounded number is kept: the emptiest, and some others at random.
+
+    `small` are small ones of each disk by number, with their sizes.
+    """
 
     def __init__(self, random: Random) -> None:
         """Begin with none."""
@@ -50,12 +56,15 @@ class Candidates:
         self._emptiest: list[tuple[float, int, bytes, int]] = []
         self._others: list[tuple[int, bytes, int]] = []
         self._passed = 0
+        self.small: dict[int, list[tuple[bytes, int]]] = {}
 
     def add(self, disk: int, marks: DiskMarks, pack: bytes, size: int) -> None:
         """Take a pack of `size` bytes that only this disk (by number) refers to."""
         live = marks.live[pack]
         if not 0 < live < UNKNOWN:
             return  # The newest backup has nothing of it, so that it goes by itself; or it is not known how much.
+        if size < SMALL and len(self.small.setdefault(disk, [])) < MAX_ADVISED:
+            self.small[disk].append((pack, size))
         entry = (-live * marks.block_size / max(1, size), disk, pack, size)
         if len(self._emptiest) >= MAX_LOOKED // 2:
             entry = heapq.heappushpop(self._emptiest, entry)
@@ -90,10 +99,10 @@ def least_share(changed: float) -> float:
     return high
 
 
-def mostly_dead(
-    repository: Repository, disks: list[DiskMarks], candidates: Iterable[tuple[int, bytes, int]], threads: int
+def to_rewrite(
+    repository: Repository, disks: list[DiskMarks], candidates: Candidates, threads: int
 ) -> dict[int, list[tuple[bytes, int]]]:
-    """Return for each disk (by number) the packs to rewrite with their sizes, the deadest first.
+    """Return for each disk (by number) the packs to rewrite with their sizes: the deadest first, then many small ones.
 
     The index of each candidate is read; one that can't be read is left out.
     """
@@ -104,7 +113,10 @@ def mostly_dead(
         live = disks[disk].live[pack]
         if live < shares[disk] * blocks:
             found.setdefault(disk, []).append((live / blocks, pack, size))
-    return {disk: [each[1:] for each in sorted(packs)[:MAX_ADVISED]] for disk, packs in found.items()}
+    dead = {disk: {pack: size for _, pack, size in sorted(packs)} for disk, packs in found.items()}
+    small = {disk: dict(packs) for disk, packs in candidates.small.items() if len(packs) >= MANY_SMALL}
+    both = {disk: dead.get(disk, {}) | small.get(disk, {}) for disk in dead | small}
+    return {disk: list(packs.items())[:MAX_ADVISED] for disk, packs in both.items()}
 
 
 def write_advice(repository: Repository, disk_hash: str, content: RewriteList) -> str:

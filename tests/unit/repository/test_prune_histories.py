@@ -14,7 +14,7 @@ from datetime import timedelta
 from typing import NamedTuple
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from longboat.repository import (
@@ -354,8 +354,13 @@ def test_no_history_loses_a_backup(steps: list[Step]) -> None:
     run(steps)
 
 
+# Both prunes have read the leases before the export's, and its manifest comes after both have looked at manifests.
+OVERTAKEN = [("prune", STOPS["prune"][1]), ("another prune", STOPS["prune"][1]), ("export", COMMIT), ("prune", END)]
+
+
 @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.sampled_from([KILLED, LONG_AGO]), PACES, STRETCHES)
+@example(KILLED, timedelta(0), [*OVERTAKEN, ("another prune", END)])
 def test_no_race_for_packs_without_references_loses_a_backup(
     before: list[Step], pace: timedelta, stretches: list[tuple[str, str]]
 ) -> None:

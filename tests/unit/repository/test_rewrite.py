@@ -118,7 +118,7 @@ def chain(tmp_path: Path) -> Chain:
     chain = Chain(tmp_path)
     chain.back_up()
     chain.back_up(range(4, BLOCKS))
-    assert chain.prune().mostly_dead.objects == 1
+    assert chain.prune().to_rewrite.objects == 1
     return chain
 
 
@@ -141,7 +141,7 @@ def test_pack_that_is_alive_enough_is_left_alone(tmp_path: Path) -> None:
     chain = Chain(tmp_path)
     chain.back_up()
     chain.back_up(range(4))
-    assert chain.prune().mostly_dead.objects == 0
+    assert chain.prune().to_rewrite.objects == 0
     assert not advice_objects(chain.repository)
 
 
@@ -151,7 +151,7 @@ def test_pack_of_two_disks_is_left_alone(chain: Chain, own: Iterable[int]) -> No
     chain.tracked = False
     chain.back_up(own, disk=OTHER, dedupe="Namespace")
     assert chain.packs("backup-1") <= chain.packs("backup-2")
-    assert chain.prune().mostly_dead.objects == 0
+    assert chain.prune().to_rewrite.objects == 0
 
 
 def test_backup_stores_no_more_anew_than_its_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,13 +174,28 @@ def test_backup_stores_no_more_anew_than_its_budget(tmp_path: Path, monkeypatch:
 
 def test_each_prune_replaces_the_lists_and_a_dry_run_writes_none(chain: Chain) -> None:
     [before] = advice_objects(chain.repository)
-    assert chain.prune(dry_run=True).mostly_dead.objects == 1
+    assert chain.prune(dry_run=True).to_rewrite.objects == 1
     assert advice_objects(chain.repository) == [before]
     assert chain.prune().removed["RewriteList"].objects == 1
     [after] = advice_objects(chain.repository)
     assert after.name != before.name
     chain.back_up()
-    assert chain.prune().mostly_dead.objects == 0 and not advice_objects(chain.repository)
+    assert chain.prune().to_rewrite.objects == 0 and not advice_objects(chain.repository)
+
+
+def test_many_small_packs_of_a_disk_are_put_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rewrite, "MANY_SMALL", 4)
+    chain = Chain(tmp_path)
+    for block in range(3):
+        chain.back_up([block])
+    assert chain.prune().to_rewrite.objects == 0
+    chain.back_up([3])
+    assert chain.prune().to_rewrite.objects == 4
+    chain.back_up()
+    assert len(chain.packs("backup-4")) == 1 and chain.rewritten("backup-4") == BLOCKS
+    chain.check()
+    # What is one pack now is not stored again and again.
+    assert chain.prune().to_rewrite.objects == 0
 
 
 @pytest.mark.parametrize("how", ["cut", "of another disk", "unknown packs", "everything", "moved"])
