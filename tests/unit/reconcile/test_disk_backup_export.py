@@ -10,6 +10,7 @@ import pytest
 
 from longboat.kube.client import _failure
 from longboat.kube.kinds import (
+    BACKUP_STORE,
     CUSTOM_RESOURCE_DEFINITION,
     DISK_BACKUP,
     JOB,
@@ -44,6 +45,23 @@ def test_a_run_uses_the_credentials_that_may_only_create(world: BackupWorld) -> 
     world.drive()
     assert world.backup().status.phase == "Completed"
     assert set(world.repositories.asked) == {(SHOP, "export")}
+
+
+@pytest.mark.parametrize("dedupe", ["Disk", "Namespace"])
+def test_disks_of_one_image_share_their_blocks_only_if_the_administrator_says_so(
+    world: BackupWorld, dedupe: str
+) -> None:
+    operation = {"op": "add", "path": "/spec/dedupe", "value": dedupe}
+    world.cluster.patch(BACKUP_STORE, "offsite", [operation], "")
+    for number, claim in enumerate(("golden", "clone")):
+        world.storage.add_claim(SHOP, claim, "".join(f"block {i} of the image".ljust(500) for i in range(9000)))
+        world.add_policy(claim, {"disk": {"persistentVolumeClaim": claim}})
+        world.add_backup(f"run-{number}", policy=claim)
+        world.drive(f"run-{number}")
+    first, second = (disk(world, claim, f"run-{n}") for n, claim in enumerate(("golden", "clone")))
+    assert first.stored_bytes and second.stored_bytes is not None
+    assert (second.stored_bytes < first.stored_bytes / 2) == (dedupe == "Namespace")
+    assert ("'golden'" in (second.message or "")) == (dedupe == "Namespace")
 
 
 def test_a_volume_without_a_disk_image_fails_its_disk_at_once(world: BackupWorld) -> None:
