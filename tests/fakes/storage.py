@@ -282,6 +282,8 @@ class Storage:
         ended = {"exitCode": 0 if succeeded else 1, "message": message, "finishedAt": self._now()}
         phase = "Succeeded" if succeeded else "Failed"
         pod["status"] = {"phase": phase, "containerStatuses": [{"name": "mover", "state": {"terminated": ended}}]}
+        # The pod of an earlier Job of this name may not have been collected yet; real ones have names of their own.
+        self.cluster.delete(POD, pod["metadata"]["name"], meta["namespace"])
         self.cluster.create(pod)
         condition = {"type": "Complete" if succeeded else "Failed", "status": "True"}
         self._status(JOB, job, {"succeeded": int(succeeded), "failed": int(not succeeded), "conditions": [condition]})

@@ -67,8 +67,10 @@ def foreign_volume(claim: Object, expected: str | None) -> Problem | None:
         return None
     return Problem(
         "ProvisionerIgnoredDataSource",
-        f"PersistentVolumeClaim {claim['metadata']['name']!r} was bound to volume {bound!r}, which does not hold the "
-        "backup: its provisioner ignores spec.dataSourceRef. It is not attached; name a StorageClass of another driver",
+        f"PersistentVolumeClaim {claim['metadata']['name']!r} was bound to volume {bound!r}, which as far as is known "
+        "here does not hold the backup: its provisioner ignores spec.dataSourceRef, or this status is older than the "
+        "volume (etcd was put back). The claim is left as it is and not attached. Look what it holds; to restore again "
+        "create another Restore, with a StorageClass of another driver if it is empty",
         final=True,
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from longboat.api import Restore
-from longboat.kube.kinds import KUBEVIRT, VIRTUAL_MACHINE
+from longboat.kube.kinds import KUBEVIRT, VIRTUAL_MACHINE, VIRTUAL_MACHINE_INSTANCE
 from longboat.kube.port import ConflictError, NotFoundError, RefusedError
 from longboat.plan.attach import (
     Step,
@@ -14,6 +14,7 @@ from longboat.plan.attach import (
     spec_patch,
 )
 from longboat.plan.conditions import ConditionStatus, with_condition
+from longboat.plan.disks import claims_in_use
 from longboat.plan.problem import Problem
 from longboat.plan.restore_source import Waiting
 from longboat.reconcile.context import Context
@@ -29,12 +30,33 @@ def attach(ctx: Context, restore: Restore) -> Stage:
     its = machine(ctx.cluster, restore.namespace, wanted.virtual_machine)
     step = next_step(restore, its.vm, its.vmi)
     if isinstance(step, Step) and step.verb in ("HotPlug", "Edit"):
+        if problem := _in_use(ctx, restore):
+            return Stage(_marked(ctx, restore, "Attached", False, problem.reason, problem.message), problem)
         obstacle = _take(ctx, restore, its, step)
         its = machine(ctx.cluster, restore.namespace, wanted.virtual_machine)
         step = next_step(restore, its.vm, its.vmi)
         if obstacle and isinstance(step, Step) and step.verb in ("HotPlug", "Edit"):
             return Stage(_marked(ctx, restore, "Attached", False, obstacle.reason, obstacle.message), obstacle)
     return _said(ctx, restore, its, step)
+
+
+def _in_use(ctx: Context, restore: Restore) -> Problem | None:
+    """Return ClaimInUse if another machine has the disk: the user moved it there, and this status is from before."""
+    attach, claim, namespace = restore.spec.attach, restore.spec.claim.name, restore.namespace
+    machines = (
+        each
+        for each in ctx.cluster.list(VIRTUAL_MACHINE, namespace)
+        if attach and each["metadata"]["name"] != attach.virtual_machine
+    )
+    users = claims_in_use(machines, ctx.cluster.list(VIRTUAL_MACHINE_INSTANCE, namespace))
+    if (namespace, claim) not in users:
+        return None
+    user, disk = users[namespace, claim]
+    return Problem(
+        "ClaimInUse",
+        f"spec.attach: VirtualMachine {user!r} has PersistentVolumeClaim {claim!r} as its disk {disk!r}, and two"
+        " machines must not write to it; take it out there, or delete this Restore: the disk stays",
+    )
 
 
 def _take(ctx: Context, restore: Restore, its: Machine, step: Step) -> Problem | Waiting | None:

@@ -116,6 +116,9 @@ def _start(ctx: Context, restore: Restore, staging: Object, state: MoverState) -
     secret = secret_name(restore, restore.status.attempts or 1, staging["metadata"]["uid"])
     if state.job and ctx.cluster.get(SECRET, secret, ctx.settings.namespace):
         return None
+    # Also before there is a Job: the Secret of an earlier one of its name may not have been collected yet.
+    if is_bound(staging) and (problem := proven_new_of_class(ctx.cluster, staging)):
+        return problem
     settings, now = movers.mover_settings(ctx.settings), ctx.now()
     name = job_name(restore, restore.status.attempts or 1)
     if state.job is None and (full := movers.crowded(ctx.cluster, "restore", name, restore.namespace, settings, now)):
@@ -132,11 +135,8 @@ def _start(ctx: Context, restore: Restore, staging: Object, state: MoverState) -
     if made is None:
         # A Job that is just being deleted keeps its name for a moment.
         return Problem("NameTaken", f"Job {mover.name!r} in the operator's namespace is not ours")
-    if not is_bound(staging):
-        return None
-    if problem := proven_new_of_class(ctx.cluster, staging):
-        return problem
-    movers.equip(ctx.cluster, mover, made)
+    if is_bound(staging):
+        movers.equip(ctx.cluster, mover, made)
     return None
 
 
