@@ -29,10 +29,10 @@ class _Finding(NamedTuple):
     message: str
 
 
-def maintenance_status(store: BackupStore, records: Records, now: datetime) -> MaintenanceStatus:
-    """Return the sums over all repositories."""
+def maintenance_status(store: BackupStore, records: Records, now: datetime, problem: str = "") -> MaintenanceStatus:
+    """Return the sums over all repositories; ``problem`` says why it is not known which there are, if so."""
     prune, verify = _prune_status(store, records, now), _verify_status(store, records, now)
-    finding = _verified(store, records, now)
+    finding = _verified(store, records, now) if records else _unknown(problem)
     return MaintenanceStatus(
         repositories=len(records),
         freed=size_text(prune.freed_bytes),
@@ -43,10 +43,12 @@ def maintenance_status(store: BackupStore, records: Records, now: datetime) -> M
 
 
 def with_maintenance(
-    conditions: Sequence[Condition] | None, store: BackupStore, records: Records, now: datetime
+    conditions: Sequence[Condition] | None, store: BackupStore, records: Records, now: datetime, problem: str = ""
 ) -> list[Condition]:
-    """Return the conditions of a store with what is to be said of its upkeep."""
-    found = {PRUNED: _pruned(store, records), VERIFIED: _verified(store, records, now)}
+    """Return the conditions of a store with what is to be said of its upkeep; ``problem`` as above."""
+    found = dict.fromkeys((PRUNED, VERIFIED), _unknown(problem))
+    if records:
+        found = {PRUNED: _pruned(store, records), VERIFIED: _verified(store, records, now)}
     for type_, finding in found.items():
         if finding is None:
             conditions = without_condition(conditions, type_)
@@ -100,9 +102,11 @@ def _next(store: BackupStore, records: Records, work: Work, now: datetime) -> da
     return min((each for each in moments if each is not None), default=None)
 
 
-def _pruned(store: BackupStore, records: Records) -> _Finding | None:
-    if not records:
-        return None
+def _unknown(problem: str) -> _Finding | None:
+    return _Finding("Unknown", "NotListed", problem) if problem else None
+
+
+def _pruned(store: BackupStore, records: Records) -> _Finding:
     if failing := [each for each in records if each.prune.failed is not None]:
         return _Finding("False", "PruneFailed", _failures("pruned", failing, "prune"))
     if asking := [each for each in records if each.prune.question is not None]:
@@ -118,9 +122,7 @@ def _pruned(store: BackupStore, records: Records) -> _Finding | None:
     return _Finding("True", PRUNED, "what no backup refers to is removed when its grace period is over")
 
 
-def _verified(store: BackupStore, records: Records, now: datetime) -> _Finding | None:
-    if not records:
-        return None
+def _verified(store: BackupStore, records: Records, now: datetime) -> _Finding:
     damaged = [each for each in records if each.verify.result and each.verify.result.state == "damaged"]
     if lost := [each for each in damaged if each.verify.result and not _is_recoverable(each.verify.result)]:
         return _Finding("False", "Damaged", _damage(lost))

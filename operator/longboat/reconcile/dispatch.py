@@ -25,6 +25,7 @@ from longboat.reconcile import (
     trash_notes,
 )
 from longboat.reconcile.context import Context
+from longboat.reconcile.maintenance_records import is_pruning
 from longboat.reconcile.objects import load
 from longboat.reconcile.queue import Key, Work
 from longboat.reconcile.repositories import StoreProblemError
@@ -32,6 +33,8 @@ from longboat.reconcile.routing import ABANDONED, MAINTENANCE, RETENTION, STORED
 from longboat.reconcile.unreadable import attend
 
 log = logging.getLogger(__name__)
+
+AFTER_PRUNE = timedelta(minutes=5)
 
 Reconcile = Callable[[Context, str, str], timedelta | None]
 
@@ -79,6 +82,9 @@ def sweep_trash(ctx: Context, namespace: str, name: str) -> timedelta | None:
     """Remove what has been in a repository's trash for long enough; ``name`` is that of its ConfigMap."""
     place = next((each for each in trash_notes.places(ctx) if each.name == name), None)
     try:
+        if place is not None and is_pruning(ctx, place.store, place.namespace_uid):
+            # The sweep would take over the epoch, which ends the prune.
+            return AFTER_PRUNE
         if place is not None:
             trash.sweep(ctx, place)
     except StoreProblemError as problem:

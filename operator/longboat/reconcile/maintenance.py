@@ -39,7 +39,7 @@ BUSY = timedelta(seconds=5)
 NEW_AT_ONCE = 500
 SCAN_SHARE = 50
 """After the end of a Job everything is looked at again, if the last look took so many times less than it is ago."""
-_TROUBLE = frozenset({"Damaged", "Late", "PruneFailed", "PruneHeld", "VerifyFailed"})
+_TROUBLE = frozenset({"Damaged", "Late", "NotListed", "PruneFailed", "PruneHeld", "VerifyFailed"})
 
 Wish = tuple[int, Mapping[str, str]]
 """What a store asks for: the generation of its spec, and its annotations of ours."""
@@ -53,6 +53,8 @@ class Memory:
     """UIDs of the namespaces that have a repository in the store."""
     listed: datetime | None = None
     scanned: datetime | None = None
+    problem: str = ""
+    """Why the bucket could not be asked."""
     took: timedelta = timedelta(0)
     """How long the last look at everything has taken."""
     ended: bool = False
@@ -126,10 +128,13 @@ def _scan(ctx: Context, store: BackupStore, found: Memory, inside: Folders) -> N
     _list_repositories(ctx, store, found, inside)
     every = maintenance_records.all_records(ctx.cluster, ctx.settings.namespace)
     records = {each.namespace_uid: each for each in every if each.store == store.name}
+    if found.listed is None:
+        # Those that are known already are seen to while the bucket does not tell.
+        found.repositories = frozenset(records)
     records |= _new(ctx, store, found.repositories - records.keys())
     here = [record for uid, record in sorted(records.items()) if uid in found.repositories]
     found.due = deque(due_runs(here, store, ctx.now()))
-    _save(ctx, store, here)
+    _save(ctx, store, here, found.problem)
     found.scanned, found.wish, found.took, found.ended = ctx.now(), _wish(store), ctx.now() - begun, False
 
 
@@ -142,11 +147,12 @@ def _list_repositories(ctx: Context, store: BackupStore, found: Memory, inside: 
         settings = StoreAccess(ctx.cluster, ctx.settings).settings_of(store, "maintenance")
         names = inside(settings, f"{ctx.settings.cluster_id}/")
     except (StoreProblemError, RepositoryError) as error:
-        log.warning("BackupStore %s can't be asked for its repositories: %s", store.name, error)
+        found.problem = f"the store does not tell which repositories are in it: {error.reason}: {error}"
+        log.warning("BackupStore %s: %s", store.name, found.problem)
         return
     # The operator's own is there to try the key, and holds nothing.
     found.repositories = frozenset(names) - {own["metadata"]["uid"] if own else ""}
-    found.listed = ctx.now()
+    found.listed, found.problem = ctx.now(), ""
 
 
 def _new(ctx: Context, store: BackupStore, uids: Iterable[str]) -> dict[str, RepositoryRecord]:
@@ -178,7 +184,7 @@ def _begin(ctx: Context, store: BackupStore, found: Memory, room: int, token: To
     return begun
 
 
-def _save(ctx: Context, store: BackupStore, records: Sequence[RepositoryRecord]) -> None:
+def _save(ctx: Context, store: BackupStore, records: Sequence[RepositoryRecord], problem: str) -> None:
     """Write what the upkeep comes to into the store's status, and tell of it if that has changed."""
     # Read anew: a check of the store, which takes its time, may have written meanwhile.
     newest = load(ctx.cluster, BACKUP_STORE, BackupStore, "", store.name)
@@ -186,8 +192,8 @@ def _save(ctx: Context, store: BackupStore, records: Sequence[RepositoryRecord])
         return
     status = newest.status.model_copy(
         update={
-            "maintenance": maintenance_status(newest, records, ctx.now()),
-            "conditions": with_maintenance(newest.status.conditions, newest, records, ctx.now()),
+            "maintenance": maintenance_status(newest, records, ctx.now(), problem),
+            "conditions": with_maintenance(newest.status.conditions, newest, records, ctx.now(), problem),
         }
     )
     try:

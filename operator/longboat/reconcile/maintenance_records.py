@@ -85,6 +85,12 @@ def tokens_of(ctx: Context, store: str, namespace_uid: str) -> list[str]:
     return record.tokens
 
 
+def is_pruning(ctx: Context, store: str, namespace_uid: str) -> bool:
+    """Return whether a prune of a repository is under way: who takes over its epoch meanwhile ends it."""
+    record = read(ctx, record_key(store, namespace_uid))
+    return record is not None and record.prune.attempt is not None and not record.prune.attempt.dry_run
+
+
 def _key(record: RepositoryRecord) -> str:
     return record_key(record.store, record.namespace_uid)
 
