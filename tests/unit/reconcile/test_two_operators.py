@@ -14,7 +14,7 @@ from longboat.plan.take_over import TAKE_OVER
 from longboat.reconcile import backup_store, retention, trash, trash_notes
 from longboat.reconcile.dispatch import reconcile_disk_backup, sweep_trash
 from longboat.reconcile.repositories import StoreProblemError
-from longboat.repository import StoreCheck, StoreProblem, read_epoch
+from longboat.repository import StoreCheck, StoreProblem, generate_store_key, read_epoch
 from tests.fakes.cluster import KillAt, Killed
 from tests.unit.reconcile.policy_world import SHOP, SYSTEM, Clock, FolderRepositories, World
 from tests.unit.reconcile.test_deletion_and_expiry import add_backup, buried, repository, settle, user_deletes
@@ -28,6 +28,8 @@ def world(tmp_path: Path) -> World:
     clock = Clock()
     world = World(clock, FolderRepositories(str(tmp_path), clock=clock))
     world.add_store()
+    world.add_secret("offsite-s3", accessKeyID="a", secretAccessKey="s")
+    world.add_secret("offsite-key", key=generate_store_key())
     world.add_policy(retention={"keepFor": "7d"})
     for name in ("first", "second", "third"):
         add_backup(world, name)
