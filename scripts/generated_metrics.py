@@ -20,12 +20,13 @@ the port reads the names of policies, machines and claims of all namespaces: `ne
 COSTS = """
 ## What is stored
 
-**By namespace, exactly**: `longboat_repository_live_bytes` is what the backups of a namespace need in a store, shared
-blocks once, the trash included, as the namespace's last prune found; until the first one, within a day, it is not
-there. Charge for this.
+**To charge for it**: `longboat_repository_live_bytes` is what the backups of a namespace need in a store, shared blocks
+once, the trash included. `longboat_claim_live_bytes` is the same by disk: a pack that only one disk's backups need is
+that disk's; what several share is `(several)`. Both are as the namespace's last prune found, once a day; until the
+first one they are not there. Which machine a claim belongs to is a label of `longboat_stored_bytes`.
 
-**By policy, disk and machine**: blocks are shared, so that no exact answer exists without a rule for who pays for
-them. The rule here is: who stored them.
+**By policy**: policies share what they have in common, so that no exact answer exists without a rule for who pays for
+it. The rule here is: who stored it.
 
 `longboat_stored_bytes` is what each kept backup added to its store when it was made: compressed, encrypted, and only
 what was not there before. Sum it up by what is to be known:
@@ -40,8 +41,8 @@ sum by (namespace, vm, disk, claim) (longboat_stored_bytes)
 - A block that several backups share counts where it was stored first: with the policy and disk whose backup came
   first.
 - When that backup expires, the block stays for the others, and nobody counts it any more. So the sum is a lower bound
-  of what they need, close to it until the first backup expires; the difference to `longboat_repository_live_bytes` is
-  what nobody counts. Divide that by the shares here, or by the sizes of the disks.
+  of what they need, close to it until the first backup expires; what is missing to `longboat_repository_live_bytes` is
+  counted by nobody. Divide that by the shares here, or by the sizes of the disks.
 - What failed runs left behind, what is in the trash, and what prune has still to remove is not in it; that is what
   `longboat_store_used_bytes` has beyond the live bytes, but for the trash.
 - `sum by (namespace, policy) (longboat_backup_transferred_bytes_total)` is what was written in all, and never falls.

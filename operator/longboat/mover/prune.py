@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 
 from longboat.repository import (
@@ -28,6 +28,9 @@ from .jobs import PruneJob
 from .program import run_program
 from .progress import INTERVAL, print_line
 from .results import PruneCount, PruneResult
+
+ROOM_FOR_CLAIMS = 2000
+"""Bytes of a termination message, of 4096, for what each claim's backups need."""
 
 
 def main(argv: list[str]) -> int:
@@ -95,6 +98,7 @@ def _result(report: PruneReport, kept: WriteOnceReport) -> PruneResult:
         leased=_count(report.leased),
         live=_count(report.live),
         to_rewrite=_count(report.to_rewrite),
+        live_by_claim=largest(report.live_by_claim),
         unknown=report.unknown,
         note=report.postponed,
         asks=report.asks,
@@ -102,6 +106,22 @@ def _result(report: PruneReport, kept: WriteOnceReport) -> PruneResult:
         purged=PruneCount(objects=kept.removed, bytes=kept.removed_bytes),
         locked=kept.locked,
     )
+
+
+def largest(bytes_by_claim: Mapping[str, int], room: int = ROOM_FOR_CLAIMS) -> dict[str, int]:
+    """Return the largest ones, as many as there is room for in bytes of JSON; the others are added to "".
+
+    >>> largest({"a": 5, "b": 70, "": 1}, room=8)
+    {'b': 70, '': 6}
+    """
+    told, rest = dict[str, int](), 0
+    for name, size in sorted(bytes_by_claim.items(), key=lambda each: (-each[1], each[0])):
+        room -= len(f'"{name}":{size},') if name else 0
+        if name and room >= 0:
+            told[name] = size
+        else:
+            rest += size
+    return told | {"": rest} if bytes_by_claim else told
 
 
 def _count(tally: Tally) -> PruneCount:

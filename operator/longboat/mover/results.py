@@ -114,10 +114,11 @@ class PruneResult(_Result):
     `removed` says what was deleted by reason (DataPack, MapPack, CondemnedList, ExpiredLease, StaleMarker,
     OldRevision, RewriteList, DamageRecord), `freed` all of it. Packs that were not: `condemned` now, `waiting` since an
     earlier run, `later` too young or too many, `leased` by exports at work, `live` as backups refer to them, and of
-    these `to_rewrite` that the next backups store anew. `note` says why nothing was condemned, if so, and `asks` that
-    it waits for somebody's leave to condemn most; `unknown` objects were left alone. In a bucket with versions and
-    locks, `locks_extended` objects have a new lock, `purged` versions of what was removed before are gone for good,
-    `locked` objects wait for that.
+    these `to_rewrite` that the next backups store anew; `live_by_claim` are their bytes by the claim whose disk they
+    are ("": of several disks, map packs, and the smallest disks if there are too many). `note` says why nothing was
+    condemned, if so, and `asks` that it waits for somebody's leave to condemn most; `unknown` objects were left alone.
+    In a bucket with versions and locks, `locks_extended` objects have a new lock, `purged` versions of what was removed
+    before are gone for good, `locked` objects wait for that.
     """
 
     ok: Literal[True] = True
@@ -132,6 +133,7 @@ class PruneResult(_Result):
     leased: PruneCount
     live: PruneCount
     to_rewrite: PruneCount = PruneCount(objects=0, bytes=0)
+    live_by_claim: dict[str, int] = {}
     unknown: int = 0
     note: str = ""
     asks: bool = False

@@ -26,6 +26,8 @@ DISK = (*POLICY, "store", "vm", "disk", "claim")
 REPOSITORY = ("store", "namespace")
 DELETED = "(deleted)"
 """Stands for the namespaces that are gone: no namespace has such a name."""
+SEVERAL = "(several)"
+"""Stands for what is of no single claim."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,13 @@ METRICS = (
         REPOSITORY,
     ),
     Metric(
+        "longboat_claim_live_bytes",
+        "gauge",
+        "The same by the claim whose disk it is; (several): what disks share, the small index of all, and the smallest "
+        "disks of a namespace with very many.",
+        (*REPOSITORY, "claim"),
+    ),
+    Metric(
         "longboat_store_used_bytes",
         "gauge",
         "What lies there of it altogether: also what a later prune removes. Without manifests and leases.",
@@ -234,18 +243,20 @@ def machine_samples(machines: Iterable[Object], policies: Iterable[Iterable[Samp
 
 def repository_samples(records: Iterable[RepositoryRecord]) -> Iterator[Sample]:
     """Yield what lies in the stores, as far as a prune has looked."""
-    live: dict[tuple[str, str], float] = {}
-    used: dict[tuple[str, str], float] = {}
+    found: dict[tuple[str, tuple[str, ...]], float] = {}
     for each in records:
-        if (found := each.prune.result) is not None:
+        if (result := each.prune.result) is None:
+            continue
+        labels = (each.store, each.namespace or DELETED)
+        rest = (result.condemned, result.waiting, result.later, result.leased)
+        sizes: dict[tuple[str, tuple[str, ...]], int] = {("longboat_repository_live_bytes", labels): result.live.bytes}
+        sizes["longboat_store_used_bytes", labels] = result.live.bytes + sum(count.bytes for count in rest)
+        for claim, size in result.live_by_claim.items():
+            sizes["longboat_claim_live_bytes", (*labels, claim or SEVERAL)] = size
+        for key, size in sizes.items():
             # A namespace that was created again has two repositories.
-            key = (each.store, each.namespace or DELETED)
-            rest = (found.condemned, found.waiting, found.later, found.leased)
-            live[key] = live.get(key, 0.0) + found.live.bytes
-            used[key] = used.get(key, 0.0) + found.live.bytes + sum(count.bytes for count in rest)
-    for key, size in live.items():
-        yield "longboat_repository_live_bytes", key, size
-        yield "longboat_store_used_bytes", key, used[key]
+            found[key] = found.get(key, 0.0) + size
+    yield from ((name, labels, size) for (name, labels), size in found.items())
 
 
 @dataclass

@@ -40,6 +40,7 @@ class DiskMarks:
 
     disk_hash: str
     disk_key: str = ""
+    claim_name: str = ""
     block_size: int = 0
     changed: int = 0
     blocks: int = 0
@@ -49,6 +50,7 @@ class DiskMarks:
         """Count a further, newer backup of the disk."""
         counts = manifest.statistics
         self.disk_key, self.block_size = manifest.disk.disk_key, manifest.block_size
+        self.claim_name = manifest.disk.claim_name
         self.blocks = counts.new_blocks + counts.unchanged_blocks
         self.changed += max(0, counts.new_blocks - counts.rewritten_blocks) if manifest.parent else 0
 

@@ -8,6 +8,7 @@ docs/explanation/prune.md says why no backup can lose a pack.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -64,8 +65,9 @@ class PruneReport:
     `leased` those that writers at work have announced; `waiting` were condemned by an earlier run and will be deleted
     by a later one, `condemned` by this one; `later` are too young to be condemned, or there are too many at once, or
     that was postponed. `to_rewrite` of the live ones hold so little that the next backups of their disks store it
-    anew. `unknown` counts objects among the packs that are not ours and are left alone. `postponed` says why nothing
-    was condemned, if so; `asks` that it needs somebody who says that it is meant (`allow_most`).
+    anew. `live_by_claim` are the bytes of the live ones by the name of the claim whose disk they are ("": of several
+    disks, and map packs). `unknown` counts objects among the packs that are not ours and are left alone. `postponed`
+    says why nothing was condemned, if so; `asks` that it needs somebody who says that it is meant (`allow_most`).
     """
 
     dry_run: bool = False
@@ -78,6 +80,7 @@ class PruneReport:
     condemned: Tally = field(default_factory=Tally)
     later: Tally = field(default_factory=Tally)
     to_rewrite: Tally = field(default_factory=Tally)
+    live_by_claim: Counter[str] = field(default_factory=Counter)
     unknown: int = 0
     postponed: str = ""
     asks: bool = False
@@ -243,8 +246,11 @@ class _Prune:
             if pack in condemned.packs:
                 condemned.left.add(pack)
             owner = live.get(pack[1]) if kind is Kind.DATA_PACK else None
-            if isinstance(owner, int) and owner != SHARED:
-                self._candidates.add(owner, disks[owner], pack[1], info.size)
+            disk = disks[owner] if isinstance(owner, int) and owner != SHARED else None
+            if tally is self.report.live:
+                self.report.live_by_claim[disk.claim_name if disk else ""] += info.size
+            if isinstance(owner, int) and disk is not None:
+                self._candidates.add(owner, disk, pack[1], info.size)
 
     def _fate(
         self, pack: tuple[Kind, bytes], info: ObjectInfo, live: bool, leased: bool, condemned: _Condemned

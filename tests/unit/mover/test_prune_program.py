@@ -86,6 +86,13 @@ def test_result_says_what_goes_now_and_later(tmp_path: Path) -> None:
     assert {json.loads(line)["progress"]["step"] for line in lines} >= {"packs"}
 
 
+def test_what_many_claims_need_fits_into_a_termination_message() -> None:
+    result = prune.largest({f"claim-{number:03}-{'x' * 200}": number for number in range(500)})
+    assert len(json.dumps(result)) < 2100 and sum(result.values()) == sum(range(500))
+    assert max(result.values()) == result[""], "the rest is told as well"
+    assert prune.largest({}) == {}
+
+
 def test_clock_of_the_machine_that_is_off_is_an_error(tmp_path: Path) -> None:
     store = MemoryStore()
     key = repository_in(store).master_key

@@ -229,7 +229,8 @@ def count(size: int) -> PruneCount:
 def test_namespace_is_charged_for_what_its_backups_need_and_not_for_what_prune_still_removes(world: Watched) -> None:
     nothing = count(0)
     result = PruneResult(dry_run=False, manifests=1, leases=0, removed={}, freed=nothing, condemned=count(1),
-                         waiting=count(2), later=count(4), leased=count(8), live=count(100))  # fmt: skip
+                         waiting=count(2), later=count(4), leased=count(8), live=count(100),
+                         live_by_claim={"db-data": 70, "": 30})  # fmt: skip
     for uid, namespace, its in (("a", "shop", result), ("b", "", result), ("c", "", result), ("d", "new", None)):
         runs = PruneRuns(result=its)
         record = RepositoryRecord(
@@ -239,6 +240,8 @@ def test_namespace_is_charged_for_what_its_backups_need_and_not_for_what_prune_s
     world.figures.repositories(world.context())
     assert world.told("longboat_repository_live_bytes") == {("offsite", "shop"): 100, ("offsite", "(deleted)"): 200}
     assert world.told("longboat_store_used_bytes") == {("offsite", "shop"): 115, ("offsite", "(deleted)"): 230}
+    claims = {labels[2]: size for labels, size in world.told("longboat_claim_live_bytes").items() if labels[1] == SHOP}
+    assert claims == {"db-data": 70, "(several)": 30}
 
 
 def test_bad_object_is_left_out_and_the_others_are_told(world: Watched) -> None:

@@ -626,6 +626,32 @@ def test_map_packs_that_do_not_name_data_packs_are_read_themselves(
     world.check()
 
 
+def bytes_of(world: World, folder: str) -> int:
+    return sum(len(world.store.objects[_FOLDER + name][0]) for name in world.names(folder))
+
+
+def test_what_a_disk_needs_is_counted_for_its_claim_also_when_the_backup_that_stored_it_is_gone(world: World) -> None:
+    first = world.prune(dry_run=True).live_by_claim
+    assert first == {"db-data": bytes_of(world, "packs/"), "": bytes_of(world, "maps/")}
+    world.remove("one")
+    report = world.prune(dry_run=True)
+    assert sum(report.live_by_claim.values()) == report.live.bytes
+    # The later ones still refer to nearly all that the first one has stored.
+    assert report.live_by_claim["db-data"] > 0.9 * first["db-data"]
+
+
+def test_what_several_disks_need_is_counted_once_and_for_none_of_them(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.back_up("golden")
+    image = write_image(tmp_path / "clone", {}, SIZE)
+    (image / "disk.img").write_bytes(world.contents["golden"])
+    clone = DiskIdentity(disk_key="shop/web/root", claim_name="web-root", volume_handle="v2")
+    export(world.store, world.key, image, "clone", 9, disk=clone, dedupe="Namespace")
+    world.store.advance(2 * GRACE)
+    report = world.prune(dry_run=True)
+    assert report.live_by_claim == {"": report.live.bytes}
+
+
 def test_disk_that_was_compared_with_another_one_survives_all_backups_of_that(tmp_path: Path) -> None:
     world = World(tmp_path)
     world.back_up("golden")
