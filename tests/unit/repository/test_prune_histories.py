@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from importlib import import_module
 from typing import NamedTuple
 
 import pytest
@@ -35,6 +36,7 @@ from longboat.repository.errors import BackupBeingRemovedError, BackupNotFoundEr
 from longboat.repository.layout import Kind, split_pack_name
 from longboat.repository.mark import references
 from longboat.repository.object_store import ObjectStore
+from longboat.repository.roots import LeasedPacks
 from tests.fakes.interleaved import Process
 from tests.fakes.object_store import MemoryStore
 from tests.unit.mover.disks import PATH, backup_time, repository_in
@@ -42,6 +44,7 @@ from tests.unit.mover.disks import PATH, backup_time, repository_in
 from .hand_writer import back_up, read_back
 
 GRACE = leases.MIN_GRACE
+PRUNE = import_module("longboat.repository.prune")  # The module: the package has a function of that name.
 _EMPTY = MemoryStore()
 _KEY = repository_in(_EMPTY).master_key
 TIMES = [timedelta(seconds=20), timedelta(minutes=4), timedelta(minutes=19), timedelta(minutes=35), GRACE, 26 * GRACE]
@@ -272,11 +275,11 @@ STRETCHES = st.lists(
     min_size=3,
     max_size=9,
 )
-PACES = st.sampled_from([timedelta(0), timedelta(0), timedelta(seconds=30), timedelta(minutes=1)])
+PACES = st.sampled_from([timedelta(0), timedelta(0), timedelta(minutes=2), timedelta(minutes=5)])
 
 
 class Race:
-    """One export, two prunes and a deletion that overtake each other; the export takes `pace` for each operation."""
+    """One export, two prunes and a deletion that overtake each other; the export takes `pace` for each upload."""
 
     def __init__(self, history: History, pace: timedelta) -> None:
         self._history, self._pace = history, pace
@@ -293,15 +296,15 @@ class Race:
                 return  # There is nothing to delete.
             self._actors[who] = self._history.processes[-1]
         process = self._actors[who]
-        while not process.next_operation().startswith(until) and process.step():
-            if who == "export":
+        while not (what := process.next_operation()).startswith(until) and process.step():
+            if who == "export" and what.startswith("put"):
                 self._history.store.advance(self._pace)
 
-    def end(self) -> None:
-        """Bring all to their ends; who began to upload before anybody else began has its backup made."""
+    def end(self, leased: bool) -> None:
+        """Bring all to their ends; who began to upload before anybody else began has its backup made, by its lease."""
         for who in list(self._actors):
             self.go_on(who, END)
-        if self.first_stretch in {("export", UPLOAD), ("export", COMMIT)}:
+        if leased and self.first_stretch in {("export", UPLOAD), ("export", COMMIT)}:
             assert self._actors["export"].result is not None, self._actors["export"].error
 
 
@@ -330,15 +333,17 @@ def run(steps: list[Step]) -> None:
         history.end()
 
 
-def run_race(before: list[Step], pace: timedelta, stretches: list[tuple[str, str]]) -> None:
-    """Let a race happen after a history, and everything come to its end."""
-    with begun(before) as history:
+def run_race(before: list[Step], pace: timedelta, stretches: list[tuple[str, str]], leased: bool = True) -> None:
+    """Let a race happen after a history, and everything come to its end; prunes may see no leases."""
+    with begun(before) as history, pytest.MonkeyPatch.context() as patch:
+        if not leased:
+            patch.setattr(PRUNE, "read_leases", lambda *_: LeasedPacks())
         history.disks[0] += range(11, 31)
         race = Race(history, pace)
         for who, until in stretches:
             race.go_on(who, until)
             history.check()
-        race.end()
+        race.end(leased)
         history.end()
 
 
@@ -367,6 +372,20 @@ def test_no_race_for_packs_without_references_loses_a_backup(
     run_race(before, pace, stretches)
 
 
+# Packs are condemned while an export uploads that refers to them, and are due when it is about to write its manifest.
+CONDEMNED_MEANWHILE = [("export", UPLOAD), ("prune", END), ("export", COMMIT), ("another prune", DOES[2])]
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.sampled_from([KILLED, LONG_AGO]), PACES, STRETCHES)
+@example(KILLED, timedelta(minutes=5), [*CONDEMNED_MEANWHILE, ("export", END)])
+def test_no_backup_is_lost_to_a_prune_that_sees_no_leases(
+    before: list[Step], pace: timedelta, stretches: list[tuple[str, str]]
+) -> None:
+    # Leases are there so that exports get their work done; that they lose nothing must not depend on them.
+    run_race(before, pace, stretches, leased=False)
+
+
 @pytest.mark.long
 @pytest.mark.timeout(6 * 3600)
 @settings(max_examples=20_000, deadline=None, suppress_health_check=list(HealthCheck))
@@ -375,6 +394,7 @@ def test_none_of_many_races_loses_a_backup(
     before: list[Step], pace: timedelta, stretches: list[tuple[str, str]]
 ) -> None:
     run_race(before, pace, stretches)
+    run_race(before, pace, stretches, leased=False)
 
 
 @pytest.mark.long
