@@ -80,7 +80,7 @@ def run_restore(
 
 
 def _wanted_manifest(repository: Repository, job: RestoreJob) -> DiskManifest:
-    stored = read_disk_manifest(repository, job.manifest)
+    stored = read_disk_manifest(repository, job.manifest, job.object_id)
     if job.object_id not in (None, stored.object_id):
         raise DamagedError(f"{job.manifest}: it is object {stored.object_id}, the backup has {job.object_id}")
     return stored.manifest

@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain
 from typing import TypeVar
 
 from pydantic import JsonValue
 
+from .crypto import HEADER_BYTES
 from .documents import MAX_DOCUMENT_OBJECT, open_document, seal_document
 from .errors import BackupNotFoundError, DamagedError, ManifestConflictError, ObjectExistsError, ObjectNotFoundError
 from .layout import (
@@ -30,7 +32,7 @@ from .layout import (
     split_disk_manifest_name,
 )
 from .manifests import BackupManifest, DiskManifest, DiskReference
-from .object_store import put_once
+from .object_store import contents, put_once
 from .repository import Repository
 
 M = TypeVar("M", DiskManifest, BackupManifest)
@@ -68,19 +70,34 @@ def write_disk_manifest(repository: Repository, manifest: DiskManifest) -> Store
     return StoredDisk(name, object_id.hex(), manifest)
 
 
-def read_disk_manifest(repository: Repository, name: str) -> StoredDisk:
-    """Return the disk manifest of that object name; BackupNotFoundError, DamagedError or a StoreError."""
+def read_disk_manifest(repository: Repository, name: str, object_id: str | None = None) -> StoredDisk:
+    """Return the disk manifest of that object name; BackupNotFoundError, DamagedError or a StoreError.
+
+    Where the name has several versions that can be read, the one with this object id, if there is one.
+    """
     parts = split_disk_manifest_name(name)
     if parts is None:
         raise BackupNotFoundError(f"{name!r} is not the name of a disk manifest (disks/<hash>/<time>-<hash>)")
     try:
-        data = repository.store.get(name, MAX_DOCUMENT_OBJECT)
+        data = _wanted_version(repository, name, object_id)
     except ObjectNotFoundError:
         raise BackupNotFoundError(f"{repository.store.describe()}: there is no disk manifest {name}") from None
     object_id, manifest = _open_at(repository, Kind.DISK_MANIFEST, name, data, DiskManifest)
     if disk_manifest_object(repository, manifest) != name:
         raise DamagedError(f"{name}: the manifest in this place belongs to another disk or backup")
     return StoredDisk(name, object_id, manifest)
+
+
+def _wanted_version(repository: Repository, name: str, object_id: str | None) -> bytes:
+    if object_id is None:
+        return repository.store.get(name, MAX_DOCUMENT_OBJECT)
+    found = contents(repository.store, name, MAX_DOCUMENT_OBJECT)
+    first = next(found)
+    # The header is not authenticated yet: it only says which version is worth being opened.
+    wanted = bytes.fromhex(object_id)
+    return next(
+        (each for each in chain([first], found) if each[HEADER_BYTES - ID_BYTES : HEADER_BYTES] == wanted), first
+    )
 
 
 def find_disk_manifest(repository: Repository, disk_key: str, backup_name: str, created: datetime) -> StoredDisk | None:

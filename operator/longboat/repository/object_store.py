@@ -89,6 +89,10 @@ class ScopedStore:
         """See ObjectStore."""
         return self._store.get(self._folder + name, max_size)
 
+    def get_versions(self, name: str, max_size: int) -> Iterator[bytes]:
+        """See contents()."""
+        return contents(self._store, self._folder + name, max_size)
+
     def get_range(self, name: str, offset: int, length: int) -> Data:
         """See ObjectStore."""
         return self._store.get_range(self._folder + name, offset, length)
@@ -115,6 +119,12 @@ class ScopedStore:
 
     def _relative(self, info: ObjectInfo) -> ObjectInfo:
         return replace(info, name=info.name.removeprefix(self._folder))
+
+
+def contents(store: ObjectStore, name: str, max_size: int) -> Iterator[bytes]:
+    """Yield what get() returns, then the object's other versions if the store is one that tells them apart."""
+    versions = getattr(store, "get_versions", None)
+    yield from versions(name, max_size) if versions is not None else [store.get(name, max_size)]
 
 
 def put_once(store: ObjectStore, name: str, data: bytes) -> None:

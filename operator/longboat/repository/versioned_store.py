@@ -62,11 +62,18 @@ class OldestStore(BucketStore):
 
     def get(self, name: str, max_size: int) -> bytes:
         """See ObjectStore."""
-        version = self._oldest(name)
-        if version.size > max_size:
-            raise DamagedError(f"{self._place}: {name} has {version.size} bytes, expected at most {max_size}")
-        path = self._path(name)
-        return self._run(name, lambda: bytes(self._get(path, {"version": version.id}).bytes()))
+        return self._whole(name, self._oldest(name), max_size)
+
+    def get_versions(self, name: str, max_size: int) -> Iterator[bytes]:
+        """Yield all versions, the oldest first: a name that was removed and created again has more than one true one.
+
+        ObjectNotFoundError if there is none.
+        """
+        yield self.get(name, max_size)
+        oldest = self._oldest(name)
+        for version in reversed(self._versions.of(name)):
+            if not version.marker and version.id != oldest.id:
+                yield self._whole(name, version, max_size)
 
     def get_range(self, name: str, offset: int, length: int) -> Data:
         """See ObjectStore."""
@@ -101,6 +108,12 @@ class OldestStore(BucketStore):
     def delete(self, name: str) -> None:
         """Refuse: nothing may be lost while a repository is being recovered."""
         raise self._refused(name)
+
+    def _whole(self, name: str, version: Version, max_size: int) -> bytes:
+        if version.size > max_size:
+            raise DamagedError(f"{self._place}: {name} has {version.size} bytes, expected at most {max_size}")
+        path = self._path(name)
+        return self._run(name, lambda: bytes(self._get(path, {"version": version.id}).bytes()))
 
     def _get(self, path: str, options: obstore.GetOptions) -> obstore.GetResult:
         return obstore.get(self._client, path, options=options)

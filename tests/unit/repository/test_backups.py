@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -37,6 +38,9 @@ from longboat.repository.errors import (
 )
 from longboat.repository.parents import choose_parent
 from tests.fakes.object_store import FaultyStore, KilledError, MemoryStore
+from tests.unit.mover.disks import backup_time, repository_in
+
+from .hand_writer import back_up
 
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
 TRASH = timedelta(days=7)
@@ -296,3 +300,30 @@ def test_lost_acknowledgement_of_an_epoch_is_no_conflict() -> None:
     _, repository = world()
     advance_epoch(repository, {"a1"}, "a1")
     assert advance_epoch(repository, {"a1"}, "a1").number == 2
+
+
+def test_of_several_versions_of_a_disk_manifest_the_one_that_is_wanted_is_read() -> None:
+    # A manifest was withdrawn and written anew, and the oldest version of each object is what is read.
+    store = MemoryStore()
+    repository = repository_in(store)
+    first = back_up(repository, "disk", "run", backup_time(1), [1, 2])
+    name = f"cluster/namespace/{first.name}"
+    old = store.objects.pop(name)
+    second = back_up(repository, "disk", "run", backup_time(1), [1, 3])
+    versions = [old[0], store.objects[name][0]]
+
+    class Oldest(MemoryStore):
+        def get(self, wanted: str, max_size: int) -> bytes:
+            return versions[0] if wanted == name else super().get(wanted, max_size)
+
+        def get_versions(self, wanted: str, max_size: int) -> Iterator[bytes]:
+            yield from versions if wanted == name else [self.get(wanted, max_size)]
+
+    oldest = Oldest()
+    oldest.objects = store.objects
+    repository = repository_in(oldest)
+    assert read_disk_manifest(repository, first.name) == first
+    assert read_disk_manifest(repository, first.name, second.object_id) == second
+    assert read_disk_manifest(repository, first.name, first.object_id) == first
+    # None is the one: whoever asked says so.
+    assert read_disk_manifest(repository, first.name, "0" * 32) == first

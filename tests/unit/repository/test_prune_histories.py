@@ -360,7 +360,7 @@ def test_no_history_loses_a_backup(steps: list[Step]) -> None:
 
 
 # Both prunes have read the leases before the export's, and its manifest comes after both have looked at manifests.
-OVERTAKEN = [("prune", STOPS["prune"][1]), ("another prune", STOPS["prune"][1]), ("export", COMMIT), ("prune", END)]
+OVERTAKEN = [("prune", DOES[1]), ("another prune", LOOKS[1]), ("export", COMMIT), ("prune", END)]
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
