@@ -142,6 +142,8 @@ class TargetState(Model):
 
     kind: str = Field(description="VirtualMachine or PersistentVolumeClaim.")
     name: str = Field(description="Name of the target.")
+    uid: str = Field("", description="UID of it, or of the one PersistentVolumeClaim that is backed up.")
+    since: Time | None = Field(None, description="Since when it is a target of the policy.")
     last_success_time: Time | None = Field(None, description="Moment that its newest good backup holds.")
     overdue_at: Time | None = Field(
         None,

@@ -21,8 +21,6 @@ MOST_DISKS = 1000
 SETTLED = timedelta(minutes=2)
 """A run's end is seen later than it says itself, by a few calls of the API server; never as late as this."""
 
-Successes = Mapping[tuple[str, str], datetime | None]
-
 
 def interval_seconds(policy: BackupPolicy, anchor: datetime, now: datetime) -> int:
     """Return the seconds between the two slots that now lies between. The schedule must be valid."""
@@ -33,27 +31,41 @@ def interval_seconds(policy: BackupPolicy, anchor: datetime, now: datetime) -> i
 
 
 def target_states(
-    policy: BackupPolicy, anchor: datetime, targets: Sequence[Target], runs: Sequence[DiskBackup], before: Successes
+    policy: BackupPolicy,
+    anchor: datetime,
+    targets: Sequence[Target],
+    runs: Sequence[DiskBackup],
+    before: Iterable[TargetState],
+    now: datetime,
 ) -> list[TargetState]:
     """Return the newest good backup of each target, and when it is too old. The schedule must be valid.
 
-    ``before`` are the moments known so far: the backups that they are of may have expired.
+    ``before`` is what was said last: the backups that it was said of may have expired.
     """
+    known = {each.uid: each for each in before}
     found = []
     for target in sorted(targets, key=lambda each: (each.kind, each.name))[:MOST_TARGETS]:
-        success = newest_success(target, runs) or before.get((target.kind, target.name))
-        success = success.replace(microsecond=0) if success else None
-        late = _late(policy, anchor, success)
-        found.append(TargetState(kind=target.kind, name=target.name, last_success_time=success, overdue_at=late))
+        # A machine that was made again under its name has no backup of its own yet.
+        uid = target.claim_uid or target.uid
+        said = known.get(uid) or TargetState(kind=target.kind, name=target.name, uid=uid, since=now)
+        success = newest_success(target, runs) or said.last_success_time
+        changes = {
+            "name": target.name,
+            "since": (said.since or now).replace(microsecond=0),
+            "last_success_time": success.replace(microsecond=0) if success else None,
+        }
+        said = said.model_copy(update=changes)
+        found.append(said.model_copy(update={"overdue_at": _late(policy, anchor, said)}))
     return found
 
 
-def _late(policy: BackupPolicy, anchor: datetime, success: datetime | None) -> datetime | None:
-    spec = policy.spec
-    if spec.suspend:
+def _late(policy: BackupPolicy, anchor: datetime, target: TargetState) -> datetime | None:
+    spec, since = policy.spec, target.last_success_time or target.since
+    if spec.suspend or since is None:
         return None
-    # One that never succeeded is late when the first slot since the policy runs is.
-    since = success or max(anchor, policy.status.resumed_at or anchor)
+    if target.last_success_time is None:
+        # Late is who was passed over by a slot that there was for it.
+        since = max(since, policy.status.resumed_at or since)
     return late_at(spec.schedule, spec.time_zone, anchor, since).replace(microsecond=0)
 
 

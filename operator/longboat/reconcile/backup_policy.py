@@ -223,9 +223,7 @@ def _figures(seen: Observed, status: BackupPolicyStatus, runs: Sequence[DiskBack
     """Return what monitoring reads. Of a schedule that can't be evaluated nothing is late."""
     policy, anchor, states, interval = seen.policy, seen.anchor, None, None
     if not _unscheduled(seen):
-        same = status.target == target_text(policy.spec.target)
-        before = {(each.kind, each.name): each.last_success_time for each in status.targets or () if same}
-        states = target_states(policy, anchor, seen.targets, runs, before)
+        states = target_states(policy, anchor, seen.targets, runs, status.targets or (), seen.now)
         interval = interval_seconds(policy, anchor, seen.now)
     return {
         "expected_interval_seconds": interval,

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from longboat.api import BackupPolicy, DiskBackup
+from longboat.api.backup_policy import TargetState
 from longboat.plan import policy_figures
 from longboat.plan.policy import Target
 from longboat.plan.policy_figures import SETTLED, counted, interval_seconds, target_states, usage
@@ -103,30 +104,48 @@ def test_totals_equal_the_history_whenever_they_are_brought_up_to_date(data: Any
     assert len(totals.counted or ()) <= len(runs)
 
 
+def state(
+    its: BackupPolicy, *runs: DiskBackup, before: TargetState | None = None, target: Target = DB, now: datetime = ANCHOR
+) -> TargetState:
+    """What is said of one target."""
+    [found] = target_states(its, ANCHOR, [target], runs, [before] if before else [], now)
+    return found
+
+
 def test_target_is_overdue_half_an_interval_after_the_slot_that_should_have_followed() -> None:
     ended = datetime(2026, 1, 6, 3, 33, tzinfo=UTC)
-    [state] = target_states(policy(), ANCHOR, [DB], [run("a", ended)], {})
-    assert state.overdue_at == datetime(2026, 1, 7, 15, 30, tzinfo=UTC)
+    assert state(policy(), run("a", ended)).overdue_at == datetime(2026, 1, 7, 15, 30, tzinfo=UTC)
 
 
 def test_weekend_without_slots_is_not_overdue() -> None:
-    weekdays = policy({"cron": "30 3 * * 1-5"})
     friday = datetime(2026, 1, 9, 3, 33, tzinfo=UTC)
-    [state] = target_states(weekdays, ANCHOR, [DB], [run("a", friday)], {})
-    assert state.overdue_at is not None and state.overdue_at > datetime(2026, 1, 12, 3, 30, tzinfo=UTC)
+    found = state(policy({"cron": "30 3 * * 1-5"}), run("a", friday)).overdue_at
+    assert found is not None and found > datetime(2026, 1, 12, 3, 30, tzinfo=UTC)
 
 
 def test_target_that_never_succeeded_is_overdue_after_its_first_slot_and_a_suspended_one_never() -> None:
-    [state] = target_states(policy(), ANCHOR, [DB], [], {})
-    assert (state.last_success_time, state.overdue_at) == (None, datetime(2026, 1, 1, 15, 30, tzinfo=UTC))
-    [state] = target_states(policy(suspend=True), ANCHOR, [DB], [], {})
-    assert state.overdue_at is None
+    found = state(policy())
+    assert (found.last_success_time, found.overdue_at) == (None, datetime(2026, 1, 1, 15, 30, tzinfo=UTC))
+    assert state(policy(suspend=True)).overdue_at is None
+
+
+def test_new_machine_of_an_old_policy_is_not_overdue_before_its_own_first_slot() -> None:
+    first = state(policy(), now=NOW)
+    assert first.overdue_at == datetime(2026, 1, 8, 15, 30, tzinfo=UTC)
+    later = state(policy(), before=first, now=NOW + timedelta(hours=20))
+    assert later == first, "its time does not begin anew with each look"
 
 
 def test_success_is_remembered_when_its_backup_has_expired() -> None:
-    before = {("VirtualMachine", "db"): NOW}
-    [state] = target_states(policy(), ANCHOR, [DB], [], before)
-    assert state.last_success_time == NOW.replace(microsecond=0)
+    before = state(policy(), run("a", NOW))
+    assert before.last_success_time == NOW - timedelta(seconds=90)
+    assert state(policy(), before=before, now=NOW) == before
+
+
+def test_machine_that_was_made_again_does_not_count_the_backups_of_the_one_before() -> None:
+    before = state(policy(), run("a", NOW))
+    again = Target("VirtualMachine", "db", "uid-new")
+    assert state(policy(), run("a", NOW), before=before, target=again, now=NOW).last_success_time is None
 
 
 def test_interval_is_that_of_the_schedule() -> None:
