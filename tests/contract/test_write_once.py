@@ -30,6 +30,7 @@ from longboat.repository import (
     write_backup_manifest,
     write_tombstone,
 )
+from longboat.repository.documents import seal_document
 from longboat.repository.epoch import advance_epoch
 from longboat.repository.errors import (
     AccessDeniedError,
@@ -38,6 +39,8 @@ from longboat.repository.errors import (
     ObjectNotFoundError,
     RepositoryError,
 )
+from longboat.repository.layout import Kind as Kinds
+from longboat.repository.object_store import contents
 from longboat.repository.s3_versions import S3Versions
 from tests.cluster.s3 import RemoteStore
 from tests.contract import write_once_proxy
@@ -190,6 +193,22 @@ def test_after_an_attack_nothing_false_is_read_and_the_oldest_versions_restore(
     assert [each.name for each in list_backups(opened(oldest))] == ["run"]
     with pytest.raises(AccessDeniedError):
         open_store(oldest).put_new("a", b"")
+
+
+def test_each_version_of_a_manifest_can_be_had_where_the_oldest_are_read(versioned: Bucket, tmp_path: Path) -> None:
+    name = backup(versioned.export, tmp_path, "run", 1)
+    store = open_store(versioned.export)
+    first = read_disk_manifest(opened(versioned.export), name)
+    # What a writer that slept has withdrawn, and written anew, has the same name.
+    other = base64.b16decode("ab" * 16, casefold=True)
+    again = seal_document(opened(versioned.export).keys, Kinds.DISK_MANIFEST, other, first.manifest)
+    send(versioned.root, "PUT", f"{versioned.root.prefix}/{PATH}/{name}".lstrip("/"), again)
+    oldest = opened(versioned.restore.model_copy(update={"read_versions": "Oldest"}))
+    assert read_disk_manifest(oldest, name).object_id == first.object_id
+    assert read_disk_manifest(oldest, name, other.hex()).object_id == other.hex()
+    assert read_disk_manifest(oldest, name, first.object_id).object_id == first.object_id
+    assert len(list(contents(open_store(versioned.export), f"{PATH}/{name}", 1 << 20))) == 1
+    assert store.head(f"{PATH}/{name}").size == len(again)
 
 
 def test_an_overwritten_pack_is_damage_and_never_data(versioned: Bucket, tmp_path: Path) -> None:
