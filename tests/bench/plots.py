@@ -33,14 +33,16 @@ def main() -> None:
     parser.add_argument("--take", type=Path, help="a result to draw, and to keep beside the pictures")
     taken = parser.parse_args().take
     if taken:
-        FIGURES.write_text(json.dumps(json.loads(taken.read_text()), indent=1) + "\n")
+        FIGURES.write_text(json.dumps(_with_block_sizes(json.loads(taken.read_text())), indent=1) + "\n")
     rows = [row for row in json.loads(FIGURES.read_text()) if row["case"] in CASES]
-    compared = [row for row in rows if not row["tool"].endswith("k")]
+    every = [row for row in rows if not row["tool"].endswith("k")]
+    # A second core changes the wall time only.
+    compared = [row for row in every if not row["tool"].endswith("-cores")]
     draw(compared, "cpu", "CPU, ns per byte (one core; lower is better)", lambda row: float(row["cpu_ns_per_byte"]))
     stored = [row for row in compared if row["case"] != "restore"]
     draw(stored, "stored", "stored, share of the data", lambda row: 100 * row["stored_bytes"] / _data(rows), "%")
     draw(compared, "memory", "peak memory, MiB", lambda row: float(row["peak_rss_mib"]))
-    draw(compared, "wall", "wall time, s (other work on the same machine)", lambda row: float(row["wall_seconds"]))
+    draw(every, "wall", "wall time, s (other work on the same machine)", lambda row: float(row["wall_seconds"]))
     sizes = [row | {"tool": row["tool"].removeprefix("longboat-")} for row in rows if row["tool"].endswith("k")]
     if sizes:
         draw(sizes, "block-size-cpu", "CPU by block size, ns per byte", lambda row: float(row["cpu_ns_per_byte"]))
@@ -70,6 +72,12 @@ def draw(rows: Sequence[Row], name: str, title: str, value: Callable[[Row], floa
     # Without the library's version in it, the same figures give the same file.
     figure.savefig(FOLDER / f"performance-{name}.png", metadata={"Software": None})
     plt.close(figure)
+
+
+def _with_block_sizes(taken: list[Row]) -> list[Row]:
+    """Return what a run has found, and what an earlier one has of other block sizes if this one has none."""
+    sizes = [row for row in json.loads(FIGURES.read_text()) if row["tool"].endswith("k")]
+    return taken if any(row["tool"].endswith("k") for row in taken) else taken + sizes
 
 
 def _data(rows: Sequence[Row]) -> int:
