@@ -104,7 +104,8 @@ def configure(settings: kopf.OperatorSettings) -> None:
     settings.watching.connect_timeout = 10
     # The API server sends a bookmark each minute: a connection without any is dead.
     settings.watching.inactivity_timeout = 150
-    settings.watching.chunk_size = 500
+    # Objects of users may be a megabyte each, and a page of them is read at once.
+    settings.watching.chunk_size = 100
     settings.networking.request_timeout = 60
     settings.networking.connect_timeout = 10
     settings.queueing.idle_timeout = 1

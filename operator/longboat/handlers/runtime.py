@@ -13,14 +13,14 @@ from longboat.handlers.settings import read_process_settings, read_settings
 from longboat.kube.client import ApiServer, connect
 from longboat.kube.kinds import NAMESPACE
 from longboat.kube.port import Cluster, Object, UnavailableError
-from longboat.reconcile import automatic_snapshots, base_snapshots, disk_backup, restore_cleanup, routing
+from longboat.reconcile import automatic_snapshots, disk_backup, restore_cleanup, routing
 from longboat.reconcile.context import Context
 from longboat.reconcile.dispatch import work
 from longboat.reconcile.figures import Figures
-from longboat.reconcile.queue import WorkQueue
+from longboat.reconcile.queue import Key, WorkQueue
 from longboat.reconcile.routing import Owners
 from longboat.reconcile.store_access import StoreAccess
-from longboat.reconcile.tick import Tick
+from longboat.reconcile.tick import Tick, later
 from longboat.reconcile.watch_check import WatchCheck
 
 log = logging.getLogger(__name__)
@@ -85,7 +85,8 @@ def start() -> Runtime:
         (
             disk_backup.sweep,
             restore_cleanup.sweep,
-            base_snapshots.sweep,
+            # Three requests for each kept snapshot.
+            later(queue, Key(routing.BASE_SNAPSHOTS, "", "")),
             figures.repositories,
             figures.machines,
         ),

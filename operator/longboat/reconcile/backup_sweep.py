@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from longboat.api import DiskBackup
 from longboat.kube.kinds import (
     CUSTOM_RESOURCE_DEFINITION,
     DISK_BACKUP,
@@ -17,12 +16,8 @@ from longboat.kube.kinds import (
 from longboat.kube.port import Object
 from longboat.plan.hand_over import COPY_OF, Seen
 from longboat.plan.names import MANAGED_BY, MANAGER, OWNER_KIND, OWNER_NAMESPACE, OWNER_UID
-from longboat.plan.retention import FINISHED
-from longboat.reconcile.backup_end import tidy
-from longboat.reconcile.backup_run import Run
 from longboat.reconcile.context import Context
 from longboat.reconcile.new_volume import spare
-from longboat.reconcile.objects import readable
 from longboat.reconcile.routing import LEFT_TO_DO
 from longboat.reconcile.snapshot_contents import delete_this, destroy
 
@@ -42,10 +37,8 @@ def sweep(ctx: Context) -> None:
     }
     if not _kind_is_there(ctx):
         return
-    owners = set()
-    for backup in ctx.cluster.list(DISK_BACKUP, fields=LEFT_TO_DO, cached=True):
-        owners.add(backup["metadata"]["uid"])
-        _tidy(ctx, backup)
+    # A finished one that has left something behind tidies up itself: the tick has it looked at with each pass.
+    owners = {each["metadata"]["uid"] for each in ctx.cluster.list(DISK_BACKUP, fields=LEFT_TO_DO, cached=True)}
     gone = _gone(ctx, (each for every in found.values() for each in every if _uid(each) not in owners))
     orphans = {kind: [each for each in every if _uid(each) in gone] for kind, every in found.items()}
     for claim in orphans[PERSISTENT_VOLUME_CLAIM]:
@@ -59,18 +52,6 @@ def sweep(ctx: Context) -> None:
         any_one = seen.copy_content or seen.content or seen.copy_snapshot
         if any_one is not None and _uid(any_one) not in busy:
             destroy(ctx.cluster, seen, {})
-
-
-def _tidy(ctx: Context, found: Object) -> None:
-    """Go on tidying up after a finished run: nothing else wakes one whose operator was killed meanwhile."""
-    status = found.get("status") or {}
-    if (
-        status.get("phase") in FINISHED
-        and not status.get("cleanedUp")
-        and not found["metadata"].get("deletionTimestamp")
-    ):
-        for backup in readable(DiskBackup, [found]):
-            tidy(Run(ctx, backup))
 
 
 def _kind_is_there(ctx: Context) -> bool:

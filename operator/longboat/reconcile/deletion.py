@@ -10,9 +10,11 @@ from datetime import timedelta
 from longboat.api import DiskBackup
 from longboat.kube.kinds import CUSTOM_RESOURCE_DEFINITION, DISK_BACKUP, NAMESPACE
 from longboat.kube.port import NotFoundError, Object
+from longboat.plan import kstatus
 from longboat.plan.conditions import find, with_condition
 from longboat.plan.deletion import ABANDON_WAIT, CONFIRM, SETTLE, STORE_WAIT, Act, Facts, Verdict, decide, gave_up
 from longboat.plan.names import FINALIZER
+from longboat.plan.problem import Problem
 from longboat.plan.retention import FINISHED, has_data
 from longboat.reconcile import trash, trash_notes
 from longboat.reconcile.context import Context
@@ -130,13 +132,31 @@ def _bury(ctx: Context, backup: DiskBackup) -> timedelta | None:
             trash_notes.note_deletion(ctx, backup)
     except StoreProblemError as problem:
         if _age(ctx, backup) < STORE_WAIT:
-            log.info("%s/%s: deletion waits for the store: %s", backup.namespace, backup.name, problem.message)
+            _tell(ctx, backup, problem)
             return RETRY
         store = backup.status.store.name if backup.status.store else ""
         _release(ctx, backup, gave_up(f"{problem.reason}: {told_in_namespace(store, problem)}"))
     else:
         _release(ctx, backup, Verdict(Act.RELEASE))
     return None
+
+
+def _tell(ctx: Context, backup: DiskBackup, problem: StoreProblemError) -> None:
+    """Say at once what a deletion waits for, and for how long at most."""
+    log.info("%s/%s: deletion waits for the store: %s", backup.namespace, backup.name, problem.message)
+    stalled = find(backup.status.conditions, "Stalled")
+    if stalled is not None and stalled.reason == problem.reason and stalled.message.startswith(_WAITS):
+        return
+    store = backup.status.store.name if backup.status.store else ""
+    minutes = int(STORE_WAIT.total_seconds() // 60)
+    message = f"{_WAITS} for {minutes} minutes at most, then the data stays: {told_in_namespace(store, problem)}"
+    its, generation = Problem(problem.reason, message), backup.metadata.generation
+    conditions = kstatus.stalled(backup.status.conditions, its, now=ctx.now(), generation=generation)
+    save_status(ctx.cluster, backup, backup.status.model_copy(update={"conditions": conditions}))
+    ctx.cluster.event(reference(backup), "Warning", problem.reason, message)
+
+
+_WAITS = "its deletion waits for the store"
 
 
 def _release(ctx: Context, backup: DiskBackup, verdict: Verdict) -> None:

@@ -13,6 +13,7 @@ from longboat.kube.kinds import DISK_BACKUP
 from longboat.reconcile import (
     backup_policy,
     backup_store,
+    base_snapshots,
     deletion,
     disk_backup,
     disk_snapshot,
@@ -29,7 +30,7 @@ from longboat.reconcile.maintenance_records import is_pruning
 from longboat.reconcile.objects import load
 from longboat.reconcile.queue import Key, Work
 from longboat.reconcile.repositories import StoreProblemError
-from longboat.reconcile.routing import ABANDONED, MAINTENANCE, RETENTION, STORED_DATA, TRASH
+from longboat.reconcile.routing import ABANDONED, BASE_SNAPSHOTS, MAINTENANCE, RETENTION, STORED_DATA, TRASH
 from longboat.reconcile.unreadable import attend
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,7 @@ def work(ctx: Context) -> Work:
         ABANDONED: restore_cleanup.abandon,
         MAINTENANCE: maintenance.reconcile,
         RETENTION: retention.reconcile,
+        BASE_SNAPSHOTS: sweep_base_snapshots,
         STORED_DATA: stored_data.look_up,
         TRASH: sweep_trash,
     }
@@ -76,6 +78,12 @@ def reconcile_disk_backup(ctx: Context, namespace: str, name: str) -> timedelta 
         return deletion.delete(ctx, backup, disk_backup.abandon)
     deletion.guard(ctx, backup)
     return disk_backup.reconcile(ctx, namespace, name)
+
+
+def sweep_base_snapshots(ctx: Context, _namespace: str, _name: str) -> timedelta | None:
+    """Remove the kept snapshots that no export will ask about."""
+    base_snapshots.sweep(ctx)
+    return None
 
 
 def sweep_trash(ctx: Context, namespace: str, name: str) -> timedelta | None:

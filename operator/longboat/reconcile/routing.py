@@ -21,6 +21,8 @@ Object = dict[str, Any]
 
 RETENTION = "Retention"
 TRASH = "Trash"
+BASE_SNAPSHOTS = "BaseSnapshots"
+"""The task that removes the kept snapshots that no export will ask about; it has no object."""
 STORED_DATA = "StoredData"
 """A task whose name is that of a BackupStore: is what a namespace's backups rely on still there?"""
 MAINTENANCE = "Maintenance"

@@ -34,6 +34,11 @@ BETWEEN_STORED = 0.2
 Step = Callable[[Context], object]
 
 
+def later(queue: WorkQueue, key: Key) -> Step:
+    """Return a step that leaves a task to the workers: what takes long holds up nothing that is due."""
+    return lambda _: queue.add(key, priority=LOW)
+
+
 class _Beating:
     """The cluster, which tells of each call and of each object of a list: so much the tick has come further."""
 
@@ -73,7 +78,7 @@ class Tick:
         self._next_full: datetime | None = None
         self._next_hourly: datetime | None = None
         self._next_stored: datetime | None = None
-        self._troubled: set[str] = set()
+        self._troubled: dict[str, datetime] = {}
 
     def start(self) -> None:
         """Begin to tick."""
@@ -144,6 +149,7 @@ class Tick:
         self._guarded("trash", lambda: self._trash(hourly))
         if hourly:
             self._next_hourly = self._ctx.now() + HOUR
+        self._forget_troubled()
 
     def _restores(self) -> None:
         for each in self._ctx.cluster.list(RESTORE):
@@ -232,9 +238,14 @@ class Tick:
                 type(error).__name__,
                 error,
             )
-            self._troubled.add(name)
+            self._troubled[name] = self._ctx.now()
         else:
-            self._troubled.discard(name)
+            self._troubled.pop(name, None)
+
+    def _forget_troubled(self) -> None:
+        """Forget what was in trouble and has not been met since: an object that is gone, for one."""
+        since = self._ctx.now() - max(2 * HOUR, 2 * self._ctx.settings.full_resync_period)
+        self._troubled = {name: when for name, when in self._troubled.items() if when >= since}
 
 
 def _named(obj: Object) -> str:

@@ -472,6 +472,23 @@ def test_a_store_that_is_away_holds_a_deletion_up_for_ten_minutes_only(world: Wo
     assert "DataKept" in world.reasons()
 
 
+@pytest.mark.parametrize("forged", [False, True])
+def test_what_a_deletion_waits_for_is_said_at_once_and_once(world: World, forged: bool) -> None:
+    add_backup(world, "b")
+    if forged:
+        world.set_status("b", store={"name": "offsite", "repository": "cluster/of-somebody-else"})
+    else:
+        world.repositories.problem = UNREACHABLE
+    user_deletes(world, "b")
+    reason = "ForeignRepository" if forged else "StoreUnreachable"
+    for _ in range(3):
+        settle(world)
+    [backup] = world.backups()
+    stalled = find(backup.status.conditions, "Stalled")
+    assert stalled is not None and stalled.reason == reason and "10 minutes at most" in stalled.message
+    assert world.reasons().count(reason) == 1
+
+
 def test_a_run_is_stopped_before_it_is_deleted(world: World) -> None:
     add_backup(world, "b", phase="Exporting")
     world.cluster.delete(DISK_BACKUP, "b", SHOP)

@@ -15,6 +15,10 @@ from longboat.kube.kinds import DISK_BACKUP, VOLUME_SNAPSHOT
 from longboat.plan.cut import OPEN_LIMIT
 from longboat.plan.mover import ATTEMPT
 from longboat.reconcile import disk_backup
+from longboat.reconcile.dispatch import work
+from longboat.reconcile.queue import WorkQueue
+from longboat.reconcile.routing import Owners
+from longboat.reconcile.tick import Tick
 from longboat.repository import find_backup, list_disk_manifests
 from tests.fakes.cluster import Killed
 from tests.unit.reconcile.backup_world import DISKS, SHOP, BackupWorld, Grenade
@@ -135,8 +139,11 @@ def test_what_a_finished_run_left_is_swept_when_nothing_else_looks_at_it(tmp_pat
             break
     assert world.leftovers() != [] and not world.backup().status.cleaned_up
     for _ in range(12):
-        disk_backup.sweep(world.context())
-        world.storage.settle()
+        ctx = world.context()
+        queue = WorkQueue(work(ctx))
+        Tick(ctx, queue, Owners(), cleaning=(disk_backup.sweep,)).once()
+        while queue.run_one():
+            world.storage.settle()
     assert world.leftovers() == [] and world.backup().status.cleaned_up
 
 

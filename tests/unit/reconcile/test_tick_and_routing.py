@@ -11,9 +11,10 @@ from longboat.kube.kinds import BACKUP_POLICY, CONFIG_MAP, VOLUME_SNAPSHOT
 from longboat.plan.names import FINALIZER, owner_labels
 from longboat.reconcile import routing
 from longboat.reconcile.context import Context
+from longboat.reconcile.dispatch import work
 from longboat.reconcile.queue import Key, WorkQueue
 from longboat.reconcile.routing import Owners
-from longboat.reconcile.tick import Tick
+from longboat.reconcile.tick import Tick, later
 from tests.unit.reconcile.policy_world import SHOP, SYSTEM, World
 
 POLICY = {"policyRef": {"name": "daily"}}
@@ -85,6 +86,24 @@ def test_an_edit_that_no_event_told_of_reaches_retention(world: World, queue: Qu
     world.edit(retention={"keepFor": "7d"})
     ticking.once()
     assert queue.names() == ["BackupPolicy/daily", "Retention/daily"]
+
+
+def test_names_of_objects_that_are_gone_are_not_kept_for_ever(world: World, queue: Queue) -> None:
+    def fails(ctx: Context) -> None:
+        raise ValueError("in trouble")
+
+    ticking = tick(world, queue, steps=(fails,))
+    ticking._guarded("DiskBackup shop/gone", lambda: fails(world.context()))
+    for _ in range(4):
+        world.clock.by(hours=1)
+        ticking.once()
+    assert list(ticking._troubled) == [fails.__module__]
+
+
+def test_long_sweeps_are_work_for_the_queue(world: World, queue: Queue) -> None:
+    tick(world, queue, cleaning=(later(queue, Key(routing.BASE_SNAPSHOTS, "", "")),)).once()
+    assert "BaseSnapshots/" in queue.names()
+    assert work(world.context())(Key(routing.BASE_SNAPSHOTS, "", "")) is None
 
 
 def test_a_worker_that_does_not_come_back_is_told_of(
