@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from itertools import groupby, islice
 
 from .errors import ObjectLockedError, StoreSettingsError
-from .layout import CONDEMNED, EPOCH_NAME, LEASES, REMOVING, TOMBSTONES
+from .layout import CONDEMNED, EPOCH_NAME, LEASES, REMOVING, REWRITE, TOMBSTONES
 from .object_store import check_name
 from .s3_versions import S3Versions, Version
 from .settings import StoreSettings
@@ -22,7 +22,7 @@ HIDDEN_FOR = timedelta(days=7)
 """A removed object is purged no sooner than this: who finds that backups were hidden has as long to say so."""
 
 
-VOLATILE = (LEASES, TOMBSTONES, REMOVING, EPOCH_NAME, CONDEMNED)
+VOLATILE = (LEASES, TOMBSTONES, REMOVING, EPOCH_NAME, CONDEMNED, REWRITE)
 """Names of what comes and goes: no backup is lost with it, so that its locks are never extended."""
 
 

@@ -61,3 +61,13 @@ def test_name_that_was_created_again_is_locked_in_both_versions(monkeypatch: pyt
     assert (report.looked, report.extended) == (2, 2)
     extend_locks(SETTINGS, "c/n", NOW, report := WriteOnceReport(), "backups/a/000001", lambda: True)
     assert (report.looked, report.reached) == (1, "packs/p")
+
+
+@pytest.mark.parametrize(
+    "name", ["leases/a/000001", "condemned/a", "rewrite/a/b", "tombstones/a", "removing/a", "epoch"]
+)
+def test_what_comes_and_goes_keeps_no_lock(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    bucket = Bucket(version(name, 1), version("zz", 1))
+    monkeypatch.setattr(write_once, "_versions", lambda *_: bucket)
+    extend_locks(SETTINGS, "c/n", NOW, WriteOnceReport())
+    assert bucket.locked == [("zz", "1")]
