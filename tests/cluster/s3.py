@@ -154,9 +154,13 @@ class RemoteStore:
 
 
 def _new_record() -> dict[str, Any]:
+    return {"port": free_port(), "access_key_id": secrets.token_hex(10), "secret_access_key": secrets.token_urlsafe(30)}
+
+
+def free_port() -> int:
+    """Return a port of loopback that nobody listens at."""
     with socket.create_server((LOOPBACK, 0)) as free:
-        port = int(free.getsockname()[1])
-    return {"port": port, "access_key_id": secrets.token_hex(10), "secret_access_key": secrets.token_urlsafe(30)}
+        return int(free.getsockname()[1])
 
 
 def answers(port: int) -> bool:

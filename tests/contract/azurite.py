@@ -20,7 +20,8 @@ from urllib.parse import quote, urlencode
 from longboat.repository import StoreSettings
 from tests.cluster.paths import PACKAGE, cache_dir, content_key, locked
 from tests.cluster.progress import ClusterError, say
-from tests.contract.servers import free_port, tls_for, wait_for
+from tests.cluster.s3 import free_port
+from tests.contract.servers import tls_for, wait_for
 
 ACCOUNT = "devstoreaccount1"
 CONTAINER = "backups"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import socket
 import ssl
 import threading
 from collections.abc import Iterator
@@ -17,12 +16,6 @@ from tests.cluster.progress import wait_until
 from tests.cluster.s3 import answers
 
 LOOPBACK = "127.0.0.1"
-
-
-def free_port() -> int:
-    """Return a port of loopback that nobody listens at."""
-    with socket.create_server((LOOPBACK, 0)) as free:
-        return int(free.getsockname()[1])
 
 
 def tls_for(directory: Path) -> tuple[Certificate, Path]:

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ import yaml
 from kopf.testing import KopfRunner
 
 from tests.cluster.apiserver import ApiServer
+from tests.cluster.s3 import free_port
 
 TOP = Path(__file__).parent.parent.parent
 SYSTEM = "longboat-process"
@@ -123,11 +123,6 @@ def eventually(what: Callable[[], T], holds: Callable[[T], bool], seconds: float
             raise AssertionError(f"not within {seconds} s: {found}")
         time.sleep(0.3)
     return found
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 @contextlib.contextmanager

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Protocol
 
-from pydantic import BaseModel, ConfigDict, Field
-from pydantic.alias_generators import to_camel
+from pydantic import ConfigDict, Field
+
+from longboat.repository.wire import Wire
 
 from .errors import MoverError
 
@@ -53,7 +54,7 @@ class ChangeSource(Protocol):
         """
 
 
-class SnapshotMetadata(BaseModel):
+class SnapshotMetadata(Wire):
     """Where a CSI driver's SnapshotMetadata service answers, and for which snapshot.
 
     `snapshot_metadata.open_snapshot_metadata(settings, size)` makes a ChangeSource of it, `size` being the bytes of
@@ -61,9 +62,7 @@ class SnapshotMetadata(BaseModel):
     source has beyond a smaller one is read.
     """
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", alias_generator=to_camel, validate_by_name=True, validate_by_alias=True
-    )
+    model_config = ConfigDict(extra="forbid")
 
     # host:port of the service's gRPC endpoint, and the CA that its certificate is signed by.
     address: str = Field(min_length=1)

@@ -9,10 +9,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
-from pydantic.alias_generators import to_camel
+from pydantic import ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
 
 from longboat.repository import DEFAULT_BLOCK_SIZE, DEFAULT_GRACE, MIN_GRACE, DiskIdentity, StoreSettings
+from longboat.repository.wire import Wire
 
 from .changes import SnapshotMetadata
 from .errors import JobError
@@ -20,16 +20,8 @@ from .errors import JobError
 MAX_JOB_BYTES = 1 << 20
 
 
-class _Job(BaseModel):
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        alias_generator=to_camel,
-        validate_by_name=True,
-        validate_by_alias=True,
-        # A mover builds the model of its own job only.
-        defer_build=True,
-    )
+class _Job(Wire):
+    model_config = ConfigDict(extra="forbid")
 
     store: StoreSettings
     repository_path: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*$")
@@ -86,10 +78,10 @@ class ExportJob(_Job):
     leave_out: tuple[str, ...] = ()
 
 
-class FileOwner(BaseModel):
+class FileOwner(Wire):
     """User and group id that a restored disk.img is given when the mover may do so."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(extra="forbid")
 
     uid: int = Field(ge=0)
     gid: int = Field(ge=0)

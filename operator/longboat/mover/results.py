@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-from pydantic.alias_generators import to_camel
+from pydantic import Field
+
+from longboat.repository.wire import Wire
 
 MAX_MESSAGE_BYTES = 4096  # The kubelet keeps no more of a termination message.
 EXIT_OK = 0
@@ -15,10 +16,8 @@ EXIT_USAGE = 2  # The arguments could not be understood.
 EXIT_RETRY = 3  # The termination message says why; trying again may help.
 
 
-class _Result(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, alias_generator=to_camel, validate_by_name=True, validate_by_alias=True, defer_build=True
-    )
+class _Result(Wire):
+    """Base of what movers report."""
 
 
 class ExportResult(_Result):
@@ -133,7 +132,7 @@ class PruneResult(_Result):
     leased: PruneCount
     live: PruneCount
     to_rewrite: PruneCount = PruneCount(objects=0, bytes=0)
-    live_by_claim: dict[str, int] = {}
+    live_by_claim: dict[str, int] = Field(default_factory=dict)
     unknown: int = 0
     note: str = ""
     asks: bool = False

@@ -4,30 +4,20 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic.alias_generators import to_camel
+from pydantic import ValidationError
 from pydantic_core import from_json
 
 from .codec import compress, decompress
 from .crypto import FRAME_OVERHEAD, HEADER_BYTES, ObjectCipher, RepositoryKeys, parse_header
 from .errors import DamagedError
 from .layout import MAX_DOCUMENT, MAX_DOCUMENT_VALUES, Kind
+from .wire import Wire
 
 MAX_DOCUMENT_OBJECT = MAX_DOCUMENT + HEADER_BYTES + FRAME_OVERHEAD
 
 
-class Document(BaseModel):
+class Document(Wire):
     """Base of the documents' models: camelCase JSON, unknown fields of the same version are ignored."""
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="ignore",
-        alias_generator=to_camel,
-        validate_by_name=True,
-        validate_by_alias=True,
-        # A short program builds only the models that it uses.
-        defer_build=True,
-    )
 
 
 D = TypeVar("D", bound=Document)

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from typing import Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
-from pydantic.alias_generators import to_camel
+from pydantic import ConfigDict, Field, model_validator
+
+from .wire import Wire
 
 _METADATA_HOSTS = frozenset({"metadata.google.internal", "metadata", "instance-data"})
 _METADATA_ADDRESSES = frozenset({ipaddress.ip_address("fd00:ec2::254"), ipaddress.ip_address("100.100.100.200")})
@@ -25,7 +26,7 @@ AZURE_ENDPOINT = "https://{account}.blob.core.windows.net"
 GCS_ENDPOINT = "https://storage.googleapis.com"
 
 
-class StoreSettings(BaseModel):
+class StoreSettings(Wire):
     """Settings of one object store; as JSON in camelCase (snake_case is read, too).
 
     `prefix` is put before every object name. Secrets are never part of the representation. Needed for each type:
@@ -37,9 +38,7 @@ class StoreSettings(BaseModel):
     - `folder`: path.
     """
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", alias_generator=to_camel, validate_by_name=True, validate_by_alias=True
-    )
+    model_config = ConfigDict(extra="forbid")
 
     type: Literal["s3", "gcs", "azure", "folder"]
     endpoint: str = ""
