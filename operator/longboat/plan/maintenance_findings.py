@@ -10,8 +10,9 @@ from longboat.api import DiskBackup
 from longboat.api.common import Model
 from longboat.api.disk_backup import DiskBackupStatus
 from longboat.mover import VerifyResult
-from longboat.plan.conditions import ConditionStatus, find, with_condition
+from longboat.plan.conditions import ConditionStatus, find, holds, with_condition
 from longboat.plan.maintenance import ALL
+from longboat.plan.stored_data import DATA_MISSING
 
 VERIFIED, DAMAGED, RECOVERABLE = "Verified", "Damaged", "Recoverable"
 
@@ -61,7 +62,7 @@ def finding(backup: DiskBackup, known: Knowledge) -> Finding | None:
     hurt = known.hurt.get(backup.name)
     if hurt is not None:
         return _hurt(hurt)
-    if not known.complete:
+    if not known.complete or holds(backup.status.conditions, DATA_MISSING):
         return None
     return Finding("True", VERIFIED, "everything that it is made of is there, and what was read of its data is whole")
 

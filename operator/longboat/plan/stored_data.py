@@ -20,6 +20,8 @@ class Held:
     name: str
     manifest: str
     disks: Mapping[str, str]
+    repository: str
+    """The id of the repository that it was made into."""
     told: bool
     """Whether it says already that data is missing."""
 
@@ -49,7 +51,8 @@ def held_by(backup: Mapping[str, Any]) -> Held:
     good = (each for each in status.get("disks") or () if each.get("phase") == "Completed" and each.get("manifest"))
     told = any(each["type"] == DATA_MISSING and each["status"] == "True" for each in status.get("conditions") or ())
     disks = {str(each.get("name")): str(each["manifest"]) for each in good}
-    return Held(backup["metadata"]["name"], str(status["manifest"]), disks, told)
+    repository = str(status["store"].get("id"))
+    return Held(backup["metadata"]["name"], str(status["manifest"]), disks, repository, told)
 
 
 def nothing_seen(held: Iterable[Held], backups: Set[str], objects: Set[str]) -> bool:

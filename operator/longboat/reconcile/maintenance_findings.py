@@ -5,18 +5,21 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 
-from longboat.api import DiskBackup
-from longboat.kube.kinds import DISK_BACKUP, NAMESPACE, POD
+from longboat.api import BackupStore, DiskBackup
+from longboat.kube.kinds import BACKUP_STORE, DISK_BACKUP, NAMESPACE, POD
 from longboat.kube.port import ConflictError, KubeError, NotFoundError
 from longboat.mover import VerifyResult
 from longboat.plan.maintenance import Attempt, RepositoryRecord
 from longboat.plan.maintenance_findings import Hurt, Knowledge, finding, with_finding
 from longboat.plan.mover import JOB_NAME
 from longboat.reconcile.context import Context
-from longboat.reconcile.objects import readable, reference, save_status
+from longboat.reconcile.objects import load, readable, reference, save_status
+from longboat.reconcile.repositories import StoreProblemError
+from longboat.repository import RepositoryError
+from longboat.repository.backups import newest_revisions
 
 log = logging.getLogger(__name__)
 
@@ -32,8 +35,9 @@ def tell(ctx: Context, record: RepositoryRecord, result: VerifyResult, job: str)
     if namespace is None or namespace["metadata"]["uid"] != record.namespace_uid or attempt is None:
         return
     known = Knowledge(_hurt(ctx, result, job), result)
+    is_there = _presence(ctx, record)
     for backup in readable(DiskBackup, ctx.cluster.list(DISK_BACKUP, record.namespace)):
-        if _was_looked_at(backup, record, attempt):
+        if _was_looked_at(backup, record, attempt) and is_there(backup):
             _tell_one(ctx, backup, known)
 
 
@@ -44,6 +48,28 @@ def _was_looked_at(backup: DiskBackup, record: RepositoryRecord, attempt: Attemp
     here = status.store.name == record.store and status.store.repository.endswith(f"/{record.namespace_uid}")
     going = backup.metadata.deletion_timestamp is not None or status.tombstoned_at is not None
     return here and not going and status.completed_at <= attempt.started
+
+
+def _presence(ctx: Context, record: RepositoryRecord) -> Callable[[DiskBackup], bool]:
+    """Return what says whether a backup is in the repository: a run looks at what it finds, and misses nothing else."""
+    try:
+        store = load(ctx.cluster, BACKUP_STORE, BackupStore, "", record.store)
+        if store is None:
+            return lambda _: False
+        repository = ctx.repositories.find(
+            store, record.namespace_uid, namespace=record.namespace, purpose="maintenance"
+        ).repository
+        names = newest_revisions(repository)
+    except (StoreProblemError, RepositoryError) as problem:
+        log.warning("%s: its backups are told by the next verification: %s", record.namespace, problem)
+        return lambda _: False
+
+    def is_there(backup: DiskBackup) -> bool:
+        pinned, name = backup.status.store, backup.status.manifest
+        same = pinned is not None and pinned.id == repository.id
+        return same and name is not None and repository.keys.name_hash(name) in names
+
+    return is_there
 
 
 def _tell_one(ctx: Context, backup: DiskBackup, known: Knowledge) -> None:

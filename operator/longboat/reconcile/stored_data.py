@@ -43,7 +43,8 @@ def look_up(ctx: Context, namespace: str, store_name: str) -> timedelta | None:
         return None
     try:
         access = _open(ctx, store, namespace)
-        revisions, objects = _listed(access, {name for each in held for name in each.disks.values()})
+        here = [each for each in held if each.repository == access.repository.id]
+        revisions, objects = _listed(access, {name for each in here for name in each.disks.values()})
     except StoreProblemError as problem:
         if problem.reason in _ELSEWHERE:
             _tell_store(ctx, store_name, namespace, problem.message)
@@ -51,12 +52,15 @@ def look_up(ctx: Context, namespace: str, store_name: str) -> timedelta | None:
         log.info("%s: what its backups rely on is not known: %s: %s", namespace, problem.reason, problem.message)
         return RETRY
     hashed = access.repository.keys.name_hash
-    found = {each.manifest for each in held if hashed(each.manifest) in revisions}
-    if nothing_seen(held, found, objects):
-        _tell_store(ctx, store_name, namespace, f"{access.path} lists nothing of its {len(held)} backups")
+    found = {each.manifest for each in here if hashed(each.manifest) in revisions}
+    if nothing_seen(here, found, objects):
+        _tell_store(ctx, store_name, namespace, f"{access.path} lists nothing of its {len(here)} backups")
         return None
-    _tell_store(ctx, store_name, namespace, None)
-    return _tell_backups(ctx, namespace, store_name, held, lambda each: each.lacks(found, objects))
+    # What was made into a repository that is not here any more is no loss of this one, and nobody can look at it.
+    elsewhere = len(held) - len(here)
+    problem = f"{access.path} is another repository than that of {elsewhere} of its {len(held)} backups"
+    _tell_store(ctx, store_name, namespace, problem if elsewhere else None)
+    return _tell_backups(ctx, namespace, store_name, here, lambda each: each.lacks(found, objects))
 
 
 def _open(ctx: Context, store: BackupStore, namespace: str) -> RepositoryAccess:

@@ -430,3 +430,17 @@ def test_a_new_namespace_of_an_old_name_is_not_told_of_the_old_ones_backups(worl
 def test_records_are_small(world: UpkeepWorld) -> None:
     world.pass_a_day()
     assert len(json.dumps(world.config_map())) < 4000
+
+
+def test_a_backup_that_the_repository_does_not_hold_is_not_called_verified(world: UpkeepWorld) -> None:
+    for path in (world.folder / "store").rglob("backups/*/*"):
+        path.unlink()
+    world.pass_a_day()
+    assert len(world.runs) == 2 and world.backup().status.verified is None
+
+
+def test_a_verified_repository_says_nothing_of_backups_in_another(world: UpkeepWorld) -> None:
+    other = [{"op": "replace", "path": "/status/store/id", "value": "0" * 32}]
+    world.cluster.patch(DISK_BACKUP, world.backup().name, other, SHOP)
+    world.pass_a_day()
+    assert len(world.runs) == 2 and world.backup().status.verified is None

@@ -193,3 +193,16 @@ def test_they_are_looked_up_after_a_start_and_daily_once_for_all(world: BackupWo
         found.append(queue.drained().count(Key(STORED_DATA, SHOP, "offsite")))
         world.clock.advance(hours=1, seconds=1)
     assert found[0] == 1 and sum(found) == 3
+
+
+def test_a_store_that_leads_to_another_bucket_loses_none_of_the_backups_in_the_first(
+    world: BackupWorld, ctx: Context, tmp_path: Path
+) -> None:
+    (tmp_path / "store").rename(tmp_path / "first")
+    (tmp_path / "store").mkdir()
+    world.add_backup("four")
+    world.drive("four")
+    look(ctx)
+    assert said(world) == {}
+    told = on_store(world, ctx)
+    assert told is not None and "another repository than that of 3 of its 4 backups" in told
