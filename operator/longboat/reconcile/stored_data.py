@@ -58,8 +58,8 @@ def look_up(ctx: Context, namespace: str, store_name: str) -> timedelta | None:
         return None
     # What was made into a repository that is not here any more is no loss of this one, and nobody can look at it.
     elsewhere = len(held) - len(here)
-    problem = f"{access.path} is another repository than that of {elsewhere} of its {len(held)} backups"
-    _tell_store(ctx, store_name, namespace, problem if elsewhere else None)
+    other = f"{access.path} is another repository than that of {elsewhere} of its {len(held)} backups"
+    _tell_store(ctx, store_name, namespace, other if elsewhere else None)
     return _tell_backups(ctx, namespace, store_name, here, lambda each: each.lacks(found, objects))
 
 
