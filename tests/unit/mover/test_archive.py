@@ -255,7 +255,8 @@ def test_salvage_of_an_archive_says_which_files_and_which_other_backups_are_hurt
     store = MemoryStore()
     key = repository_in(store).master_key
     (state / "zz-last").write_bytes(os.urandom(1_600_000))
-    first = back_up(store, state)
+    # One thread, so that frames hold neighbours.
+    first = export(store, key, state, "one", 1, content="Archive", workers=1)
     second = back_up(store, state, "two", 2)
     # In the middle of the last file, which is larger than a frame's 512 KiB.
     _, frame = frames_of(repository_in(store), first.manifest)[-200]
