@@ -30,7 +30,7 @@ generate: ## Write the generated files (crds/, the chart's copies, manifests/, t
 	$(PY) scripts/generate.py
 
 .PHONY: test
-test: check ## Every test, on a local cluster with real parts (25 minutes, 60 the first time)
+test: check ## Every test, on a local cluster with real parts (about 20 minutes on two free cores, 60 the first time)
 	$(PY) -m tests.cluster build
 	@# Most tests wait for clocks and pods: three processes share the cluster (tests/turns.py says who may run beside whom).
 	$(PYTEST) tests --ignore=tests/unit -m "not long" $(TOGETHER) --durations=25

@@ -3,7 +3,7 @@
 Tests of the standard installation stay in namespaces of their own and run beside one another. Those in tests/e2e/alone
 take away what all others stand on: nothing uses the cluster beside them. Those in tests/e2e/with_settings run beside
 one another, once nothing else uses the cluster, as the operator's settings are others then. Tests that need no cluster
-wait for nobody. A process keeps its turn for a whole file, so that fixtures of a module hold as long as it does.
+wait for nobody. A process keeps its turn until it comes to a test of another one: a file's fixtures are as they were.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ FIRST = (
     "test_tenants",
     "test_lost_movers",
 )
+# What is done until all others are ready to leave the cluster to one.
+MEANWHILE = ("contract", "csi")
 _TURN = pytest.StashKey[Generator[None, None, None]]()
 
 
@@ -46,12 +48,15 @@ def turn_of(item: pytest.Item) -> str:
 def place_in_line(item: pytest.Item) -> int:
     """Return a number by which tests are put in order; files stay whole.
 
-    What needs no cluster keeps the other processes busy while one uses it alone.
+    What needs no cluster keeps processes busy that would wait: some of it until the others have done with the cluster,
+    and the rest while one uses it alone.
     """
     turn, name = turn_of(item), item.path.stem
     if turn == STANDARD:
         return FIRST.index(name) if name in FIRST else len(FIRST)
-    return len(FIRST) + 1 + (ALONE, "", WITH_SETTINGS).index(turn)
+    if item.path.parent.name in MEANWHILE:
+        return len(FIRST) + 1
+    return len(FIRST) + 2 + (ALONE, "", WITH_SETTINGS).index(turn)
 
 
 @pytest.hookimpl(trylast=True)
@@ -77,7 +82,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, Any, Any]:
-    """Wait for the turn before a file's first test, outside of its time limit; give it back after its last one."""
+    """Wait for the turn, outside of the test's time limit; give it back before a test that needs another, or none."""
     turn, stash = turn_of(item), item.config.stash
     if turn and _TURN not in stash:
         stash[_TURN] = _hold(turn)
@@ -85,7 +90,7 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     try:
         return (yield)
     finally:
-        if _TURN in stash and (nextitem is None or nextitem.path != item.path):
+        if _TURN in stash and (nextitem is None or turn_of(nextitem) != turn):
             stash[_TURN].close()
             del stash[_TURN]
 

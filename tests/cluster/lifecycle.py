@@ -66,9 +66,12 @@ def used(cluster: Cluster) -> Iterator[None]:
     """Have the cluster run, beside other processes that use it; the last one cleans it away, unless it ran before."""
     with locked_by_all(f"users-{cluster.identity}") as is_last:
         with locked(f"first-user-{cluster.identity}"):
-            ran_before = is_current(cluster)
-            up(cluster, kubevirt=False, renew=True)
-            if not ran_before:
+            if is_current(cluster):
+                # Another process may be installing KubeVirt, for minutes: who needs it waits, nobody else.
+                cluster.remote.start()
+                publish(cluster)
+            else:
+                up(cluster, kubevirt=False, renew=True)
                 (cluster.state / _OF_TESTS).touch()
         try:
             yield
