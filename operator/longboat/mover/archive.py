@@ -28,6 +28,7 @@ from .target import write_error
 MAX_ARCHIVE = 64 << 20  # It is held in memory.
 MAX_ENTRIES = 10_000
 OURS_TO_LEAVE = {"lost+found"}  # Made by mkfs at a volume's root, and readable by root only.
+_END = bytes(2 * tarfile.BLOCKSIZE)
 _FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
@@ -171,27 +172,35 @@ def _entry(name: str, info: os.stat_result, size: int) -> tarfile.TarInfo:
 
 
 def _checked(data: bytes, lost: Collection[tuple[int, int]]) -> tuple[list[tuple[tarfile.TarInfo, bytes]], list[str]]:
-    entries, left_out, end = list[tuple[tarfile.TarInfo, bytes]](), list[str](), 0
+    entries, left_out, end, last = list[tuple[tarfile.TarInfo, bytes]](), list[str](), 0, ""
+    ended, problem = False, "it has no end"
     try:
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
             for entry in archive:
-                parts = entry.name.split("/")
-                if not (entry.isreg() or entry.isdir()) or not set(parts).isdisjoint({"", ".", ".."}):
-                    raise ArchiveDamagedError(f"the archive holds {entry.name!r}, which is no plain file below it")
                 if _touch(lost, end, entry.offset_data):
                     break  # What says the name is lost, in part at least.
-                end = entry.offset_data + -(-entry.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+                _require_plain(entry)
+                end, last = entry.offset_data + -(-entry.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE, entry.name
                 if _touch(lost, entry.offset_data, entry.offset_data + entry.size):
                     left_out.append(entry.name)
                     continue
                 file = archive.extractfile(entry)
                 entries.append((entry, file.read() if file else b""))
+            else:
+                # What is lost, or can't be understood, looks to the reader as the end does.
+                ended = data[end : end + len(_END)] == _END and not _touch(lost, end, end + len(_END))
     except (tarfile.TarError, ValueError, EOFError) as error:
-        if not _touch(lost, end, len(data)):
-            raise ArchiveDamagedError(f"the archive can not be read: {error}") from None
-    if _touch(lost, end, end + 2 * tarfile.BLOCKSIZE):
-        left_out.append(f"everything after {entries[-1][0].name}" if entries else "everything")
+        problem = str(error)
+    if not ended and not _touch(lost, end, len(data)):
+        raise ArchiveDamagedError(f"the archive can not be read: {problem}")
+    if not ended:
+        left_out.append(f"everything after {last}" if last else "everything")
     return entries, left_out
+
+
+def _require_plain(entry: tarfile.TarInfo) -> None:
+    if not (entry.isreg() or entry.isdir()) or not set(entry.name.split("/")).isdisjoint({"", ".", ".."}):
+        raise ArchiveDamagedError(f"the archive holds {entry.name!r}, which is no plain file below it")
 
 
 def _touch(lost: Collection[tuple[int, int]], start: int, end: int) -> bool:

@@ -233,6 +233,35 @@ def test_salvage_writes_no_file_of_which_a_part_is_lost_and_names_what_it_leaves
         assert cut or expected.keys() - found.keys() == set(left_out)
 
 
+@pytest.mark.parametrize("length", [180, 220])
+def test_salvage_that_ends_within_the_header_of_a_long_name_says_that_the_rest_is_missing(
+    state: Path, length: int
+) -> None:
+    """Such a header has several blocks: the first ones can be whole although the last, or the name in it, is lost."""
+    long = "n" * length
+    for name in ("bb", f"cc-{long}/{long}/{long}", "zz/last"):
+        (state / name).parent.mkdir(parents=True, exist_ok=True)
+        (state / name).write_bytes(name.encode())
+    whole = pack(state)[0]
+    with tarfile.open(fileobj=io.BytesIO(whole)) as archive:
+        [entry] = [each for each in archive if each.name.endswith(long) and each.isreg()]
+    for lost in range(entry.offset, entry.offset_data, tarfile.BLOCKSIZE):
+        data = bytearray(whole)
+        data[lost : lost + tarfile.BLOCKSIZE] = bytes(tarfile.BLOCKSIZE)
+        with TemporaryDirectory() as name:
+            left_out = unpack(bytes(data), Path(name), [(lost, tarfile.BLOCKSIZE)])
+            assert "zz/last" not in tree(Path(name))
+            assert any(each.startswith("everything after ") for each in left_out), (lost - entry.offset, left_out)
+
+
+def test_an_archive_that_ends_nowhere_is_damaged(state: Path, tmp_path: Path) -> None:
+    data = pack(state)[0].rstrip(b"\0")
+    (target := tmp_path / "target").mkdir()
+    with pytest.raises(ArchiveDamagedError):
+        unpack(data[: -(len(data) % tarfile.BLOCKSIZE) or None], target)
+    assert not list(target.iterdir())
+
+
 def test_lost_frames_of_an_archive_are_taken_from_another_backup_of_the_volume(state: Path, tmp_path: Path) -> None:
     store = MemoryStore()
     repository = repository_in(store)
