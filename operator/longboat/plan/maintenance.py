@@ -243,6 +243,20 @@ def _verify_attempt(attempt: Attempt, runs: VerifyRuns, store: BackupStore) -> A
     return attempt.model_copy(update={"share": share, "phase": runs.result.next_phase if runs.result else None})
 
 
+def is_forbidden(record: RepositoryRecord, work: Work, store: BackupStore) -> bool:
+    """Tell whether the store, by what it says now, would not have the run that is noted down: not at all, or dry."""
+    attempt = record.runs(work).attempt
+    if attempt is None:
+        return False
+    to_be_dry = work == "prune" and store.spec.maintenance.prune.dry_run and not attempt.dry_run
+    return to_be_dry or next_run(record, work, rules_of(store, work), attempt.started) is None
+
+
+def dropped(record: RepositoryRecord, work: Work) -> RepositoryRecord:
+    """Return the record without the run under way; the token that a prune was given stays noted down."""
+    return _with(record, work, attempt=None)
+
+
 def with_job(record: RepositoryRecord, work: Work, uid: str) -> RepositoryRecord:
     """Return the record with the Job of the run under way."""
     attempt = record.runs(work).attempt

@@ -40,26 +40,34 @@ def start(ctx: Context, store: BackupStore, due: Due, token: Token = new_token) 
     if record is None:
         return False
     attempt = record.runs(due.work).attempt
+    if attempt is not None and attempt.job is None and plan.is_forbidden(record, due.work, store):
+        record, attempt = _drop(ctx, record, due.work), None
     if attempt is None:
         moment = next_run(record, due.work, rules_of(store, due.work), ctx.now())
         if moment is None or moment > ctx.now():
             return False
-        access = _opened(ctx, record, due.work, store)
+        access = _opened(ctx, record, due.work, store, store.spec.maintenance.prune.dry_run)
         record = _note(ctx, record, due.work, store, token)
     elif attempt.job is not None:
         if ctx.cluster.get(JOB, job_name(record, due.work, attempt.number), ctx.settings.namespace) is None:
             _fail(ctx, record, due.work, "JobDeleted", "somebody deleted the Job; there will be another one")
         return False
     else:
-        access = _opened(ctx, record, due.work, store)
+        access = _opened(ctx, record, due.work, store, attempt.dry_run)
     return _launch(ctx, record, due.work, store, access)
 
 
-def _opened(ctx: Context, record: RepositoryRecord, work: Work, store: BackupStore) -> RepositoryAccess:
-    """Return the repository, if it is this operator that may remove what is in it."""
+def _drop(ctx: Context, record: RepositoryRecord, work: Work) -> RepositoryRecord:
+    """Forget a run that has done nothing yet; whether there is to be another one is for the store to say."""
+    log.info("%s of %s in store %s is dropped: the store forbids it by now", work, record.namespace, record.store)
+    return update(ctx, record, lambda found: plan.dropped(found, work))
+
+
+def _opened(ctx: Context, record: RepositoryRecord, work: Work, store: BackupStore, dry_run: bool) -> RepositoryAccess:
+    """Return the repository, if it is this operator that may remove what is in it, or the run removes nothing."""
     try:
         access = _open(ctx, record, store)
-        if work == "prune" and not store.spec.maintenance.prune.dry_run:
+        if work == "prune" and not dry_run:
             require_charge(ctx, _place(record), access)
     except StoreProblemError as problem:
         _fail(ctx, record, work, problem.reason, problem.message)
@@ -138,6 +146,11 @@ def _under_way(ctx: Context, store: BackupStore, record: RepositoryRecord, work:
             movers.stop(ctx.cluster, job)
             return False
     if ctx.cluster.get(SECRET, meta["name"], ctx.settings.namespace) is None:
+        # Without it no pod of the Job can begin: its run is one that has done nothing yet.
+        if plan.is_forbidden(record, work, store):
+            _drop(ctx, record, work)
+            movers.stop(ctx.cluster, job)
+            return False
         access = _open(ctx, record, store)
         mover = mover_of(record, work, store, access.settings, access.path, access.master_key)
         movers.equip(ctx.cluster, mover, job)

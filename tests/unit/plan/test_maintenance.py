@@ -142,7 +142,7 @@ def test_a_clock_that_was_put_back_does_not_stop_the_upkeep() -> None:
     assert due is not None and due <= NOW + DAY
 
 
-def test_a_run_that_was_noted_down_goes_on_whatever_the_store_says_now() -> None:
+def test_a_run_that_was_noted_down_is_seen_to_whatever_the_store_says_now() -> None:
     found = plan.begin(record(), "verify", store(), NOW, "")
     assert [each.work for each in due_runs([found], store(verify={"suspend": True}), NOW)] == ["verify"]
 
