@@ -16,6 +16,7 @@ from longboat.repository.wire import Wire
 
 from .changes import SnapshotMetadata
 from .errors import JobError
+from .results import PruneQuestion
 
 MAX_JOB_BYTES = 1 << 20
 
@@ -129,11 +130,12 @@ class PruneJob(_Job):
 
     `token` is a fresh one for the repository's epoch that the operator has noted down before, `known_tokens` are those
     it noted down earlier: a prune that finds another one ends, as another operator expires data here. A dry run needs
-    neither, and deletes and writes nothing. Unless `allow_most`, nothing is condemned if more than half would be.
+    neither, and deletes and writes nothing. Nothing is condemned if more than half would be, unless it is `allowed`:
+    what an earlier prune asked about, and somebody has given leave for. If it is notably more by now, it asks again.
     """
 
     dry_run: bool = False
-    allow_most: bool = False
+    allowed: PruneQuestion | None = None
     grace_seconds: int = Field(default=int(DEFAULT_GRACE.total_seconds()), ge=int(MIN_GRACE.total_seconds()))
     token: str = Field(default="", max_length=1024)
     known_tokens: tuple[str, ...] = ()

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 
 from longboat.repository import (
+    Asked,
     PruneProgress,
     PruneReport,
     Repository,
@@ -27,7 +28,7 @@ from longboat.repository.object_store import ObjectStore
 from .jobs import PruneJob
 from .program import run_program
 from .progress import INTERVAL, print_line
-from .results import PruneCount, PruneResult
+from .results import PruneCount, PruneQuestion, PruneResult
 
 ROOM_FOR_CLAIMS = 2000
 """Bytes of a termination message, of 4096, for what each claim's backups need."""
@@ -59,7 +60,7 @@ def run_prune(
         grace=timedelta(seconds=job.grace_seconds),
         epoch=None if job.dry_run else _epoch(repository, job),
         dry_run=job.dry_run,
-        allow_most=job.allow_most,
+        allow_most=_allowed(job.allowed) if job.allowed else False,
         threads=job.workers or 8,
         progress=_Lines(emit, clock).tell,
     )
@@ -101,7 +102,7 @@ def _result(report: PruneReport, kept: WriteOnceReport) -> PruneResult:
         live_by_claim=largest(report.live_by_claim),
         unknown=report.unknown,
         note=report.postponed,
-        asks=report.asks,
+        asked=_question(report.asked) if report.asked else None,
         locks_extended=kept.extended,
         purged=PruneCount(objects=kept.removed, bytes=kept.removed_bytes),
         locked=kept.locked,
@@ -122,6 +123,14 @@ def largest(bytes_by_claim: Mapping[str, int], room: int = ROOM_FOR_CLAIMS) -> d
         else:
             rest += size
     return told | {"": rest} if bytes_by_claim else told
+
+
+def _question(asked: Asked) -> PruneQuestion:
+    return PruneQuestion(condemned=_count(asked.condemned), unneeded=_count(asked.unneeded))
+
+
+def _allowed(question: PruneQuestion) -> Asked:
+    return Asked(*(Tally(each.objects, each.bytes) for each in (question.condemned, question.unneeded)))
 
 
 def _count(tally: Tally) -> PruneCount:

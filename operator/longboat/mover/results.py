@@ -107,6 +107,13 @@ class PruneCount(_Result):
     bytes: int
 
 
+class PruneQuestion(_Result):
+    """What a prune asks somebody's leave for: what it would have condemned, and all that no backup refers to then."""
+
+    condemned: PruneCount
+    unneeded: PruneCount
+
+
 class PruneResult(_Result):
     """A prune that came to its end; in a dry run, what it would have done.
 
@@ -115,7 +122,7 @@ class PruneResult(_Result):
     earlier run, `later` too young or too many, `leased` by exports at work, `live` as backups refer to them, and of
     these `to_rewrite` that the next backups store anew; `live_by_claim` are their bytes by the claim whose disk they
     are ("": of several disks, map packs, and the smallest disks if there are too many). `note` says why nothing was
-    condemned, if so, and `asks` that it waits for somebody's leave to condemn most; `unknown` objects were left alone.
+    condemned, if so, and `asked` for what it waits for somebody's leave; `unknown` objects were left alone.
     In a bucket with versions and locks, `locks_extended` objects have a new lock, `purged` versions of what was removed
     before are gone for good, `locked` objects wait for that.
     """
@@ -135,7 +142,7 @@ class PruneResult(_Result):
     live_by_claim: dict[str, int] = Field(default_factory=dict)
     unknown: int = 0
     note: str = ""
-    asks: bool = False
+    asked: PruneQuestion | None = None
     locks_extended: int = 0
     purged: PruneCount = PruneCount(objects=0, bytes=0)
     locked: int = 0

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from longboat.api import BackupStore
 from longboat.api.common import Model, Time, parse_duration
-from longboat.mover import Failure, PruneResult, VerifyResult
+from longboat.mover import Failure, PruneQuestion, PruneResult, VerifyResult
 from longboat.plan.names import digest
 from longboat.repository import MIN_GRACE
 
@@ -47,7 +47,8 @@ class Attempt(Model):
     """Of a prune: what it writes into the repository's epoch; noted here before anybody can find it there."""
     known_tokens: list[str] = Field(default_factory=list)
     dry_run: bool = False
-    allow_most: bool = False
+    allowed: PruneQuestion | None = None
+    """Of a prune: what the one before asked about, if somebody has given leave for it."""
     share: int = 0
     phase: int | None = None
 
@@ -229,7 +230,8 @@ def _prune_attempt(
     attempt: Attempt, record: RepositoryRecord, store: BackupStore, token: str, others: Sequence[str]
 ) -> tuple[Attempt, RepositoryRecord]:
     confirmed = rules_of(store, "prune").confirmed
-    told: dict[str, object] = {"allow_most": record.prune.question in confirmed}
+    before = record.prune.result
+    told: dict[str, object] = {"allowed": before.asked if before and record.prune.question in confirmed else None}
     if store.spec.maintenance.prune.dry_run:
         return attempt.model_copy(update=told | {"dry_run": True}), record
     told |= {"token": token, "known_tokens": sorted({*record.tokens, *others})}
@@ -267,7 +269,7 @@ def pruned(record: RepositoryRecord, result: PruneResult, now: datetime) -> Repo
     """Return the record after a prune that ended well."""
     attempt = record.prune.attempt
     assert attempt is not None
-    asks = digest(record.namespace_uid, str(attempt.number), length=6) if result.asks else None
+    asks = digest(record.namespace_uid, str(attempt.number), length=6) if result.asked else None
     question = f"{record.namespace}-{asks}".lstrip("-") if asks else None
     # It is the current one now, or one that was noted down after it is.
     past = set() if attempt.dry_run else set(attempt.known_tokens)

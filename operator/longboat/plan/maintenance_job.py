@@ -70,7 +70,7 @@ def mover_of(
 def _prune(attempt: Attempt, store: BackupStore) -> dict[str, object]:
     return {
         "dry_run": attempt.dry_run,
-        "allow_most": attempt.allow_most,
+        "allowed": attempt.allowed,
         "grace_seconds": int(grace_of(store).total_seconds()),
         "token": attempt.token,
         "known_tokens": tuple(attempt.known_tokens),

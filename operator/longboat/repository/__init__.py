@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from .manifests import BackupManifest, DiskIdentity, DiskManifest, DiskReference, DiskStatistics
     from .object_store import ObjectInfo, ObjectStore
     from .open_store import open_store
-    from .prune import PruneProgress, PruneReport, Tally, prune
+    from .prune import Asked, PruneProgress, PruneReport, Tally, prune
     from .repository import (
         Repository,
         add_store_key,
@@ -120,6 +120,7 @@ _HOMES = {
     "ObjectStore": "object_store",
     "open_store": "open_store",
     "DEFAULT_GRACE": "leases",
+    "Asked": "prune",
     "PruneProgress": "prune",
     "PruneReport": "prune",
     "Tally": "prune",
@@ -154,6 +155,7 @@ __all__ = [
     "MAX_SKEW",
     "MIN_GRACE",
     "SECRETS",
+    "Asked",
     "BackupManifest",
     "DiskIdentity",
     "DiskManifest",

@@ -31,6 +31,7 @@ from .rewrite import Candidates, RewriteList, advice_objects, to_rewrite, write_
 from .roots import LeasedPacks, mark_manifests, read_leases
 
 MOST = 0.5  # A larger share of all bytes is condemned only by those who say that they mean it.
+_LEAVE_MARGIN = 10  # Percent more than somebody has allowed that goes without another question.
 _FOLDERS = {Kind.DATA_PACK: PACKS, Kind.MAP_PACK: MAPS}
 _BATCH = 256  # Objects that are deleted between two looks at the epoch.
 DATA_PACK, MAP_PACK, CONDEMNED_LIST = "DataPack", "MapPack", "CondemnedList"
@@ -56,6 +57,23 @@ def _sum(*tallies: Tally) -> Tally:
     return Tally(sum(each.objects for each in tallies), sum(each.bytes for each in tallies))
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What a prune asked leave for: the packs it would have condemned, and with them those that waited already."""
+
+    condemned: Tally
+    unneeded: Tally
+
+    def covers(self, found: Asked) -> bool:
+        """Tell whether leave for this is leave for what was found, which may be a little more by now."""
+        return _within(found.condemned, self.condemned) and _within(found.unneeded, self.unneeded)
+
+
+def _within(found: Tally, allowed: Tally) -> bool:
+    pairs = (found.objects, allowed.objects), (found.bytes, allowed.bytes)
+    return all(100 * one <= (100 + _LEAVE_MARGIN) * most for one, most in pairs)
+
+
 @dataclass
 class PruneReport:
     """What a prune did, or would do if it is a dry run.
@@ -67,7 +85,7 @@ class PruneReport:
     that was postponed. `to_rewrite` of the live ones hold so little that the next backups of their disks store it
     anew. `live_by_claim` are the bytes of the live ones by the name of the claim whose disk they are ("": of several
     disks, and map packs). `unknown` counts objects among the packs that are not ours and are left alone. `postponed`
-    says why nothing was condemned, if so; `asks` that it needs somebody who says that it is meant (`allow_most`).
+    says why nothing was condemned, if so; `asked` for what it needs somebody who says that it is meant (`allow_most`).
     """
 
     dry_run: bool = False
@@ -83,7 +101,7 @@ class PruneReport:
     live_by_claim: Counter[str] = field(default_factory=Counter)
     unknown: int = 0
     postponed: str = ""
-    asks: bool = False
+    asked: Asked | None = None
 
     @property
     def freed(self) -> Tally:
@@ -107,7 +125,7 @@ def prune(
     grace: timedelta = DEFAULT_GRACE,
     epoch: Epoch | None = None,
     dry_run: bool = False,
-    allow_most: bool = False,
+    allow_most: bool | Asked = False,
     threads: int = DEFAULT_THREADS,
     progress: Callable[[PruneProgress], None] = lambda _: None,
 ) -> PruneReport:
@@ -116,8 +134,9 @@ def prune(
     `epoch` is what advance_epoch() returned right before, and `now` this machine's time: ages are by the store's clock,
     which has stamped the epoch; ClockSkewError if the two clocks disagree. EpochConflictError as soon as another one is
     found. A dry run needs no epoch, takes `now` for the store's time, and writes nothing. Unless `allow_most`, nothing
-    is condemned if more than the share MOST of all bytes would be: manifests may be hidden. DamagedError,
-    UnsupportedFormatError or a StoreError ends the run; what was deleted until then was rightly deleted.
+    is condemned if more than the share MOST of all bytes would be: manifests may be hidden. Leave for what an earlier
+    run `asked` about is leave for notably more neither. DamagedError, UnsupportedFormatError or a StoreError ends the
+    run; what was deleted until then was rightly deleted.
     """
     if grace < MIN_GRACE:
         raise ValueError(f"grace: expected {MIN_GRACE} or more, so that no writer at work loses a pack; found {grace}")
@@ -176,7 +195,7 @@ class _Prune:
         self._too_many = Tally()
         self._candidates = Candidates(Random(repository.random(ID_BYTES)))
 
-    def run(self, allow_most: bool) -> None:
+    def run(self, allow_most: bool | Asked) -> None:
         self._fence()
         # Before the manifests: a writer that ends meanwhile has written its manifest before its lease goes.
         leases = read_leases(self._repository, self._now - LEASE_TTL, self._before - LEASE_TTL)
@@ -196,8 +215,8 @@ class _Prune:
                 pack for pack in damage.packs if pack[0] is kind and (pack[1] in live or pack in leases.packs)
             }
             self._remove(_REASONS[kind], self._sort(kind, live, leases, condemned, marks.disks, damage))
-        if not allow_most:
-            self._ask_about_most()
+        if allow_most is not True:
+            self._ask_about_most(allow_most or None)
         self._condemn()
         for reason, found in {**clutter, CONDEMNED_LIST: list(condemned.finished())}.items():
             self._remove(reason, found)
@@ -269,17 +288,19 @@ class _Prune:
         self._unreferenced[pack[0]].append(pack[1])
         return self.report.condemned
 
-    def _ask_about_most(self) -> None:
+    def _ask_about_most(self, allowed: Asked | None) -> None:
         """Condemn nothing if most of what there is would have no reference: rather are references out of sight."""
         report = self.report
-        unneeded = _sum(report.condemned, report.waiting, self._too_many)
+        new = _sum(report.condemned, self._too_many)
+        asked = Asked(new, unneeded := _sum(new, report.waiting))
         total = _sum(report.live, report.leased, report.waiting, report.condemned, report.later)
-        if not report.condemned.objects or unneeded.bytes <= MOST * total.bytes:
+        if not report.condemned.objects or unneeded.bytes <= MOST * total.bytes or (allowed and allowed.covers(asked)):
             return
-        report.asks = True
+        report.asked = asked
+        more = f" ({allowed.unneeded.bytes} bytes were allowed)" if allowed else ""
         report.postponed = (
-            f"no backup refers to {unneeded.objects} of {total.objects} packs, {unneeded.bytes} of {total.bytes} bytes:"
-            " see that no backups are missing or hidden, then allow most to be condemned (--allow-most)"
+            f"no backup refers to {unneeded.objects} of {total.objects} packs, {unneeded.bytes} of {total.bytes} bytes"
+            f"{more}: see that no backups are missing or hidden, then allow most to be condemned (--allow-most)"
         )
         report.later, report.condemned = _sum(report.later, report.condemned), Tally()
         self._unreferenced = {kind: [] for kind in _FOLDERS}

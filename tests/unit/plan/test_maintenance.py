@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from longboat.api import BackupStore
 from longboat.mover import Failure, PruneJob, PruneResult, VerifyJob, VerifyResult
 from longboat.mover.jobs import merge
-from longboat.mover.results import PruneCount
+from longboat.mover.results import PruneCount, PruneQuestion
 from longboat.plan import maintenance as plan
 from longboat.plan.conditions import find
 from longboat.plan.maintenance import LAST_RETRY, RepositoryRecord, Work, due_runs, next_run, rules_of, slot_after
@@ -29,6 +29,7 @@ NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
 HOUR = timedelta(hours=1)
 NONE = PruneCount(objects=0, bytes=0)
+ASKED = PruneQuestion(condemned=PruneCount(objects=5, bytes=50), unneeded=PruneCount(objects=6, bytes=60))
 
 
 def store(annotations: dict[str, str] | None = None, **maintenance: Any) -> BackupStore:
@@ -167,9 +168,28 @@ def test_a_dry_run_takes_over_no_epoch() -> None:
     assert found.prune.attempt is not None and not found.prune.attempt.token
 
 
+def test_leave_is_for_the_figures_that_were_asked_about_however_often_the_run_fails() -> None:
+    found = plan.pruned(plan.begin(record(), "prune", store(), NOW, "t"), prune_result(asked=ASKED), NOW)
+    answered = store({plan.CONFIRM_PRUNE: found.prune.question or ""})
+    for _ in range(3):
+        found = plan.begin(found, "prune", answered, NOW, "u")
+        assert prune_job(found).allowed == ASKED
+        found = plan.failed(found, "prune", FAILURE, NOW)
+    assert prune_job(plan.begin(found, "prune", store(), NOW, "u")).allowed is None
+    # A question without figures, which an earlier version noted down, is asked once more.
+    bare = found.model_copy(update={"prune": found.prune.model_copy(update={"result": prune_result()})})
+    assert prune_job(plan.begin(bare, "prune", answered, NOW, "u")).allowed is None
+
+
+def prune_job(found: RepositoryRecord) -> PruneJob:
+    settings = StoreSettings(type="folder", path="/store")
+    mover = mover_of(found, "prune", store(), settings, "cluster/uid-1", bytes(32))
+    return PruneJob.model_validate_json(json.dumps(mover.job))
+
+
 def test_what_a_prune_asks_about_is_answered_once() -> None:
     found = plan.begin(record(), "prune", store(), NOW, "t")
-    found = plan.pruned(found, prune_result(asks=True, note="no backup refers to most"), NOW)
+    found = plan.pruned(found, prune_result(asked=ASKED, note="no backup refers to most"), NOW)
     code = found.prune.question
     told = find(with_maintenance([], store(), [found], NOW), "Pruned")
     assert code and told is not None and (told.status, told.reason) == ("False", "PruneHeld") and code in told.message
@@ -177,8 +197,8 @@ def test_what_a_prune_asks_about_is_answered_once() -> None:
     assert due_runs([found], store(), NOW) == []
     assert [each.work for each in due_runs([found], answered, NOW)] == ["prune"]
     again = plan.begin(found, "prune", answered, NOW, "u")
-    assert again.prune.attempt is not None and again.prune.attempt.allow_most
-    asks_anew = plan.pruned(again, prune_result(asks=True, note="again"), NOW)
+    assert again.prune.attempt is not None and again.prune.attempt.allowed == ASKED
+    asks_anew = plan.pruned(again, prune_result(asked=ASKED, note="again"), NOW)
     assert asks_anew.prune.question not in (None, code)
     assert due_runs([asks_anew], answered, NOW) == []
 

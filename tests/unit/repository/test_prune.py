@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from longboat.repository import (
+    Asked,
     DiskIdentity,
     PruneReport,
     Repository,
     RepositoryError,
+    Tally,
     advance_epoch,
     leases,
     prune,
@@ -80,7 +82,7 @@ class World:
         sweep_tombstones(self.repository, self.store.now, timedelta(0))
         del self.contents[name]
 
-    def prune(self, dry_run: bool = False, grace: timedelta = GRACE, allow_most: bool = False) -> PruneReport:
+    def prune(self, dry_run: bool = False, grace: timedelta = GRACE, allow_most: bool | Asked = False) -> PruneReport:
         """Prune with the store's time."""
         epoch = None if dry_run else advance_epoch(self.repository, {"t"}, "t")
         return prune(
@@ -219,6 +221,36 @@ def test_more_than_half_of_all_bytes_are_condemned_only_if_that_is_allowed(world
     assert world.prune(allow_most=True).condemned.objects == 6
     world.store.advance(GRACE)
     assert world.prune().freed.objects == 7
+
+
+def test_leave_to_condemn_most_is_for_what_was_asked_about_only(world: World) -> None:
+    """Whoever allows half of a repository must not have allowed all of it that is hidden until the run."""
+    for name in ("one", "two", "three"):
+        del world.contents[name]
+    hide(world, "disks/", "backups/")
+    asked = world.prune().asked
+    assert asked is not None and asked.condemned == asked.unneeded and asked.condemned.objects == 6
+    fewer = Asked(Tally(5, asked.condemned.bytes), asked.unneeded)
+    smaller = Asked(asked.condemned, Tally(6, asked.unneeded.bytes * 9 // 10))
+    for allowed in (fewer, smaller):
+        report = world.prune(allow_most=allowed)
+        assert report.asked == asked and not report.condemned.objects
+        assert f"{allowed.unneeded.bytes} bytes were allowed" in report.postponed
+    # A tenth more is no reason to ask once more.
+    nearly = Tally(6, asked.condemned.bytes * 10 // 11 + 1)
+    assert world.prune(allow_most=Asked(nearly, nearly)).condemned.objects == 6
+
+
+def test_leave_that_was_used_is_none_for_as_much_again(world: World) -> None:
+    """A run that failed after it had condemned is tried again with the same leave."""
+    world.remove("three")
+    waiting = world.prune().condemned
+    assert waiting.objects
+    hide(world, "disks/", "backups/")
+    asked = world.prune().asked
+    assert asked is not None and asked.unneeded == Tally(6, asked.condemned.bytes + waiting.bytes)
+    report = world.prune(allow_most=Asked(asked.condemned, asked.condemned))
+    assert report.asked == asked and report.waiting == waiting
 
 
 def test_dry_run_says_what_the_run_then_does_and_writes_nothing(world: World) -> None:
