@@ -10,7 +10,7 @@ from longboat.api import DiskBackup
 from longboat.api.common import Model
 from longboat.api.disk_backup import DiskBackupStatus
 from longboat.mover import VerifyResult
-from longboat.plan.conditions import ConditionStatus, find, holds, with_condition
+from longboat.plan.conditions import ConditionStatus, find, holds, with_condition, without_condition
 from longboat.plan.maintenance import ALL
 from longboat.plan.stored_data import DATA_MISSING
 
@@ -98,3 +98,28 @@ def with_finding(backup: DiskBackup, found: Finding, now: datetime, renewed_afte
     if same and status.verified_at is not None and timedelta(0) <= now - status.verified_at < renewed_after:
         return status
     return status.model_copy(update={"conditions": conditions, "verified": found.verified, "verified_at": moment})
+
+
+def with_presence(backup: DiskBackup, missing: str | None, now: datetime) -> DiskBackupStatus:
+    """Return the backup's status with what a look at the store found: what is missing in words, None if all is there.
+
+    An earlier verification's word does not outlive the data. Once it is back nobody knows whether it is whole before
+    the next verification; a backup that was damaged before says so until then.
+    """
+    moment, generation = now.replace(microsecond=0), backup.metadata.generation
+    status, before = backup.status, find(backup.status.conditions, VERIFIED)
+    conditions = without_condition(status.conditions, DATA_MISSING)
+    if missing:
+        conditions = with_condition(
+            conditions, DATA_MISSING, "True", DATA_MISSING, missing, now=moment, generation=generation
+        )
+    verified = status.verified
+    if missing and (before is None or before.reason != DAMAGED):
+        verified = DATA_MISSING
+        conditions = with_condition(conditions, VERIFIED, "False", verified, missing, now=moment, generation=generation)
+    elif not missing and before is not None and before.reason == DATA_MISSING:
+        verified, message = None, "the store holds its data again: the next verification says whether it is whole"
+        conditions = with_condition(
+            conditions, VERIFIED, "Unknown", "NotYet", message, now=moment, generation=generation
+        )
+    return status.model_copy(update={"conditions": conditions, "verified": verified})

@@ -13,7 +13,7 @@ from datetime import timedelta
 from longboat.api import BackupStore, DiskBackup
 from longboat.kube.kinds import BACKUP_STORE, DISK_BACKUP, NAMESPACE
 from longboat.kube.port import ConflictError, NotFoundError
-from longboat.plan.conditions import with_condition, without_condition
+from longboat.plan.maintenance_findings import with_presence
 from longboat.plan.stored_data import DATA_MISSING, Held, held_by, missing, nothing_seen, relies_on
 from longboat.reconcile.context import Context
 from longboat.reconcile.objects import load, reference, save_status
@@ -102,14 +102,10 @@ def _tell(ctx: Context, namespace: str, name: str, manifest: str, message: str |
     backup = load(ctx.cluster, DISK_BACKUP, DiskBackup, namespace, name)
     if backup is None or backup.status.manifest != manifest or backup.metadata.deletion_timestamp:
         return
-    conditions = without_condition(backup.status.conditions, DATA_MISSING)
+    status = with_presence(backup, message, ctx.now())
     if message:
-        generation = backup.metadata.generation
-        conditions = with_condition(
-            conditions, DATA_MISSING, "True", DATA_MISSING, message, now=ctx.now(), generation=generation
-        )
         log.warning("%s/%s: %s", namespace, name, message)
-    save_status(ctx.cluster, backup, backup.status.model_copy(update={"conditions": conditions}))
+    save_status(ctx.cluster, backup, status)
     if message:
         ctx.cluster.event(reference(backup), "Warning", DATA_MISSING, message)
     else:

@@ -11,8 +11,10 @@ import pytest
 from longboat.api import BackupStore
 from longboat.kube.kinds import BACKUP_STORE, DISK_BACKUP
 from longboat.plan.conditions import find
+from longboat.plan.maintenance_findings import Finding, with_finding
 from longboat.reconcile import backup_policy, backup_store, retention, stored_data
 from longboat.reconcile.context import Context
+from longboat.reconcile.objects import save_status
 from longboat.reconcile.queue import Key
 from longboat.reconcile.repositories import StoreProblemError
 from longboat.reconcile.routing import STORED_DATA, Owners
@@ -101,6 +103,42 @@ def test_what_is_put_back_is_said_to_be_there(world: BackupWorld, ctx: Context) 
     put_back()
     look(ctx)
     assert said(world) == {}
+
+
+def verify(world: BackupWorld, name: str, found: Finding) -> None:
+    """A verification has said something of a backup."""
+    backup = world.backup(name)
+    save_status(world.cluster, backup, with_finding(backup, found, world.clock(), timedelta(0)))
+
+
+def verified(world: BackupWorld, name: str) -> tuple[str | None, str, str]:
+    """Return what tables show, and the condition's status and reason."""
+    told = world.condition("Verified", name)
+    assert told is not None
+    return world.backup(name).status.verified, told.status, told.reason
+
+
+def test_a_backup_whose_data_is_gone_is_not_called_whole_by_what_an_earlier_verification_said(
+    world: BackupWorld, ctx: Context
+) -> None:
+    for name in ("two", "three"):
+        verify(world, name, Finding("True", "Verified", "all is there"))
+    put_back = lose_manifest(world, "two")
+    look(ctx)
+    assert verified(world, "two") == ("DataMissing", "False", "DataMissing")
+    assert verified(world, "three") == ("Yes", "True", "Verified")
+    put_back()
+    look(ctx)
+    assert verified(world, "two") == (None, "Unknown", "NotYet"), "nobody has read it since it is back"
+
+
+def test_a_damaged_backup_whose_manifest_comes_back_is_damaged_as_before(world: BackupWorld, ctx: Context) -> None:
+    verify(world, "two", Finding("False", "Damaged", "disk data"))
+    put_back = lose_manifest(world, "two")
+    look(ctx)
+    put_back()
+    look(ctx)
+    assert verified(world, "two") == ("Damaged", "False", "Damaged")
 
 
 def test_a_store_that_does_not_answer_is_no_proof_of_loss(world: BackupWorld, ctx: Context) -> None:
