@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -13,6 +13,7 @@ from longboat.api.common import API_VERSION, format_time
 from longboat.api.disk_backup import DiskResult
 from longboat.plan.backup import AD_HOC_PATIENCE
 from longboat.plan.conditions import find, holds
+from longboat.plan.maintenance_findings import VERIFIED
 from longboat.plan.names import FINALIZER, MANAGED_BY, MANAGER, POLICY_UID, backup_name
 from longboat.plan.retention import FINISHED
 from longboat.plan.schedule import late_at
@@ -115,11 +116,24 @@ def newest_success(target: Target, runs: Iterable[DiskBackup]) -> datetime | Non
 
 def newest_good(target: Target, runs: Iterable[DiskBackup]) -> DiskBackup | None:
     """Return a target's newest backup in which every disk that can be captured is good."""
-    whole = (
-        each for each in runs if each.status.phase == "Completed" and not holds(each.status.conditions, DATA_MISSING)
-    )
-    good = (each for each in whole if _is_of(each, target) and _holds(each, target))
-    return max(good, key=captured_at, default=None)
+    return max((each for each in _whole_runs(target, runs) if not is_lost(each)), key=captured_at, default=None)
+
+
+def lost_runs(target: Target, runs: Iterable[DiskBackup]) -> list[DiskBackup]:
+    """Return a target's backups that ended well, and can't be restored whole any more."""
+    return [each for each in _whole_runs(target, runs) if is_lost(each)]
+
+
+def is_lost(backup: DiskBackup) -> bool:
+    """Return whether data of a finished backup is gone from the store, or was found damaged for good."""
+    verified = find(backup.status.conditions, VERIFIED)
+    return holds(backup.status.conditions, DATA_MISSING) or (verified is not None and verified.status == "False")
+
+
+def _whole_runs(target: Target, runs: Iterable[DiskBackup]) -> Iterator[DiskBackup]:
+    for each in runs:
+        if each.status.phase == "Completed" and _is_of(each, target) and _holds(each, target):
+            yield each
 
 
 def left_out(backup: DiskBackup) -> list[DiskResult]:
@@ -140,8 +154,7 @@ def protection(
     successes = {target: newest_success(target, runs) for target in targets}
     never = [target for target, moment in successes.items() if moment is None]
     if never:
-        text = f"no good backup yet of {', '.join(sorted(target.name for target in never))}"
-        return Protection("Never", False, "NeverBackedUp", f"{text}{last_failure(never, runs)}")
+        return Protection("Never", False, "NeverBackedUp", f"{_none(never, runs)}{last_failure(never, runs)}")
     lateness = {
         target: late_at(policy.spec.schedule, policy.spec.time_zone, anchor, moment)
         for target, moment in successes.items()
@@ -159,6 +172,13 @@ def protection(
         return Protection("Partly", False, DISKS_LEFT_OUT, lacking, changes_at)
     message = "every target has a good backup as recent as the schedule promises"
     return Protection("Yes", True, "Protected", message, changes_at)
+
+
+def _none(targets: Sequence[Target], runs: Sequence[DiskBackup]) -> str:
+    names = ", ".join(sorted(target.name for target in targets))
+    if lost := sum(len(lost_runs(target, runs)) for target in targets):
+        return f"no good backup of {names}: {lost} damaged or gone from the store, see their condition Verified"
+    return f"no good backup yet of {names}"
 
 
 def _lacking(targets: Iterable[Target], runs: Sequence[DiskBackup]) -> str:

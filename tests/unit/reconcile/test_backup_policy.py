@@ -315,6 +315,22 @@ def test_a_machine_made_anew_under_an_old_name_is_not_called_protected(world: Wo
     assert world.policy().status.protected == "Never"
 
 
+@pytest.mark.parametrize(("status", "reason", "short"), [("False", "Damaged", "Never"), ("True", "Recoverable", "Yes")])
+def test_a_machine_whose_only_backup_is_damaged_for_good_is_not_called_protected(
+    world: World, status: str, reason: str, short: str
+) -> None:
+    world.add_policy()
+    world.clock.to("2026-01-08T03:30")
+    world.run()
+    [first] = world.backups()
+    found = {"type": "Verified", "status": status, "reason": reason, "message": "disk data"}
+    found["lastTransitionTime"] = "2026-01-08T04:00:00Z"
+    world.set_status(first.name, phase="Completed", conditions=[found])
+    world.run()
+    assert world.policy().status.protected == short
+    assert ("1 damaged or gone from the store" in condition(world, "Protected")[2]) == (short == "Never")
+
+
 BY_NAME: dict[str, Any] = {"data": {"disk": {"virtualMachine": "db", "name": "data"}}}
 BY_NAME |= {"root": {"disk": {"virtualMachine": "db", "name": "root"}}, "all": {"virtualMachine": {"name": "db"}}}
 BY_NAME |= {"claim": {"disk": {"persistentVolumeClaim": "db-root"}}}
