@@ -10,8 +10,8 @@ INTRO = """# Metrics
 The operator's pod answers `GET /metrics` on port 8081 (`metrics.port`), in Prometheus's text format. Everything is
 computed from the objects, so that a restart loses nothing, and what is deleted is gone with the next scrape. Policies
 and stores are as the last tick saw them (`resyncSeconds`), what is under way as the last pass over it (`fullResync`),
-what the backups of deleted policies occupy as the last pass over everything (an hour). Until the operator has seen
-all policies it answers 503.
+what lies in the stores as well, what the backups of deleted policies occupy as the last pass over everything (an
+hour). Until the operator has seen all policies it answers 503.
 
 Scrape with `honor_labels: true`, as the chart's ServiceMonitor does: `namespace` is that of the policy. Who can reach
 the port reads the names of policies, machines and claims of all namespaces: `networkPolicy` does not close it.
@@ -23,7 +23,10 @@ COSTS = """
 **To charge for it**: `longboat_repository_live_bytes` is what the backups of a namespace need in a store, shared blocks
 once, the trash included. `longboat_claim_live_bytes` is the same by disk: a pack that only one disk's backups need is
 that disk's; what several share is `(several)`. Both are as the namespace's last prune found, once a day; until the
-first one they are not there. Which machine a claim belongs to is a label of `longboat_stored_bytes`.
+first one they are not there. Which machine a claim belongs to is a label of `longboat_stored_bytes`. A namespace that
+is gone is `(deleted)`, also if there is a new one of its name, which is charged for its own backups alone. What lies
+where no BackupStore leads is not told, nor is a repository that was removed from the bucket, which the operator lists
+once an hour.
 
 **By policy**: policies share what they have in common, so that no exact answer exists without a rule for who pays for
 it. The rule here is: who stored it.

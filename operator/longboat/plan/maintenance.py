@@ -41,6 +41,8 @@ class Attempt(Model):
 
     number: int
     started: Time
+    bucket: str = ""
+    """Where the store led when the run was noted down: see bucket_of."""
     job: str | None = None
     """UID of the Job, once it was made."""
     token: str = ""
@@ -77,6 +79,8 @@ class PruneRuns(Runs):
     """``question`` is the code of what the last run asked about, if it did."""
 
     result: PruneResult | None = None
+    bucket: str = ""
+    """Where the result was found: see bucket_of. Empty: that was not noted yet."""
     question: str | None = None
 
 
@@ -88,13 +92,19 @@ class VerifyRuns(Runs):
 
 
 class RepositoryRecord(Model):
-    """The upkeep of one repository. ``namespace`` is empty if there is none of this UID any more."""
+    """The upkeep of one repository.
+
+    ``namespace`` is the name that the namespace had when the repository was first seen, empty if it was gone by then:
+    Jobs are named by it. Another one may have that name by now: see known_by.
+    """
 
     store: str
     namespace: str
     namespace_uid: str
     seen: Time
     """When the repository was first seen."""
+    missing: Time | None = None
+    """Since when the bucket does not list it any more."""
     tokens: list[str] = Field(default_factory=list)
     """Tokens that prunes were given for the epoch: each of them may be the current one."""
     prune: PruneRuns = Field(default_factory=PruneRuns)
@@ -130,6 +140,18 @@ def rules_of(store: BackupStore, work: Work) -> Rules:
     codes = store.metadata.annotations.get(CONFIRM_PRUNE, "")
     confirmed = frozenset(filter(None, (code.strip() for code in codes.split(","))))
     return Rules(every, requested_at(store, work), confirmed)
+
+
+def bucket_of(store: BackupStore) -> str:
+    """Return where a store leads by its spec: what was found elsewhere says nothing of what is there."""
+    bucket = store.spec.s3 or store.spec.gcs or store.spec.azure
+    fields = ("endpoint", "storage_account", "bucket", "container", "prefix")
+    return " ".join([store.bucket_field, *(str(getattr(bucket, each, None) or "") for each in fields)])
+
+
+def known_by(record: RepositoryRecord, names: Mapping[str, str]) -> RepositoryRecord:
+    """Return the record as it is told of, given the living namespaces' names by UID: one that is gone has none."""
+    return record.model_copy(update={"namespace": names.get(record.namespace_uid, "")})
 
 
 def requested_at(store: BackupStore, work: Work) -> datetime | None:
@@ -218,7 +240,7 @@ def begin(
 ) -> RepositoryRecord:
     """Return the record with the next run noted down; ``others`` are tokens of this operator that others have noted."""
     runs = record.runs(work)
-    attempt = Attempt(number=runs.number + 1, started=now)
+    attempt = Attempt(number=runs.number + 1, started=now, bucket=bucket_of(store))
     if work == "prune":
         attempt, record = _prune_attempt(attempt, record, store, token, others)
     else:
@@ -265,6 +287,11 @@ def with_job(record: RepositoryRecord, work: Work, uid: str) -> RepositoryRecord
     return record if attempt is None else _with(record, work, attempt=attempt.model_copy(update={"job": uid}))
 
 
+def with_missing(record: RepositoryRecord, since: datetime | None) -> RepositoryRecord:
+    """Return the record of a repository that the bucket does not list any more since a moment; None: it does."""
+    return record.model_copy(update={"missing": since})
+
+
 def pruned(record: RepositoryRecord, result: PruneResult, now: datetime) -> RepositoryRecord:
     """Return the record after a prune that ended well."""
     attempt = record.prune.attempt
@@ -275,7 +302,7 @@ def pruned(record: RepositoryRecord, result: PruneResult, now: datetime) -> Repo
     past = set() if attempt.dry_run else set(attempt.known_tokens)
     tokens = [token for token in record.tokens if token not in past]
     record = record.model_copy(update={"tokens": tokens})
-    return _ended(record, "prune", attempt, now, result=result, question=question)
+    return _ended(record, "prune", attempt, now, result=result, bucket=attempt.bucket, question=question)
 
 
 def verified(record: RepositoryRecord, result: VerifyResult, now: datetime) -> RepositoryRecord:

@@ -241,22 +241,34 @@ def machine_samples(machines: Iterable[Object], policies: Iterable[Iterable[Samp
         yield "longboat_vm_protected", (namespace, name), float(protected)
 
 
-def repository_samples(records: Iterable[RepositoryRecord]) -> Iterator[Sample]:
-    """Yield what lies in the stores, as far as a prune has looked."""
+def repository_samples(
+    records: Iterable[RepositoryRecord], names: Mapping[str, str], buckets: Mapping[str, str]
+) -> Iterator[Sample]:
+    """Yield what lies in the stores, as far as a prune has looked.
+
+    ``names`` are those of the living namespaces by UID: a record's own may be another tenant's by now. ``buckets`` says
+    where each store leads (see bucket_of): what is not there, or not any more, is left out.
+    """
     found: dict[tuple[str, tuple[str, ...]], float] = {}
     for each in records:
-        if (result := each.prune.result) is None:
+        if (result := each.prune.result) is None or not _lies_there(each, buckets):
             continue
-        labels = (each.store, each.namespace or DELETED)
+        labels = (each.store, names.get(each.namespace_uid) or DELETED)
         rest = (result.condemned, result.waiting, result.later, result.leased)
         sizes: dict[tuple[str, tuple[str, ...]], int] = {("longboat_repository_live_bytes", labels): result.live.bytes}
         sizes["longboat_store_used_bytes", labels] = result.live.bytes + sum(count.bytes for count in rest)
         for claim, size in result.live_by_claim.items():
             sizes["longboat_claim_live_bytes", (*labels, claim or SEVERAL)] = size
         for key, size in sizes.items():
-            # A namespace that was created again has two repositories.
+            # Many namespaces may be gone.
             found[key] = found.get(key, 0.0) + size
     yield from ((name, labels, size) for (name, labels), size in found.items())
+
+
+def _lies_there(record: RepositoryRecord, buckets: Mapping[str, str]) -> bool:
+    known = record.store in buckets and record.missing is None
+    # Where an older version's prune has looked was not noted: the next one says it.
+    return known and record.prune.bucket in ("", buckets[record.store])
 
 
 @dataclass

@@ -6,8 +6,10 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from longboat.api import BackupStore
 from longboat.kube.kinds import BACKUP_STORE, VIRTUAL_MACHINE
 from longboat.kube.port import Object
+from longboat.plan.maintenance import bucket_of
 from longboat.plan.metrics import (
     Sample,
     Survey,
@@ -20,6 +22,7 @@ from longboat.plan.metrics import (
 )
 from longboat.reconcile.context import Context
 from longboat.reconcile.maintenance_records import all_records
+from longboat.reconcile.objects import namespace_names, readable
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +67,10 @@ class Figures:
 
     def repositories(self, ctx: Context) -> None:
         """Look at what prunes have found: a step of each full pass, as that changes once a day."""
-        self._repositories = tuple(repository_samples(all_records(ctx.cluster, ctx.settings.namespace)))
+        records = all_records(ctx.cluster, ctx.settings.namespace)
+        stores = readable(BackupStore, ctx.cluster.list(BACKUP_STORE))
+        buckets = {each.name: bucket_of(each) for each in stores}
+        self._repositories = tuple(repository_samples(records, namespace_names(ctx.cluster), buckets))
 
     def machines(self, ctx: Context) -> None:
         """Look which virtual machines are targets of policies: a step of each full pass."""

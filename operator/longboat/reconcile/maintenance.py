@@ -7,24 +7,26 @@ look saves it reading; before a run begins its record is read anew.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 
 from longboat.api import BackupStore
 from longboat.kube.kinds import BACKUP_STORE, JOB, NAMESPACE
 from longboat.kube.port import ConflictError, NotFoundError
 from longboat.plan.conditions import find
-from longboat.plan.maintenance import Due, RepositoryRecord, due_runs
+from longboat.plan.maintenance import Due, RepositoryRecord, due_runs, known_by, with_missing
 from longboat.plan.maintenance_job import jobs_of
 from longboat.plan.maintenance_status import PRUNED, VERIFIED, maintenance_status, with_maintenance
 from longboat.plan.take_over import CONFLICT
 from longboat.reconcile import maintenance_records, maintenance_run
 from longboat.reconcile.context import Context
 from longboat.reconcile.epochs import Token, new_token
-from longboat.reconcile.objects import load, reference, save_status
+from longboat.reconcile.objects import load, namespace_names, reference, save_status
 from longboat.reconcile.repositories import StoreProblemError
 from longboat.reconcile.store_access import PATIENCE, StoreAccess
 from longboat.reconcile.store_locks import Folders
@@ -135,11 +137,14 @@ def _scan(ctx: Context, store: BackupStore, found: Memory, inside: Folders) -> N
     records = {each.namespace_uid: each for each in every if each.store == store.name}
     if found.listed is None:
         # Those that are known already are seen to while the bucket does not tell.
-        found.repositories = frozenset(records)
-    records |= _new(ctx, store, found.repositories - records.keys())
+        found.repositories = frozenset(uid for uid, each in records.items() if each.missing is None)
+    names = namespace_names(ctx.cluster)
+    records |= _new(ctx, store, found.repositories - records.keys(), names)
+    _note_missing(ctx, records.values(), found.repositories)
     here = [record for uid, record in sorted(records.items()) if uid in found.repositories]
     found.due = deque(due_runs(here, store, ctx.now()))
-    _save(ctx, store, here, found.problem)
+    # Who reads of a namespace by its name takes it for the one that has this name now.
+    _save(ctx, store, [known_by(each, names) for each in here], found.problem)
     found.scanned, found.wish, found.took, found.ended = ctx.now(), _wish(store), ctx.now() - begun, False
 
 
@@ -160,12 +165,22 @@ def _list_repositories(ctx: Context, store: BackupStore, found: Memory, inside: 
     found.listed, found.problem = ctx.now(), ""
 
 
-def _new(ctx: Context, store: BackupStore, uids: Iterable[str]) -> dict[str, RepositoryRecord]:
+def _note_missing(ctx: Context, records: Iterable[RepositoryRecord], listed: frozenset[str]) -> None:
+    """Note down which repositories the bucket lists no more, or lists again: nobody is charged for what is gone."""
+    changed = [each for each in records if (each.missing is None) != (each.namespace_uid in listed)]
+    now = ctx.now().replace(microsecond=0)
+    for each in changed[:NEW_AT_ONCE]:
+        since = None if each.namespace_uid in listed else now
+        # What others change all the time is noted at another look.
+        with contextlib.suppress(ConflictError):
+            maintenance_records.update(ctx, each, partial(with_missing, since=since))
+
+
+def _new(
+    ctx: Context, store: BackupStore, uids: Iterable[str], names: Mapping[str, str]
+) -> dict[str, RepositoryRecord]:
     """Note down repositories that were not seen before: their first runs come within a period from now."""
     uids = sorted(uids)[:NEW_AT_ONCE]
-    if not uids:
-        return {}
-    names = {each["metadata"]["uid"]: each["metadata"]["name"] for each in ctx.cluster.list(NAMESPACE)}
     now = ctx.now().replace(microsecond=0)
     made = (
         RepositoryRecord(store=store.name, namespace=names.get(uid, ""), namespace_uid=uid, seen=now) for uid in uids

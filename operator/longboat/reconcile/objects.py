@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from longboat.api import KINDS
 from longboat.api.common import GROUP, Resource, Status
-from longboat.kube.kinds import Kind
+from longboat.kube.kinds import NAMESPACE, Kind
 from longboat.kube.port import Cluster, Object
 
 log = logging.getLogger(__name__)
@@ -45,6 +45,11 @@ def readable(model: type[R], found: Iterable[Object]) -> Iterator[R]:
             meta = each["metadata"]
             place = f"{meta.get('namespace', '')}/{meta['name']}"
             log.warning("%s %s is left out: %s", model.__name__, place, "; ".join(_said(error)))
+
+
+def namespace_names(cluster: Cluster) -> dict[str, str]:
+    """Return the names of the namespaces that there are, by UID: a name may have been another one's before."""
+    return {each["metadata"]["uid"]: each["metadata"]["name"] for each in cluster.list(NAMESPACE)}
 
 
 def slim(obj: Object) -> Object:

@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
-from longboat.kube.kinds import BACKUP_POLICY, BACKUP_STORE, DISK_BACKUP, VIRTUAL_MACHINE
+from longboat.api import BackupStore
+from longboat.kube.kinds import BACKUP_POLICY, BACKUP_STORE, DISK_BACKUP, NAMESPACE, VIRTUAL_MACHINE
 from longboat.kube.port import Object, UnavailableError
 from longboat.mover import PruneResult
 from longboat.mover.results import PruneCount
+from longboat.plan import maintenance as plan
 from longboat.plan import metrics
 from longboat.plan.maintenance import PruneRuns, RepositoryRecord
 from longboat.reconcile import maintenance_records
@@ -226,22 +228,81 @@ def count(size: int) -> PruneCount:
     return PruneCount(objects=1, bytes=size)
 
 
-def test_namespace_is_charged_for_what_its_backups_need_and_not_for_what_prune_still_removes(world: Watched) -> None:
-    nothing = count(0)
-    result = PruneResult(dry_run=False, manifests=1, leases=0, removed={}, freed=nothing, condemned=count(1),
+def add_namespace(world: Watched, name: str, uid: str) -> None:
+    world.cluster.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    world.cluster.patch(NAMESPACE, name, [{"op": "replace", "path": "/metadata/uid", "value": uid}])
+
+
+def add_repository(world: Watched, uid: str, namespace: str, *, pruned: bool = True, **more: Any) -> None:
+    """Note down what the upkeep knows of a repository, first seen when its namespace had this name."""
+    result = PruneResult(dry_run=False, manifests=1, leases=0, removed={}, freed=count(0), condemned=count(1),
                          waiting=count(2), later=count(4), leased=count(8), live=count(100),
                          live_by_claim={"db-data": 70, "": 30})  # fmt: skip
-    for uid, namespace, its in (("a", "shop", result), ("b", "", result), ("c", "", result), ("d", "new", None)):
-        runs = PruneRuns(result=its)
-        record = RepositoryRecord(
-            store="offsite", namespace=namespace, namespace_uid=uid, seen=world.clock(), prune=runs
-        )
-        maintenance_records.add(world.context(), record)
+    more = {"store": "offsite", "seen": world.clock(), "prune": PruneRuns(result=result if pruned else None)} | more
+    record = RepositoryRecord(namespace=namespace, namespace_uid=uid, **more)
+    maintenance_records.add(world.context(), record)
+
+
+LIVE = "longboat_repository_live_bytes"
+
+
+def metered(world: Watched, name: str = LIVE) -> dict[tuple[str, ...], float]:
     world.figures.repositories(world.context())
-    assert world.told("longboat_repository_live_bytes") == {("offsite", "shop"): 100, ("offsite", "(deleted)"): 200}
-    assert world.told("longboat_store_used_bytes") == {("offsite", "shop"): 115, ("offsite", "(deleted)"): 230}
-    claims = {labels[2]: size for labels, size in world.told("longboat_claim_live_bytes").items() if labels[1] == SHOP}
+    return world.told(name)
+
+
+def test_namespace_is_charged_for_what_its_backups_need_and_not_for_what_prune_still_removes(world: Watched) -> None:
+    add_namespace(world, "web", "a")
+    add_namespace(world, "new", "d")
+    for uid, namespace in (("a", "web"), ("b", ""), ("c", "")):
+        add_repository(world, uid, namespace)
+    add_repository(world, "d", "new", pruned=False)
+    assert metered(world) == {("offsite", "web"): 100, ("offsite", "(deleted)"): 200}
+    assert world.told("longboat_store_used_bytes") == {("offsite", "web"): 115, ("offsite", "(deleted)"): 230}
+    claims = {labels[2]: size for labels, size in world.told("longboat_claim_live_bytes").items() if labels[1] == "web"}
     assert claims == {"db-data": 70, "(several)": 30}
+
+
+def test_new_namespace_is_not_charged_for_what_the_old_one_of_its_name_has_left(world: Watched) -> None:
+    add_namespace(world, "web", "old")
+    add_repository(world, "old", "web")
+    assert metered(world) == {("offsite", "web"): 100}
+    world.cluster.delete(NAMESPACE, "web")
+    assert metered(world) == {("offsite", "(deleted)"): 100}
+    add_namespace(world, "web", "new")
+    assert metered(world) == {("offsite", "(deleted)"): 100}
+    assert {labels[1] for labels in world.told("longboat_claim_live_bytes")} == {"(deleted)"}
+    add_repository(world, "new", "web")
+    assert metered(world) == {("offsite", "(deleted)"): 100, ("offsite", "web"): 100}
+
+
+def test_nobody_is_charged_for_what_lies_in_a_store_that_is_gone(world: Watched) -> None:
+    add_repository(world, "a", "")
+    add_repository(world, "b", "", store="another")
+    assert metered(world) == {("offsite", "(deleted)"): 100}
+    world.cluster.delete(BACKUP_STORE, "offsite")
+    assert metered(world) == {}
+
+
+def test_nobody_is_charged_for_what_was_found_where_the_store_does_not_lead_any_more(world: Watched) -> None:
+    store = BackupStore.model_validate(world.cluster.get(BACKUP_STORE, "offsite"))
+    record = RepositoryRecord(store="offsite", namespace="", namespace_uid="a", seen=world.clock())
+    begun = plan.begin(record, "prune", store, world.clock(), "token")
+    result = PruneResult(dry_run=False, manifests=1, leases=0, removed={}, freed=count(0), condemned=count(0),
+                         waiting=count(0), later=count(0), leased=count(0), live=count(100))  # fmt: skip
+    maintenance_records.add(world.context(), plan.pruned(begun, result, world.clock()))
+    assert metered(world) == {("offsite", "(deleted)"): 100}
+    for path, value in (("endpoint", "https://other.example.net"), ("bucket", "other"), ("prefix", "other")):
+        was = world.cluster.get(BACKUP_STORE, "offsite")["spec"]["s3"]
+        world.cluster.patch(BACKUP_STORE, "offsite", [{"op": "add", "path": f"/spec/s3/{path}", "value": value}])
+        assert metered(world) == {}, path
+        world.cluster.patch(BACKUP_STORE, "offsite", [{"op": "replace", "path": "/spec/s3", "value": was}])
+        assert metered(world) == {("offsite", "(deleted)"): 100}
+
+
+def test_nobody_is_charged_for_a_repository_that_is_not_in_the_bucket_any_more(world: Watched) -> None:
+    add_repository(world, "a", "", missing=world.clock())
+    assert metered(world) == {}
 
 
 def test_bad_object_is_left_out_and_the_others_are_told(world: Watched) -> None:

@@ -494,6 +494,41 @@ def test_a_new_namespace_of_an_old_name_is_not_told_of_the_old_ones_backups(worl
     assert world.backup().status.verified is None
 
 
+def test_damage_of_a_namespace_that_is_gone_is_not_told_of_the_new_one_of_its_name(world: UpkeepWorld) -> None:
+    world.pass_a_day()
+    world.cluster.patch(NAMESPACE, SHOP, [{"op": "replace", "path": "/metadata/uid", "value": "another"}])
+    lose_a_pack(world)
+    request(world, VERIFY)
+    found = find(world.store().status.conditions, "Verified")
+    assert found is not None and found.reason == "Damaged"
+    assert "a namespace that is gone (" in found.message and SHOP not in found.message
+
+
+def test_a_repository_that_was_removed_from_the_bucket_is_known_as_missing_until_it_is_back(world: UpkeepWorld) -> None:
+    world.repositories.repository("gone-uid")
+    world.pass_a_day()
+    assert world.record("gone-uid").missing is None
+    place = world.folder / "store" / "cluster" / "gone-uid"
+    place.rename(world.folder / "aside")
+    world.clock.advance(hours=2)
+    world.until_idle()
+    assert world.record("gone-uid").missing is not None and world.record().missing is None
+    # Who can't see the bucket learns nothing of what is in it.
+    world.memory.clear()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(UpkeepWorld, "_inside", refused)
+        world.until_idle()
+    assert world.record("gone-uid").missing is not None and world.record().missing is None
+    (world.folder / "aside").rename(place)
+    world.memory.clear()
+    world.until_idle()
+    assert world.record("gone-uid").missing is None
+
+
+def refused(_: UpkeepWorld, settings: StoreSettings, path: str) -> list[str]:
+    raise AccessDeniedError("no")
+
+
 def test_records_are_small(world: UpkeepWorld) -> None:
     world.pass_a_day()
     assert len(json.dumps(world.config_map())) < 4000
