@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 
 from longboat.api import BackupPolicy, DiskBackup
 from longboat.api.backup_policy import DiskUsage, RunTotals, TargetState
-from longboat.plan.policy import Target, newest_success
+from longboat.plan.policy import Target, captured_at, lost_runs, newest_success
 from longboat.plan.retention import FINISHED
 from longboat.plan.schedule import interval_at, late_at, next_slot, previous_slot
 
@@ -40,7 +40,7 @@ def target_states(
 ) -> list[TargetState]:
     """Return the newest good backup of each target, and when it is too old. The schedule must be valid.
 
-    ``before`` is what was said last: the backups that it was said of may have expired.
+    ``before`` is what was said last: the backups that it was said of may have expired, but not been lost.
     """
     known = {each.uid: each for each in before}
     found = []
@@ -48,7 +48,7 @@ def target_states(
         # A machine that was made again under its name has no backup of its own yet.
         uid = target.claim_uid or target.uid
         said = known.get(uid) or TargetState(kind=target.kind, name=target.name, uid=uid, since=now)
-        success = newest_success(target, runs) or said.last_success_time
+        success = newest_success(target, runs) or remembered(said.last_success_time, [target], runs)
         changes = {
             "name": target.name,
             "since": (said.since or now).replace(microsecond=0),
@@ -57,6 +57,14 @@ def target_states(
         said = said.model_copy(update=changes)
         found.append(said.model_copy(update={"overdue_at": _late(policy, anchor, said)}))
     return found
+
+
+def remembered(told: datetime | None, targets: Iterable[Target], runs: Sequence[DiskBackup]) -> datetime | None:
+    """Return the success that was told last, unless a backup as new as that is still there, and its data is lost."""
+    lost = [each for target in targets for each in lost_runs(target, runs)]
+    if told is None or any(captured_at(each).replace(microsecond=0) >= told for each in lost):
+        return None
+    return told
 
 
 def _late(policy: BackupPolicy, anchor: datetime, target: TargetState) -> datetime | None:

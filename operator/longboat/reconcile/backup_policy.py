@@ -24,7 +24,7 @@ from longboat.plan.policy import (
     runs_of,
     target_text,
 )
-from longboat.plan.policy_figures import counted, interval_seconds, target_states, usage
+from longboat.plan.policy_figures import counted, interval_seconds, remembered, target_states, usage
 from longboat.plan.problem import Problem
 from longboat.plan.quantities import size_text
 from longboat.plan.schedule import (
@@ -201,7 +201,7 @@ def _described(seen: Observed, status: BackupPolicyStatus, started: Started, gua
     stored = sum(run.status.stored_bytes or 0 for run in runs)
     target = target_text(spec.target)
     # Backups may be gone by now; but those of what the target was before an edit say nothing of this one.
-    known_success = status.last_success_time if status.target == target else None
+    known_success = remembered(status.last_success_time, seen.targets, runs) if status.target == target else None
     changes = {
         "target": target,
         "schedule": schedule_text(spec.schedule, spec.time_zone),

@@ -142,6 +142,29 @@ def test_success_is_remembered_when_its_backup_has_expired() -> None:
     assert state(policy(), before=before, now=NOW) == before
 
 
+def lost(name: str, ended: datetime, type_: str = "DataMissing", status: str = "True") -> DiskBackup:
+    since = NOW.isoformat()
+    condition = {"type": type_, "status": status, "reason": type_, "message": "", "lastTransitionTime": since}
+    return run(name, ended, conditions=[condition])
+
+
+@pytest.mark.parametrize("told", [("DataMissing", "True"), ("Verified", "False")])
+def test_success_does_not_stand_still_when_all_backups_are_lost(told: tuple[str, str]) -> None:
+    earlier = NOW - timedelta(days=1)
+    before = state(policy({"monthly": {"on": [1], "at": "03:30"}}), run("a", earlier), run("b", NOW))
+    found = state(policy(), lost("a", earlier, *told), lost("b", NOW, *told), before=before, now=NOW)
+    assert found.last_success_time is None
+    assert found.overdue_at is not None and found.overdue_at < NOW, "who has no good backup is overdue at once"
+    assert state(policy(), before=found, now=NOW).last_success_time is None, (
+        "nor does it come back when they are deleted"
+    )
+
+
+def test_success_of_a_backup_that_has_expired_is_not_forgotten_for_an_older_one_that_is_lost() -> None:
+    before = state(policy(), run("b", NOW))
+    assert state(policy(), lost("a", NOW - timedelta(days=1)), before=before, now=NOW) == before
+
+
 def test_machine_that_was_made_again_does_not_count_the_backups_of_the_one_before() -> None:
     before = state(policy(), run("a", NOW))
     again = Target("VirtualMachine", "db", "uid-new")

@@ -315,6 +315,22 @@ def test_a_machine_made_anew_under_an_old_name_is_not_called_protected(world: Wo
     assert world.policy().status.protected == "Never"
 
 
+def test_a_policy_all_of_whose_backups_are_lost_does_not_tell_of_its_last_success(world: World) -> None:
+    world.add_policy()
+    world.clock.to("2026-01-08T03:30")
+    world.run()
+    [first] = world.backups()
+    world.set_status(first.name, phase="Completed")
+    world.run()
+    assert world.policy().status.last_success_time is not None
+    found = {"type": "DataMissing", "status": "True", "reason": "DataMissing", "message": "its manifest"}
+    world.set_status(first.name, conditions=[found | {"lastTransitionTime": "2026-01-08T04:00:00Z"}])
+    world.run()
+    status = world.policy().status
+    assert status.last_success_time is None
+    assert [each.last_success_time for each in status.targets or ()] == [None]
+
+
 @pytest.mark.parametrize(("status", "reason", "short"), [("False", "Damaged", "Never"), ("True", "Recoverable", "Yes")])
 def test_a_machine_whose_only_backup_is_damaged_for_good_is_not_called_protected(
     world: World, status: str, reason: str, short: str
