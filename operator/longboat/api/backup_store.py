@@ -270,8 +270,9 @@ class BackupStoreStatus(Status):
     available: str | None = Field(None, description="Yes, or the reason why not.")
     writable: bool | None = Field(
         None,
-        description="Whether backups could be written at the last check, whatever may be wrong with restores and "
-        "maintenance; those that have not begun wait otherwise.",
+        description="Whether backups could be written with credentialsSecretRef at the last check, whatever may be "
+        "wrong with restores and maintenance; those that have not begun wait otherwise, but for namespaces with "
+        "credentials of their own.",
     )
     url: str | None = Field(None, description="What the store is: kind, bucket or container, and prefix.")
     clock_skew_seconds: int | None = Field(None, description="The store's time minus the cluster's, if it is known.")

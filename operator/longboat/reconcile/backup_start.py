@@ -32,13 +32,12 @@ from longboat.plan.backup_target import (
     with_problem,
 )
 from longboat.plan.disks import VmDisk, claim_problem, claims_in_use
-from longboat.plan.known_store import known_bad
 from longboat.plan.problem import Problem
 from longboat.plan.state import state_user
 from longboat.plan.stores import admits
 from longboat.reconcile.backup_adoption import adopt_from
 from longboat.reconcile.backup_run import LATER, Run
-from longboat.reconcile.backup_store_access import find_at, open_at
+from longboat.reconcile.backup_store_access import find_at, known_bad_at, open_at
 from longboat.reconcile.objects import load
 from longboat.reconcile.repositories import RepositoryAccess
 from longboat.reconcile.snapshot_support import Machine, machine, snapshot_class_of, state_claims
@@ -54,7 +53,7 @@ def begin(run: Run) -> bool:
     store = store_for(run.ctx.cluster, run.backup.namespace, _store_name(policy))
     if isinstance(store, Problem):
         return _stall(run, policy, store)
-    if bad := known_bad(store, run.ctx.now()):
+    if bad := known_bad_at(run.ctx, store, run.backup.namespace):
         return _wait_for(run, policy, store, bad)
     access = open_at(run.ctx, store, run.backup.namespace)
     if isinstance(access, Problem):
@@ -97,7 +96,8 @@ def _adopt_from_any(run: Run, searched: tuple[str, ...]) -> Problem | None:
     for store in _open_stores(run):
         if store.name in searched:
             continue
-        access = known_bad(store, run.ctx.now()) or find_at(run.ctx, store, run.backup.namespace)
+        namespace = run.backup.namespace
+        access = known_bad_at(run.ctx, store, namespace) or find_at(run.ctx, store, namespace)
         found = access if isinstance(access, Problem) else adopt_from(run, access, store)
         if isinstance(found, Problem):
             if found.reason != "RepositoryNotFound":

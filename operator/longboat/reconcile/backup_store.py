@@ -105,33 +105,48 @@ def _try_out(ctx: Context, store: BackupStore, check: Check) -> Result:
     try:
         # The key is looked at first: a store that can be reached and not be opened is no good.
         access.store_key(store)
-        found, writable = _try_credentials(ctx, store, access, check)
-        if not found.ok:
-            retryable = found.problem in ("Unreachable", "StoreFailure")
-            return Result(found.message, str(found.problem), retryable, found.clock_skew, writable)
-        _try_key(ctx, store)
+        found = _try_credentials(ctx, store, access, check)
+        if not found.reason:
+            _try_key(ctx, store)
     except StoreProblemError as problem:
-        return Result(problem.message, problem.reason, problem.retryable)
-    return Result(found.message, clock_skew=found.clock_skew, writable=True)
+        return _lacking(problem)
+    return found
 
 
-def _try_credentials(ctx: Context, store: BackupStore, access: StoreAccess, check: Check) -> tuple[StoreCheck, bool]:
-    """Return the check of the exports' credentials, or the first one that is not well of those with others.
-
-    And whether that of the exports is well.
-    """
-    first = check(access.settings_of(store), ctx.now(), "create")
+def _try_credentials(ctx: Context, store: BackupStore, access: StoreAccess, check: Check) -> Result:
+    """Return what came of the exports' credentials, or of the first others that are not well: backups go on then."""
+    first = _found(check(access.settings_of(store), ctx.now(), "create"))
     others: dict[Purpose, CredentialsSecretRef | None] = {
         "restore": store.spec.restore_credentials_secret_ref,
         "maintenance": store.spec.maintenance_credentials_secret_ref,
     }
     for purpose, ref in others.items():
-        if first.ok and ref is not None:
-            found = check(access.settings_of(store, purpose), ctx.now(), _rights(store, purpose))
-            if not found.ok:
-                field = f"spec.{purpose}CredentialsSecretRef"
-                return replace(found, message=f"{field}: {found.message}", clock_skew=first.clock_skew), True
-    return first, first.ok
+        if ref is not None and not first.reason:
+            found = _try_other(ctx, store, access, check, purpose)
+            if found.reason:
+                return replace(found, clock_skew=first.clock_skew, writable=True)
+    return first
+
+
+def _try_other(ctx: Context, store: BackupStore, access: StoreAccess, check: Check, purpose: Purpose) -> Result:
+    """Return what came of the credentials of a purpose; a Secret that is not there is no more than that, too."""
+    try:
+        found = _found(check(access.settings_of(store, purpose), ctx.now(), _rights(store, purpose)))
+    except StoreProblemError as problem:
+        found = _lacking(problem)
+    field = f"spec.{purpose}CredentialsSecretRef"
+    named = found.message.startswith(field)
+    return found if named else replace(found, message=f"{field}: {found.message}")
+
+
+def _found(found: StoreCheck) -> Result:
+    reason = None if found.ok else str(found.problem)
+    retryable = found.problem in ("Unreachable", "StoreFailure")
+    return Result(found.message, reason, retryable, found.clock_skew, writable=found.ok)
+
+
+def _lacking(problem: StoreProblemError) -> Result:
+    return Result(problem.message, problem.reason, problem.retryable)
 
 
 def _rights(store: BackupStore, purpose: Purpose) -> Rights:

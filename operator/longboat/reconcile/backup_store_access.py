@@ -9,11 +9,29 @@ from longboat.api.disk_backup import DiskResult
 from longboat.kube.kinds import BACKUP_STORE, NAMESPACE
 from longboat.plan.backup import RUN_PATIENCE
 from longboat.plan.conditions import find
+from longboat.plan.known_store import known_bad
 from longboat.plan.problem import Problem
 from longboat.reconcile.backup_run import LATER, Run
 from longboat.reconcile.context import Context
 from longboat.reconcile.objects import load
 from longboat.reconcile.repositories import Purpose, RepositoryAccess, StoreProblemError, told_in_namespace
+from longboat.reconcile.store_settings import SettingsReader
+
+
+def known_bad_at(ctx: Context, store: BackupStore, namespace: str) -> Problem | None:
+    """Return what is known to be wrong with a store for a namespace, without using the store; None: it is to be tried.
+
+    The store's check tries the store's own credentials: it says nothing to a namespace that writes with others.
+    """
+    bad = known_bad(store, ctx.now())
+    if bad is None:
+        return None
+    try:
+        own = SettingsReader(ctx.cluster, ctx.settings.namespace).has_own(store, namespace)
+    except StoreProblemError:
+        # Whoever opens the store needs the same Secret, and tells what is wrong with it.
+        return None
+    return None if own else bad
 
 
 def open_at(ctx: Context, store: BackupStore, namespace: str) -> RepositoryAccess | Problem:

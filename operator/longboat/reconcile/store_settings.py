@@ -52,6 +52,15 @@ class SettingsReader:
         except ValidationError as error:
             raise StoreProblemError("InvalidSettings", f"{field}: {_first(error)}", retryable=False) from None
 
+    def has_own(self, store: BackupStore, namespace: str) -> bool:
+        """Return whether exports of a namespace use other credentials than the store's, or are refused.
+
+        Raises StoreProblemError: CredentialsNotFound, if that can't be told.
+        """
+        if store.spec.namespace_credentials != "Optional":
+            return store.spec.namespace_credentials == "Required"
+        return self._own(_own_name(_secret_for(store, "export")[1], namespace)) is not None
+
     def read(self, kind: Kind, name: str, reason: str, field: str) -> Object:
         """Return an object of the operator's namespace; StoreProblemError of that reason if it can't be had."""
         found = self._find(kind, name, reason, field)
@@ -83,15 +92,17 @@ class SettingsReader:
         """Return the Secret and its name: the namespace's own if it is wanted, and there or required."""
         wanted = store.spec.namespace_credentials
         if wanted != "Ignored" and namespace and purpose != "maintenance":
-            # Names of namespaces have no dots, so that this one can't be another namespace's.
-            own = f"{name}.{namespace}"
-            found = self._find(SECRET, own, "CredentialsNotFound", "spec.namespaceCredentials")
+            own = _own_name(name, namespace)
+            found = self._own(own)
             if found is not None:
                 return found, own
             if wanted == "Required":
                 where = f"spec.namespaceCredentials is Required, but there is no {self._where(SECRET, own)}"
                 raise StoreProblemError("CredentialsNotFound", f"{where}; make it for namespace {namespace!r}")
         return self.read(SECRET, name, "CredentialsNotFound", f"{field}.name"), name
+
+    def _own(self, name: str) -> Object | None:
+        return self._find(SECRET, name, "CredentialsNotFound", "spec.namespaceCredentials")
 
     def _azure_credentials(self, field: str, name: str, secret: Object) -> dict[str, str]:
         given = {setting: _text(secret, key) for key, setting in _AZURE_KEYS.items()}
@@ -186,6 +197,11 @@ def _secret_for(store: BackupStore, purpose: Purpose) -> tuple[str, str]:
     }
     field, ref = own.get(purpose, ("", None))
     return (field, ref.name) if ref else ("spec.credentialsSecretRef", spec.credentials_secret_ref.name)
+
+
+def _own_name(name: str, namespace: str) -> str:
+    # Names of namespaces have no dots, so that this one can't be another namespace's.
+    return f"{name}.{namespace}"
 
 
 def _host(endpoint: str) -> str:

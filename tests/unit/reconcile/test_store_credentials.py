@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from longboat.kube.kinds import SECRET
 from longboat.plan.conditions import find
 from longboat.reconcile import backup_store, store_access
 from longboat.reconcile.repositories import Purpose, StoreProblemError
@@ -198,3 +199,35 @@ def test_credentials_that_fail_are_named_by_their_field_and_heal(world: World) -
         world.clock.by(seconds=30)
     checks.bad.clear()
     assert backup_store.reconcile(world.context(), "", "offsite", check=checks) == timedelta(minutes=5)
+
+
+@pytest.mark.parametrize("purpose", ["restore", "maintenance"])
+def test_a_missing_secret_of_a_purpose_is_told_once_by_its_field_and_names_no_bad_exports(
+    world: World, purpose: str
+) -> None:
+    field = f"{purpose}CredentialsSecretRef"
+    world.add_store(**OWN | {field: {"name": "nowhere"}})
+    backup_store.reconcile(world.context(), "", "offsite", check=Checks())
+    found = find(world.store().status.conditions, "Available")
+    assert found is not None and (found.status, found.reason) == ("False", "CredentialsNotFound")
+    assert found.message.startswith(f"spec.{field}.name: there is no") and found.message.count(field) == 1
+    assert (world.store().status.writable, world.store().status.clock_skew_seconds) == (True, 2)
+
+
+def test_credentials_of_a_purpose_that_are_none_are_told_by_its_field(world: World) -> None:
+    world.add_secret("google", serviceAccountKey=GOOGLE_KEY)
+    world.add_secret("google-read", serviceAccountKey="hidden-secret")
+    names = {"credentialsSecretRef": {"name": "google"}, "restoreCredentialsSecretRef": {"name": "google-read"}}
+    world.add_store(s3=None, gcs={"bucket": "backups"}, **names)
+    backup_store.reconcile(world.context(), "", "offsite", check=Checks())
+    found = find(world.store().status.conditions, "Available")
+    assert found is not None and found.reason == "InvalidSettings"
+    assert found.message.startswith("spec.restoreCredentialsSecretRef: spec.gcs") and "hidden" not in found.message
+    assert world.store().status.writable
+
+
+def test_a_missing_secret_of_exports_is_never_called_writable(world: World) -> None:
+    world.cluster.delete(SECRET, "offsite-s3", SYSTEM)
+    world.add_store(**OWN)
+    backup_store.reconcile(world.context(), "", "offsite", check=Checks())
+    assert world.store().status.writable is False
