@@ -215,6 +215,36 @@ def test_store_that_is_away_or_holds_damage_is_told(shop: Shop) -> None:
     assert shop.firing() == set()
 
 
+@pytest.mark.parametrize(
+    ("type_", "reason", "alert"),
+    [
+        ("BackupsNotSeen", "BackupsNotSeen", "LongboatBackupsNotSeen"),
+        ("EpochConflict", "EpochConflict", "LongboatEpochConflict"),
+        ("Pruned", "PruneHeld", "LongboatPruneHeld"),
+        ("Pruned", "NotListed", "LongboatUpkeepUnknown"),
+        ("Verified", "Late", "LongboatUpkeepUnknown"),
+    ],
+)
+def test_store_that_only_says_in_a_condition_what_is_wrong_is_told(
+    shop: Shop, type_: str, reason: str, alert: str
+) -> None:
+    shop.set_store(conditions=[condition("Available", "True"), condition(type_, "Unknown") | {"reason": reason}])
+    assert shop.firing() == {alert}
+    shop.set_store(conditions=[condition("Available", "True"), condition("Verified", "True")])
+    assert shop.firing() == set()
+
+
+def test_lost_backups_are_told_until_they_are_deleted(shop: Shop) -> None:
+    shop.finish("good")
+    shop.finish("lost")
+    shop.set_status("lost", conditions=[condition("DataMissing", "True")])
+    shop.run()
+    assert shop.firing() == {"LongboatDataMissing"}
+    shop.cluster.delete(DISK_BACKUP, "lost", SHOP)
+    shop.run()
+    assert shop.firing() == set()
+
+
 def test_suspicion_is_critical_until_the_backups_have_expired(shop: Shop) -> None:
     shop.finish("suspect")
     shop.set_status("suspect", disks=[{"name": "data", "phase": "Completed", "suspectedBy": "other"}])

@@ -216,6 +216,7 @@ class BackupPolicyStatus(Status):
         json_schema_extra={"x-kubernetes-list-type": "atomic"},
     )
     totals: RunTotals | None = Field(None, description="All runs there ever were, for monitoring.")
+    data_missing: int | None = Field(None, description="Kept backups whose data is gone from the store.")
     suspect_backups: int | None = Field(None, description="Kept backups that may hold wrong blocks.")
     change_tracking_mismatches: int | None = Field(
         None, description="Kept backups that found their CSI driver wrong on what has changed."

@@ -12,9 +12,12 @@ from typing import Any, Literal
 
 from longboat.plan.disks import vm_disks
 from longboat.plan.maintenance import RepositoryRecord
+from longboat.plan.maintenance_status import PRUNED, VERIFIED
 from longboat.plan.policy import DISKS_LEFT_OUT
 from longboat.plan.policy_figures import MOST_TARGETS
 from longboat.plan.retention import FINISHED
+from longboat.plan.stored_data import NOT_SEEN
+from longboat.plan.take_over import CONFLICT
 
 Object = dict[str, Any]
 Sample = tuple[str, tuple[str, ...], float]
@@ -41,6 +44,10 @@ class Metric:
 
 
 _LAST_SUCCESS = "longboat_policy_target_last_success_timestamp_seconds"
+
+_WARNING_CONDITIONS = frozenset({NOT_SEEN, CONFLICT, PRUNED, VERIFIED})
+_WARNINGS = frozenset({NOT_SEEN, CONFLICT, "PruneHeld", "NotListed", "Late"})
+"""Reasons of these conditions of a BackupStore that are not metrics of their own."""
 
 # By the path in the status of a BackupStore: what is not there has not been found out.
 _UPKEEP = {
@@ -119,6 +126,7 @@ METRICS = (
         "What the kept backups of a disk have added to the store; also of policies that are gone.",
         DISK,
     ),
+    Metric("longboat_backups_data_missing", "gauge", "DiskBackups whose data is gone (condition DataMissing).", POLICY),
     Metric("longboat_suspect_backups", "gauge", "DiskBackups that may hold wrong blocks (condition Suspect).", POLICY),
     Metric(
         "longboat_change_tracking_mismatches",
@@ -128,6 +136,13 @@ METRICS = (
     ),
     Metric("longboat_store_info", "gauge", "1; a BackupStore.", ("store", "location", "url")),
     Metric("longboat_store_up", "gauge", "1 if backups can be written and read, else 0.", ("store",)),
+    Metric(
+        "longboat_store_warning",
+        "gauge",
+        "1 while a condition of the store has the reason BackupsNotSeen, EpochConflict, PruneHeld, NotListed or Late; "
+        "absent otherwise.",
+        ("store", "reason"),
+    ),
     Metric("longboat_store_last_check_timestamp_seconds", "gauge", "When that was last tried.", ("store",)),
     Metric(
         "longboat_repository_live_bytes",
@@ -176,6 +191,7 @@ def policy_samples(policy: Object) -> Iterator[Sample]:
     yield from _totals(its, status.get("totals") or {})
     for each in status.get("usage") or ():
         yield "longboat_stored_bytes", (*its, *_disk(each)), float(each.get("storedBytes") or 0)
+    yield "longboat_backups_data_missing", its, float(status.get("dataMissing") or 0)
     yield "longboat_suspect_backups", its, float(status.get("suspectBackups") or 0)
     yield "longboat_change_tracking_mismatches", its, float(status.get("changeTrackingMismatches") or 0)
 
@@ -210,6 +226,9 @@ def store_samples(store: Object) -> Iterator[Sample]:
     yield "longboat_store_info", (name, location, status.get("url") or ""), 1.0
     if "Available" in conditions:
         yield "longboat_store_up", (name,), float(_holds(conditions, "Available"))
+    reasons = {str(each["reason"]) for each in conditions.values() if each["type"] in _WARNING_CONDITIONS}
+    for reason in sorted(reasons & _WARNINGS):
+        yield "longboat_store_warning", (name, reason), 1.0
     if checked := status.get("lastCheckTime"):
         yield "longboat_store_last_check_timestamp_seconds", (name,), seconds(checked)
     for path, (metric, _) in _UPKEEP.items():

@@ -12,7 +12,7 @@ from longboat.api.common import Condition, parse_duration
 from longboat.kube.kinds import BACKUP_POLICY, DISK_BACKUP
 from longboat.kube.port import AlreadyExistsError, Cluster, Object
 from longboat.plan import change_tracking, kstatus
-from longboat.plan.conditions import ConditionStatus, with_condition
+from longboat.plan.conditions import ConditionStatus, holds, with_condition
 from longboat.plan.policy import (
     Protection,
     Target,
@@ -35,6 +35,7 @@ from longboat.plan.schedule import (
     schedule_text,
     validate,
 )
+from longboat.plan.stored_data import DATA_MISSING
 from longboat.reconcile.context import Context
 from longboat.reconcile.objects import load, readable, reference, salvage
 from longboat.reconcile.outcome import save
@@ -230,6 +231,7 @@ def _figures(seen: Observed, status: BackupPolicyStatus, runs: Sequence[DiskBack
         "targets": states,
         "usage": usage(runs),
         "totals": counted(status.totals, policy.uid, runs, seen.now),
+        "data_missing": sum(holds(run.status.conditions, DATA_MISSING) for run in runs),
         "suspect_backups": len(change_tracking.suspected_runs(runs)),
         "change_tracking_mismatches": len(change_tracking.mismatches(runs)),
     }
@@ -241,9 +243,9 @@ def _conditions(seen: Observed, status: BackupPolicyStatus, started: Started, gu
     if started.taken:
         message = f"DiskBackups of another origin hold the names of this slot's runs: {', '.join(started.taken)}"
         problem = Problem("NameTaken", f"{message}; delete them")
-    holds: ConditionStatus = "True" if guard.holds else "False"
+    held: ConditionStatus = "True" if guard.holds else "False"
     conditions = with_condition(
-        status.conditions, "Protected", holds, guard.reason, guard.message, now=now, generation=generation
+        status.conditions, "Protected", held, guard.reason, guard.message, now=now, generation=generation
     )
     conditions = change_tracking.of_policy(conditions, seen.runs, now=now, generation=generation)
     if problem is not None:
