@@ -75,7 +75,8 @@ class FakeCluster:
         if key in self.objects:
             raise AlreadyExistsError(f"{kind.plural} {meta['name']!r} already exists")
         stamp = self.now().astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        meta |= {"uid": f"uid-{next(self._numbers)}", "generation": 1, "creationTimestamp": stamp}
+        number = next(self._numbers)
+        meta |= {"uid": f"{number:08x}-0000-4000-8000-{number:012x}", "generation": 1, "creationTimestamp": stamp}
         if kind.api_version.startswith("longboat.dev/"):
             # A status in a create is dropped, as with every kind that has the status subresource.
             obj.pop("status", None)

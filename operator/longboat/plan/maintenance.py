@@ -6,6 +6,7 @@ that a thousand namespaces don't begin at once.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -34,6 +35,7 @@ ALL = 100
 FIRST_RETRY = timedelta(minutes=5)
 LAST_RETRY = timedelta(hours=6)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_UID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class Attempt(Model):
@@ -152,6 +154,11 @@ def bucket_of(store: BackupStore) -> str:
 def known_by(record: RepositoryRecord, names: Mapping[str, str]) -> RepositoryRecord:
     """Return the record as it is told of, given the living namespaces' names by UID: one that is gone has none."""
     return record.model_copy(update={"namespace": names.get(record.namespace_uid, "")})
+
+
+def repositories_in(folders: Iterable[str]) -> frozenset[str]:
+    """Return those of a cluster's folders that may be repositories: they bear the UID of a namespace."""
+    return frozenset(name for name in folders if _UID.fullmatch(name))
 
 
 def requested_at(store: BackupStore, work: Work) -> datetime | None:

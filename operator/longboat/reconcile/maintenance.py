@@ -19,7 +19,7 @@ from longboat.api import BackupStore
 from longboat.kube.kinds import BACKUP_STORE, JOB, NAMESPACE
 from longboat.kube.port import ConflictError, NotFoundError
 from longboat.plan.conditions import find
-from longboat.plan.maintenance import Due, RepositoryRecord, due_runs, known_by, with_missing
+from longboat.plan.maintenance import Due, RepositoryRecord, due_runs, known_by, repositories_in, with_missing
 from longboat.plan.maintenance_job import jobs_of
 from longboat.plan.maintenance_status import PRUNED, VERIFIED, maintenance_status, with_maintenance
 from longboat.plan.take_over import CONFLICT
@@ -31,6 +31,7 @@ from longboat.reconcile.repositories import StoreProblemError
 from longboat.reconcile.store_access import PATIENCE, StoreAccess
 from longboat.reconcile.store_locks import Folders
 from longboat.repository import RepositoryError, StoreSettings, open_store
+from longboat.repository.errors import RepositoryNotFoundError
 
 log = logging.getLogger(__name__)
 
@@ -137,9 +138,9 @@ def _scan(ctx: Context, store: BackupStore, found: Memory, inside: Folders) -> N
     records = {each.namespace_uid: each for each in every if each.store == store.name}
     if found.listed is None:
         # Those that are known already are seen to while the bucket does not tell.
-        found.repositories = frozenset(uid for uid, each in records.items() if each.missing is None)
+        found.repositories = repositories_in(uid for uid, each in records.items() if each.missing is None)
     names = namespace_names(ctx.cluster)
-    records |= _new(ctx, store, found.repositories - records.keys(), names)
+    records |= _new(ctx, store, found, found.repositories - records.keys(), names)
     _note_missing(ctx, records.values(), found.repositories)
     here = [record for uid, record in sorted(records.items()) if uid in found.repositories]
     found.due = deque(due_runs(here, store, ctx.now()))
@@ -161,7 +162,7 @@ def _list_repositories(ctx: Context, store: BackupStore, found: Memory, inside: 
         log.warning("BackupStore %s: %s", store.name, found.problem)
         return
     # The operator's own is there to try the key, and holds nothing.
-    found.repositories = frozenset(names) - {own["metadata"]["uid"] if own else ""}
+    found.repositories = repositories_in(names) - {own["metadata"]["uid"] if own else ""}
     found.listed, found.problem = ctx.now(), ""
 
 
@@ -177,15 +178,37 @@ def _note_missing(ctx: Context, records: Iterable[RepositoryRecord], listed: fro
 
 
 def _new(
-    ctx: Context, store: BackupStore, uids: Iterable[str], names: Mapping[str, str]
+    ctx: Context, store: BackupStore, found: Memory, uids: Iterable[str], names: Mapping[str, str]
 ) -> dict[str, RepositoryRecord]:
-    """Note down repositories that were not seen before: their first runs come within a period from now."""
-    uids = sorted(uids)[:NEW_AT_ONCE]
-    now = ctx.now().replace(microsecond=0)
-    made = (
-        RepositoryRecord(store=store.name, namespace=names.get(uid, ""), namespace_uid=uid, seen=now) for uid in uids
-    )
-    return {each.namespace_uid: maintenance_records.add(ctx, each) for each in made}
+    """Note down repositories that were not seen before: their first runs come within a period from now.
+
+    A folder without a header is none, and stays out until the bucket is asked again.
+    """
+    now, records = ctx.now().replace(microsecond=0), dict[str, RepositoryRecord]()
+    for uid in sorted(uids)[:NEW_AT_ONCE]:
+        made = RepositoryRecord(store=store.name, namespace=names.get(uid, ""), namespace_uid=uid, seen=now)
+        try:
+            if _is_repository(ctx, store, made):
+                records[uid] = maintenance_records.add(ctx, made)
+            else:
+                found.repositories -= {uid}
+        except StoreProblemError as problem:
+            # The others would not be opened either; the next look goes on here.
+            log.warning("BackupStore %s: new repositories wait: %s: %s", store.name, problem.reason, problem.message)
+            break
+    return records
+
+
+def _is_repository(ctx: Context, store: BackupStore, record: RepositoryRecord) -> bool:
+    """Tell whether there is a header; raises StoreProblemError if nobody can tell at the moment."""
+    try:
+        ctx.repositories.find(store, record.namespace_uid, namespace=record.namespace, purpose="maintenance")
+    except StoreProblemError as problem:
+        if problem.retryable:
+            raise
+        # What is there and can't be opened is told by its runs, which fail.
+        return problem.reason != RepositoryNotFoundError.reason
+    return True
 
 
 def _begin(ctx: Context, store: BackupStore, found: Memory, room: int, token: Token) -> int:

@@ -12,6 +12,7 @@ from typing import Protocol
 from longboat.api import BackupStore
 from longboat.api.backup_store import BackupStoreStatus
 from longboat.plan.conditions import with_condition, without_condition
+from longboat.plan.maintenance import repositories_in
 from longboat.reconcile.context import Context
 from longboat.reconcile.repositories import StoreProblemError
 from longboat.reconcile.store_access import StoreAccess
@@ -78,7 +79,7 @@ def _look(ctx: Context, store: BackupStore, status: BackupStoreStatus, keep: Kee
     settings = StoreAccess(ctx.cluster, ctx.settings).settings_of(store, "maintenance")
     begun, skew = ctx.now(), timedelta(seconds=status.clock_skew_seconds or 0)
     first, _, after = (status.locks_reached or "").partition("/")
-    for namespace in sorted(inside(settings, f"{ctx.settings.cluster_id}/")):
+    for namespace in sorted(repositories_in(inside(settings, f"{ctx.settings.cluster_id}/"))):
         if namespace < first:
             continue
         path = f"{ctx.settings.cluster_id}/{namespace}"

@@ -16,14 +16,17 @@ from longboat.plan import maintenance as plan
 from longboat.plan.conditions import find
 from longboat.reconcile import epochs, maintenance_run
 from longboat.reconcile.dispatch import AFTER_PRUNE, sweep_trash
+from longboat.reconcile.maintenance_records import add, all_records
 from longboat.reconcile.repositories import StoreProblemError
 from longboat.reconcile.trash_notes import noted, place_of, update
-from longboat.repository import StoreSettings, advance_epoch, read_epoch
+from longboat.repository import StoreSettings, advance_epoch, open_or_create_repository, open_store, read_epoch
 from longboat.repository.errors import AccessDeniedError, DamagedError
 from tests.fakes.cluster import Killed
 from tests.unit.reconcile.backup_world import DISKS, SHOP, SYSTEM, Grenade
 from tests.unit.reconcile.upkeep_world import NOBODY, STORE, UpkeepWorld
 
+GONE = "00000000-0000-4000-8000-00000000dead"
+"""UID of a namespace that is not there."""
 VERIFY, PRUNE = plan.REQUESTED["verify"], plan.REQUESTED["prune"]
 
 
@@ -215,10 +218,10 @@ def test_no_more_jobs_than_asked_for_and_none_while_the_store_is_not_available(w
 
 def test_the_operators_own_repository_is_left_alone_and_those_of_gone_namespaces_are_not(world: UpkeepWorld) -> None:
     world.repositories.repository(world.uid(SYSTEM))
-    world.repositories.repository("gone-uid")
+    world.repositories.repository(GONE)
     world.pass_a_day()
-    assert {told.repository_path for _, told in world.runs} == {f"cluster/{world.uid()}", "cluster/gone-uid"}
-    assert world.record("gone-uid").namespace == ""
+    assert {told.repository_path for _, told in world.runs} == {f"cluster/{world.uid()}", f"cluster/{GONE}"}
+    assert world.record(GONE).namespace == ""
 
 
 def test_damage_is_told_on_the_backup_and_the_store_and_the_next_backup_heals_it(world: UpkeepWorld) -> None:
@@ -290,12 +293,12 @@ def test_a_run_that_fails_is_told_by_reason_and_tried_again_later_and_backups_go
 
 
 def test_a_store_that_does_not_answer_costs_one_attempt_and_not_one_for_each_namespace(world: UpkeepWorld) -> None:
-    world.repositories.repository("another-uid")
+    world.repositories.repository(GONE)
     world.look()
     world.clock.advance(days=2)
     world.repositories.problem = StoreProblemError("Unreachable", "no answer")
     world.look()
-    failures = [world.record(uid).runs(work).failed for uid in (world.uid(), "another-uid") for work in plan.WORKS]
+    failures = [world.record(uid).runs(work).failed for uid in (world.uid(), GONE) for work in plan.WORKS]
     assert sum(each is not None for each in failures) == 1
     world.repositories.problem = None
     world.clock.advance(minutes=6)
@@ -439,9 +442,9 @@ def test_a_check_of_the_store_is_not_skipped_because_its_upkeep_was_seen_to(worl
 
 def test_a_request_is_for_the_repositories_that_are_there_now(world: UpkeepWorld) -> None:
     world.look()
-    world.repositories.repository("new-uid")
+    world.repositories.repository(GONE)
     request(world, VERIFY)
-    assert {told.repository_path for _, told in world.runs} == {f"cluster/{world.uid()}", "cluster/new-uid"}
+    assert {told.repository_path for _, told in world.runs} == {f"cluster/{world.uid()}", f"cluster/{GONE}"}
 
 
 def test_the_end_of_a_job_is_told_also_where_a_look_at_everything_takes_long(
@@ -505,24 +508,74 @@ def test_damage_of_a_namespace_that_is_gone_is_not_told_of_the_new_one_of_its_na
 
 
 def test_a_repository_that_was_removed_from_the_bucket_is_known_as_missing_until_it_is_back(world: UpkeepWorld) -> None:
-    world.repositories.repository("gone-uid")
+    world.repositories.repository(GONE)
     world.pass_a_day()
-    assert world.record("gone-uid").missing is None
-    place = world.folder / "store" / "cluster" / "gone-uid"
+    assert world.record(GONE).missing is None
+    place = world.folder / "store" / "cluster" / GONE
     place.rename(world.folder / "aside")
     world.clock.advance(hours=2)
     world.until_idle()
-    assert world.record("gone-uid").missing is not None and world.record().missing is None
+    assert world.record(GONE).missing is not None and world.record().missing is None
     # Who can't see the bucket learns nothing of what is in it.
     world.memory.clear()
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(UpkeepWorld, "_inside", refused)
         world.until_idle()
-    assert world.record("gone-uid").missing is not None and world.record().missing is None
+    assert world.record(GONE).missing is not None and world.record().missing is None
     (world.folder / "aside").rename(place)
     world.memory.clear()
     world.until_idle()
-    assert world.record("gone-uid").missing is None
+    assert world.record(GONE).missing is None
+
+
+@pytest.mark.parametrize("name", ["lost+found", "a b", "größer", ".trash", "shop", GONE.upper()])
+def test_a_folder_that_is_no_namespaces_stops_no_upkeep(world: UpkeepWorld, name: str) -> None:
+    """Some of these names are refused by everything that opens repositories."""
+    (world.folder / "store" / "cluster" / name).mkdir()
+    world.pass_a_day()
+    assert sorted(work for work, _ in world.runs) == ["prune", "verify"]
+    assert [each.namespace_uid for each in all_records(world.cluster, SYSTEM)] == [world.uid()]
+    assert world.store_condition("Pruned") == ("True", "Pruned")
+    assert world.store_condition("Verified") == ("True", "Verified")
+
+
+def test_a_record_of_a_name_that_is_refused_is_passed_over_while_the_bucket_does_not_tell(
+    world: UpkeepWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(world.context(), plan.RepositoryRecord(store=STORE, namespace="", namespace_uid="a b", seen=world.clock()))
+    monkeypatch.setattr(UpkeepWorld, "_inside", refused)
+    world.pass_a_day()
+    assert world.record("a b").prune.number == world.record("a b").verify.number == 0
+
+
+def test_a_folder_without_a_repository_is_not_noted_down_and_fails_no_run(world: UpkeepWorld) -> None:
+    """Nobody could take the record away again, and the whole store would be called failing for ever."""
+    (world.folder / "store" / "cluster" / GONE / "packs").mkdir(parents=True)
+    world.pass_a_day()
+    assert [each.namespace_uid for each in all_records(world.cluster, SYSTEM)] == [world.uid()]
+    assert world.store_condition("Verified") == ("True", "Verified")
+    world.repositories.repository(GONE)
+    for _ in range(2):
+        world.pass_a_day()
+    assert world.record(GONE).verify.ended is not None
+
+
+def test_a_repository_that_can_not_be_opened_is_noted_down_and_told(world: UpkeepWorld) -> None:
+    place = open_store(StoreSettings(type="folder", path=str(world.folder / "store")))
+    open_or_create_repository(place, f"cluster/{GONE}", bytes(32))
+    world.pass_a_day()
+    assert world.record(GONE).verify.failed is not None
+    assert world.store_condition("Verified") == ("Unknown", "VerifyFailed")
+
+
+def test_new_repositories_of_a_store_that_does_not_answer_are_noted_down_later(world: UpkeepWorld) -> None:
+    world.repositories.problem = StoreProblemError("Unreachable", "no answer")
+    world.look()
+    assert list(all_records(world.cluster, SYSTEM)) == []
+    world.repositories.problem = None
+    world.clock.advance(minutes=10)
+    world.look()
+    assert [each.namespace_uid for each in all_records(world.cluster, SYSTEM)] == [world.uid()]
 
 
 def refused(_: UpkeepWorld, settings: StoreSettings, path: str) -> list[str]:

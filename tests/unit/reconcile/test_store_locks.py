@@ -19,6 +19,7 @@ from longboat.repository.errors import AccessDeniedError
 from tests.unit.reconcile.policy_world import STORE_SPEC, FolderRepositories, World
 from tests.unit.reconcile.test_backup_store import Checks
 
+FIRST, SECOND = "00000000-0000-4000-8000-000000000001", "00000000-0000-4000-8000-000000000002"
 LOCK: dict[str, Any] = {"objectLock": {"mode": "Governance", "days": 2}}
 
 
@@ -33,7 +34,7 @@ class Bucket:
     refused: bool = False
 
     def folders(self, settings: StoreSettings, path: str) -> list[str]:
-        return ["uid-2", "uid-1"] if path == f"{self.world.settings.cluster_id}/" else []
+        return [SECOND, "lost+found", FIRST] if path == f"{self.world.settings.cluster_id}/" else []
 
     def keep(
         self, settings: StoreSettings, path: str, now: datetime, after: str, enough: Callable[[], bool]
@@ -72,7 +73,7 @@ def look(world: World, bucket: Bucket) -> None:
     backup_store.reconcile(world.context(), "", "offsite", check=Checks(), locks=locks)
 
 
-ALL = [("uid-1", "a"), ("uid-1", "b"), ("uid-2", "a"), ("uid-2", "b")]
+ALL = [(FIRST, "a"), (FIRST, "b"), (SECOND, "a"), (SECOND, "b")]
 
 
 def test_locks_are_extended_twice_in_their_shortest_period_with_the_credentials_of_maintenance(
