@@ -78,8 +78,8 @@ def _suspicion(disks: Sequence[DiskResult]) -> str:
     told = [f"disk {each.name!r} (found by DiskBackup {each.suspected_by!r})" for each in disks if each.suspected_by]
     return (
         "may hold blocks that are older than the rest: its CSI driver was believed on what has changed, and was found"
-        f" wrong later: {', '.join(told)}. Restore from that DiskBackup or a later one if you can, and check what you"
-        " restore from this one"
+        f" wrong later: {', '.join(told)}. Restore from that DiskBackup if it was completed, or from a later one, if"
+        " you can, and check what you restore from this one"
     )
 
 
@@ -92,9 +92,16 @@ def found_out(
         return list(backup.status.conditions or ())
     told = "; ".join(f"disk {each.name!r}: {each.mismatch}" for each in wrong)
     others = f"earlier backups that may hold wrong blocks: {_names(suspected) or 'none'}"
-    message = f"{told}. Everything was read, so this backup is right; {others}"
+    message = f"{told}. {_fate(wrong)}; {others}"
     before, generation = backup.status.conditions, backup.metadata.generation
     return with_condition(before, MISMATCH, "True", "BlocksDiffer", message, now=now, generation=generation)
+
+
+def _fate(wrong: Sequence[DiskResult]) -> str:
+    failed = [each.name for each in wrong if each.phase != "Completed"]
+    if not failed:
+        return "Everything was read, so this backup is right"
+    return f"This backup failed for {_names([repr(name) for name in failed])}: only a later one can be right"
 
 
 def of_policy(

@@ -117,7 +117,8 @@ def _finish(run: Run, any_good: bool) -> None:
     final = _final(run)
     phase = final["phase"]
     now, generation = run.ctx.now(), run.backup.metadata.generation
-    before = found_out(run.backup, run.disks, suspects.mark(run), now)
+    suspected = suspects.mark(run, [disk for disk in run.disks if disk.mismatch])
+    before = found_out(run.backup, run.disks, suspected, now)
     if phase == "Completed":
         conditions = kstatus.ready(before, "Completed", _summary(run), now=now, generation=generation)
     else:

@@ -34,7 +34,7 @@ from longboat.plan.names import DISK, OWNER_NAMESPACE
 from longboat.plan.new_volume import is_bound
 from longboat.plan.problem import Problem
 from longboat.plan.state import LEFT_OUT
-from longboat.reconcile import base_snapshots
+from longboat.reconcile import base_snapshots, suspects
 from longboat.reconcile import mover as movers
 from longboat.reconcile.backup_cleanup import clean_disk
 from longboat.reconcile.backup_run import LATER, SOON, Run
@@ -295,6 +295,8 @@ def _succeeded(run: Run, disk: DiskResult, state: movers.MoverState) -> None:
         return
     result = result.model_copy(update={"note": _note(run, result)})
     done = completed(disk, result)
+    if done.mismatch:
+        suspects.mark(run, [done])
     run.update(disk, **{name: getattr(done, name) for name in type(done).model_fields})
     run.event("Normal", "DiskExported", f"disk {disk.name!r}: {result.stored_bytes} bytes stored ({result.mode})")
     if reason := distrusted(result):

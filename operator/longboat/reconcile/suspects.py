@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 from longboat.api import DiskBackup
 from longboat.api.disk_backup import DiskResult
@@ -15,12 +16,13 @@ from longboat.reconcile.objects import readable, reference, save_status
 log = logging.getLogger(__name__)
 
 
-def mark(run: Run) -> list[str]:
-    """Mark what rests on drivers that this run found wrong, and return its names; idempotent.
+def mark(run: Run, wrong: Sequence[DiskResult]) -> list[str]:
+    """Mark what rests on the drivers of these disks, which this run found wrong, and return its names; idempotent.
 
-    It is done before the run says that it has ended: an operator that is killed in between does it again.
+    It is done before the run notes what was found: an operator that is killed in between does it again. It is done
+    again at the end, as an earlier backup of the disk may have been completed meanwhile. What becomes of the run does
+    not matter: the driver was wrong.
     """
-    wrong = [disk for disk in run.disks if disk.phase == "Completed" and disk.mismatch]
     if not wrong:
         return []
     backups = list(readable(DiskBackup, run.ctx.cluster.list(DISK_BACKUP, run.backup.namespace)))

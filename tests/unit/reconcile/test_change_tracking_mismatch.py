@@ -14,8 +14,9 @@ from longboat.api import BackupPolicy, Restore
 from longboat.kube.kinds import BACKUP_POLICY, DISK_BACKUP, RESTORE
 from longboat.kube.port import Object
 from longboat.plan.conditions import find
-from longboat.reconcile import backup_policy, restore
-from tests.unit.reconcile.backup_world import SHOP, BackupWorld, Grenade, disk
+from longboat.reconcile import backup_end, backup_policy, restore
+from longboat.repository.errors import ManifestConflictError
+from tests.unit.reconcile.backup_world import SHOP, BackupWorld, Grenade, disk, until
 
 LIE = "bytes 4096 to 8192 differ from what the change source says"
 FOUND: Object = {"mode": "Full", "fullReason": "ChangeTrackingMismatch", "distrust": "ChangeTrackingMismatch"}
@@ -41,8 +42,8 @@ def world(tmp_path: Path) -> BackupWorld:
     return make_world(tmp_path)
 
 
-def run(world: BackupWorld, name: str, told: Object, policy: str = "one", bomb: Grenade | None = None) -> None:
-    """One backup whose mover reports what is given, beside what it did."""
+def begin(world: BackupWorld, name: str, told: Object, policy: str = "one") -> None:
+    """A backup whose mover will report what is given, beside what it did."""
 
     def export(job: Object, content: str | None) -> tuple[bool, str, str | None]:
         ok, message, log = world._export(job, content)
@@ -50,6 +51,11 @@ def run(world: BackupWorld, name: str, told: Object, policy: str = "one", bomb: 
 
     world.storage.run_job = export
     world.add_backup(name, policy=policy)
+
+
+def run(world: BackupWorld, name: str, told: Object, policy: str = "one", bomb: Grenade | None = None) -> None:
+    """One backup whose mover reports what is given, beside what it did."""
+    begin(world, name, told, policy)
     world.drive(name, bomb=bomb)
     assert world.backup(name).status.phase == "Completed", world.backup(name).status
     world.clock.advance(seconds=60)
@@ -175,6 +181,33 @@ def test_killed_at_any_write_it_has_marked_the_same(tmp_path: Path) -> None:
         story(world, Grenade(nth))
         assert marked(world) == {"first": "found"}, nth
         assert world.condition("ChangeTrackingMismatch", "found"), nth
+
+
+def test_backup_that_found_out_and_failed_has_marked_the_earlier_ones_and_is_not_called_right(
+    world: BackupWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def taken(*_: Any) -> None:
+        raise ManifestConflictError("the name is taken")
+
+    run(world, "first", {"mode": "Incremental", "sinceFullRead": 1})
+    monkeypatch.setattr(backup_end, "write_backup_manifest", taken)
+    begin(world, "found", FOUND)
+    world.drive("found")
+    assert world.backup("found").status.phase == "Failed"
+    assert marked(world) == {"first": "found"}
+    said = world.condition("ChangeTrackingMismatch", "found").message
+    assert LIE in said and "this backup is right" not in said and "first" in said
+
+
+def test_backup_that_is_deleted_before_its_end_has_marked_the_earlier_ones(
+    world: BackupWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(world, "first", {"mode": "Incremental", "sinceFullRead": 1})
+    monkeypatch.setattr(backup_end, "_write_manifest", lambda *_: False)
+    begin(world, "found", FOUND)
+    until(world, lambda status: any(each.mismatch for each in status.disks or ()), "found")
+    assert world.backup("found").status.completed_at is None
+    assert marked(world) == {"first": "found"}
 
 
 def test_mover_is_told_how_much_to_check_and_when_to_read_everything(world: BackupWorld) -> None:
