@@ -70,7 +70,23 @@ def _value(node: Any, now: float, series: Series, earlier: Series) -> Vector | f
             return _call(node, now, series, earlier)
     assert isinstance(node, promql.BinaryExpr), node
     left, right = (_value(each, now, series, earlier) for each in (node.lhs, node.rhs))
+    if str(node.op) in ("and", "or", "unless"):
+        assert isinstance(left, dict) and isinstance(right, dict)
+        return _joined(str(node.op), left, right, node.modifier.matching if node.modifier else None)
     return _combined(str(node.op), left, right)
+
+
+def _joined(op: str, left: Vector, right: Vector, on: Any) -> Vector:
+    """Combine two sets; those that are joined on some labels are the same if these are."""
+    assert on is None or op != "or"
+    if op == "or":
+        return right | left
+
+    def key(labels: Labels) -> Labels:
+        return labels if on is None else frozenset(each for each in labels if each[0] in on.labels)
+
+    there = {key(labels) for labels in right}
+    return {labels: value for labels, value in left.items() if (key(labels) in there) == (op == "and")}
 
 
 def _selected(node: Any, series: Series) -> Vector:
@@ -109,9 +125,6 @@ def _call(node: Any, now: float, series: Series, earlier: Series) -> Vector | fl
 
 
 def _combined(op: str, left: Vector | float, right: Vector | float) -> Vector | float:
-    if op in ("and", "or"):
-        assert isinstance(left, dict) and isinstance(right, dict)
-        return right | left if op == "or" else {labels: value for labels, value in left.items() if labels in right}
     if op in COMPARE:
         assert isinstance(left, dict) and isinstance(right, float), "a vector is compared with a number"
         return {labels: value for labels, value in left.items() if COMPARE[op](value, right)}

@@ -172,6 +172,8 @@ def test_deleted_policy_stops_to_alert(shop: Shop) -> None:
 
 
 def test_failure_is_told_for_an_hour(shop: Shop) -> None:
+    shop.finish("good")
+    shop.clock.by(minutes=1)
     before = shop.scrape()
     shop.finish("bad", phase="PartiallyFailed")
     assert shop.firing(before) == {"LongboatBackupFailed"}
@@ -179,6 +181,8 @@ def test_failure_is_told_for_an_hour(shop: Shop) -> None:
 
 
 def test_restart_is_no_failure_and_hides_none(shop: Shop) -> None:
+    shop.finish("good")
+    shop.clock.by(minutes=1)
     shop.finish("bad", phase="Failed")
     before = shop.scrape()
     shop.restart()
@@ -234,6 +238,21 @@ def test_store_that_only_says_in_a_condition_what_is_wrong_is_told(
     assert shop.firing() == set()
 
 
+def test_policy_whose_first_run_failed_is_told_before_its_next_slot_is_missed(shop: Shop) -> None:
+    shop.finish("bad", phase="Failed")
+    assert shop.firing() == {"LongboatPolicyUnprotected"}
+    shop.clock.by(minutes=1)
+    shop.finish("good")
+    assert shop.firing() == set()
+
+
+def test_policy_that_has_lost_its_only_backup_is_told_long_before_it_is_overdue(shop: Shop) -> None:
+    shop.finish("lost")
+    shop.set_status("lost", conditions=[condition("DataMissing", "True")])
+    shop.run()
+    assert shop.firing() == {"LongboatDataMissing", "LongboatPolicyUnprotected"}
+
+
 def test_lost_backups_are_told_until_they_are_deleted(shop: Shop) -> None:
     shop.finish("good")
     shop.finish("lost")
@@ -246,6 +265,7 @@ def test_lost_backups_are_told_until_they_are_deleted(shop: Shop) -> None:
 
 
 def test_suspicion_is_critical_until_the_backups_have_expired(shop: Shop) -> None:
+    shop.finish("good")
     shop.finish("suspect")
     shop.set_status("suspect", disks=[{"name": "data", "phase": "Completed", "suspectedBy": "other"}])
     shop.run()
