@@ -66,7 +66,7 @@ def _drop(ctx: Context, record: RepositoryRecord, work: Work) -> RepositoryRecor
 def _opened(ctx: Context, record: RepositoryRecord, work: Work, store: BackupStore, dry_run: bool) -> RepositoryAccess:
     """Return the repository, if it is this operator that may remove what is in it, or the run removes nothing."""
     try:
-        access = _open(ctx, record, store)
+        access = _open(ctx, record, work, store)
         if work == "prune" and not dry_run:
             require_charge(ctx, _place(record), access)
     except StoreProblemError as problem:
@@ -75,7 +75,11 @@ def _opened(ctx: Context, record: RepositoryRecord, work: Work, store: BackupSto
     return access
 
 
-def _open(ctx: Context, record: RepositoryRecord, store: BackupStore) -> RepositoryAccess:
+def _open(ctx: Context, record: RepositoryRecord, work: Work, store: BackupStore) -> RepositoryAccess:
+    if work == "verify":
+        # It reads most of what others wrote, and removes nothing: its pods are not given what can. The store's own
+        # credentials, not those of a namespace, which may be gone or another one of its name.
+        return ctx.repositories.find(store, record.namespace_uid, namespace="", purpose="export")
     return ctx.repositories.find(store, record.namespace_uid, namespace=record.namespace, purpose="maintenance")
 
 
@@ -151,7 +155,7 @@ def _under_way(ctx: Context, store: BackupStore, record: RepositoryRecord, work:
             _drop(ctx, record, work)
             movers.stop(ctx.cluster, job)
             return False
-        access = _open(ctx, record, store)
+        access = _open(ctx, record, work, store)
         mover = mover_of(record, work, store, access.settings, access.path, access.master_key)
         movers.equip(ctx.cluster, mover, job)
     return True

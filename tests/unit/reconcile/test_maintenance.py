@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from longboat.kube.kinds import BACKUP_STORE, CONFIG_MAP, DISK_BACKUP, JOB, NAMESPACE
+from longboat.kube.kinds import BACKUP_STORE, CONFIG_MAP, DISK_BACKUP, JOB, NAMESPACE, SECRET
 from longboat.kube.port import Object
 from longboat.mover import PruneJob, VerifyJob
 from longboat.plan import maintenance as plan
@@ -81,12 +81,27 @@ def test_each_repository_is_pruned_and_verified_once_a_day_and_what_came_of_it_i
     assert len(world.runs) == 4
 
 
-def test_jobs_get_the_credentials_of_maintenance_and_go_on_from_run_to_run(world: UpkeepWorld) -> None:
+@pytest.mark.parametrize(("other", "asked"), [("verify", (SHOP, "maintenance")), ("prune", ("", "export"))])
+def test_a_verification_is_not_given_credentials_that_can_delete(
+    world: UpkeepWorld, other: str, asked: tuple[str, str]
+) -> None:
+    """Nor those of a namespace: another one may have the name by now. Also when its Secret has to be made anew."""
+    world.ask(**{other: NOBODY})
+    world.look()
+    world.clock.advance(days=1)
+    world.storage.run_job = None
+    world.repositories.asked.clear()
+    world.look()
+    (job,) = world.jobs()
+    world.cluster.delete(SECRET, job["metadata"]["name"], SYSTEM)
+    world.look()
+    assert len(world.repositories.asked) >= 2 and set(world.repositories.asked) == {asked}
+
+
+def test_jobs_are_told_what_the_store_asks_for_and_go_on_from_run_to_run(world: UpkeepWorld) -> None:
     world.ask(prune={"gracePeriod": "2d"}, verify={"share": 7})
-    asked = len(world.repositories.asked)
     for _ in range(2):
         world.pass_a_day()
-    assert set(world.repositories.asked[asked:]) == {(SHOP, "maintenance")}
     prunes = [told for _, told in world.runs if isinstance(told, PruneJob)]
     assert {each.grace_seconds for each in prunes} == {2 * 86400}
     assert [each.known_tokens for each in prunes] == [(), ("token-1",)]
