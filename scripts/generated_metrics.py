@@ -14,7 +14,9 @@ what lies in the stores as well, what the backups of deleted policies occupy as 
 hour). Until the operator has seen all policies it answers 503.
 
 Scrape with `honor_labels: true`, as the chart's ServiceMonitor does: `namespace` is that of the policy. Who can reach
-the port reads the names of policies, machines and claims of all namespaces: `networkPolicy` does not close it.
+the port reads the names of policies, machines, claims and stores of all namespaces, not where the stores are. With
+`networkPolicy.enabled`, `networkPolicy.metricsFrom` says who can; empty, as it is by default, everybody. Four clients
+are answered at once, each for ten seconds at most; others are closed at once. All scrapes of a second get one page.
 
 """
 COSTS = """

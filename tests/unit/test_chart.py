@@ -139,8 +139,20 @@ def test_metrics_are_served_on_the_port_that_is_scraped_and_let_in() -> None:
     assert endpoint["port"] == port["name"] and port["targetPort"] == "metrics"
     assert endpoint["honorLabels"] is True, "the namespace of a policy would be called exported_namespace"
     assert monitor["metadata"]["labels"]["release"] == "prometheus"
-    [ingress] = _named(objects, "NetworkPolicy", "longboat")["spec"]["ingress"]
-    assert {"port": 9000, "protocol": "TCP"} in ingress["ports"]
+    assert {"ports": [{"port": 9000, "protocol": "TCP"}]} in _ingress(objects)
+
+
+def test_metrics_can_be_kept_from_all_but_prometheus_and_the_probes_still_come_through() -> None:
+    objects = _render("--values", str(CHART / "ci/network-policy-values.yaml"))
+    monitoring = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+    [probes, scrapes] = _ingress(objects)
+    assert probes == {"ports": [{"port": 8080, "protocol": "TCP"}]}
+    assert scrapes == {"ports": [{"port": 8081, "protocol": "TCP"}], "from": [monitoring]}
+
+
+def _ingress(objects: list[Object]) -> list[Object]:
+    rules: list[Object] = _named(objects, "NetworkPolicy", "longboat")["spec"]["ingress"]
+    return rules
 
 
 def test_without_metrics_no_port_is_open_and_nothing_to_scrape_is_an_error() -> None:

@@ -134,7 +134,8 @@ METRICS = (
         "DiskBackups that found their CSI driver wrong on what has changed.",
         POLICY,
     ),
-    Metric("longboat_store_info", "gauge", "1; a BackupStore.", ("store", "location", "url")),
+    # Not where it is: whatever can reach the port would read it.
+    Metric("longboat_store_info", "gauge", "1; a BackupStore.", ("store",)),
     Metric("longboat_store_up", "gauge", "1 if backups can be written and read, else 0.", ("store",)),
     Metric(
         "longboat_store_warning",
@@ -221,9 +222,8 @@ def _disk(usage: Object) -> tuple[str, ...]:
 def store_samples(store: Object) -> Iterator[Sample]:
     """Yield what a BackupStore says. Raises ValueError, TypeError or AttributeError if it can't be read."""
     status, name = store.get("status") or {}, store["metadata"]["name"]
-    location = store["spec"].get("location") or ""
     conditions = {each["type"]: each for each in status.get("conditions") or ()}
-    yield "longboat_store_info", (name, location, status.get("url") or ""), 1.0
+    yield "longboat_store_info", (name,), 1.0
     if "Available" in conditions:
         yield "longboat_store_up", (name,), float(_holds(conditions, "Available"))
     reasons = {str(each["reason"]) for each in conditions.values() if each["type"] in _WARNING_CONDITIONS}

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import gzip
 import socket
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from longboat import __version__
-from longboat.handlers.metrics import MetricsServer
+from longboat.handlers.metrics import CLIENT_PATIENCE, CONNECTIONS, FRESH, Application, MetricsServer
 from longboat.handlers.metrics_page import Page
 from longboat.kube.kinds import BACKUP_POLICY
-from longboat.plan.metrics import METRICS
+from longboat.plan.metrics import METRICS, store_samples
 from longboat.reconcile.figures import Figures
 from tests.unit.reconcile.policy_world import SHOP, World
 
@@ -146,3 +148,96 @@ def test_world_of_one_policy_has_no_metric_that_is_not_listed() -> None:
     figures = Figures()
     seen(figures, world.cluster.get(BACKUP_POLICY, "daily", SHOP) or {})
     assert b"longboat_policy_expected_interval_seconds" in Page(figures).text()
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+ASKING = {
+    "says nothing": b"",
+    "never comes to its end": b"GET /metrics HTTP/1.0\r\nX-More: ",
+    "does not read": b"GET /metrics HTTP/1.0\r\n\r\n",
+}
+
+
+def _clients(server: MetricsServer, stack: ExitStack, asking: bytes) -> list[socket.socket]:
+    """As many clients as there are places, of which none will ever be done."""
+    clients = []
+    for _ in range(CONNECTIONS):
+        client = stack.enter_context(socket.socket())
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", server.port))
+        client.sendall(asking)
+        clients.append(client)
+    return clients
+
+
+def _turned_away(server: MetricsServer) -> bool:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=3) as client:
+        try:
+            return not client.recv(1)
+        except ConnectionResetError:
+            return True
+        except TimeoutError:
+            return False
+
+
+@pytest.mark.parametrize("asking", ASKING.values(), ids=ASKING)
+def test_clients_without_number_or_end_take_neither_threads_nor_memory_of_backups(
+    figures: Figures, asking: bytes
+) -> None:
+    """More than a few are closed unheard; those few make room at their deadline, though each sends a byte at times."""
+    clock = Clock()
+    seen(figures, policy(version="2", target="x" * 20_000_000))
+    server = MetricsServer(figures, 0, clock)
+    with ExitStack() as stack:
+        stack.callback(server.stop)
+        clients = _clients(server, stack, asking)
+        assert _turned_away(server)
+        clock.now = CLIENT_PATIENCE
+        for _ in range(50):
+            for client in clients:
+                with suppress(OSError):
+                    client.send(b"x")
+            with suppress(OSError):
+                assert get(server, **{"Accept-Encoding": "gzip"}).status == 200
+                return
+            time.sleep(0.1)
+        pytest.fail("clients hold their places for longer than CLIENT_PATIENCE")
+
+
+def test_place_of_an_answered_client_is_given_to_the_next(server: MetricsServer) -> None:
+    for _ in range(3 * CONNECTIONS):
+        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
+            client.sendall(b"HEAD /metrics HTTP/1.0\r\n\r\n")
+            # To the end of the connection: that of the answer comes before its place is free.
+            answer = b"".join(iter(lambda: client.recv(4096), b""))
+        assert b" 200 OK" in answer
+
+
+def test_scrapes_of_one_moment_share_one_page(figures: Figures) -> None:
+    """A page for each of them is their number times 19 MB where there are many policies."""
+    clock = Clock()
+    app = Application(figures, clock)
+
+    def scrape(**more: str) -> bytes:
+        [body] = app({"PATH_INFO": "/metrics", "REQUEST_METHOD": "GET", **more}, lambda *_: None)
+        return body
+
+    first, packed = scrape(), scrape(HTTP_ACCEPT_ENCODING="gzip")
+    seen(figures, policy("new"))
+    assert scrape() is first and scrape(HTTP_ACCEPT_ENCODING="gzip") is packed
+    clock.now += FRESH
+    assert b'policy="new"' in scrape() and b'policy="new"' in gzip.decompress(scrape(HTTP_ACCEPT_ENCODING="gzip"))
+
+
+def test_no_pod_reads_where_the_backups_are() -> None:
+    status = {"url": "s3://the-bucket/its-prefix"}
+    store = {"metadata": {"name": "offsite"}, "spec": {"location": "the-site"}, "status": status}
+    told = repr(list(store_samples(store)))
+    assert "offsite" in told and not any(word in told for word in ("the-bucket", "its-prefix", "the-site"))
