@@ -21,6 +21,7 @@ from .export_attempt import Attempt, Export, result_of
 from .jobs import ExportJob
 from .program import run_program
 from .progress import print_line
+from .reading import ChangeTrackingMismatchError
 from .results import ExportResult
 from .source import SourceLike, open_source
 
@@ -40,8 +41,9 @@ def run_export(
 ) -> ExportResult:
     """Store one disk and return what it took; a finished earlier attempt of the same backup is reported instead.
 
-    RepositoryError and MoverError say what is wrong. An interrupted run leaves packs that nothing refers to, and a
-    lease that names them: the next one uses them.
+    RepositoryError and MoverError say what is wrong; after ChangeTrackingMismatchError the next run has to be told
+    (`distrust`). An interrupted run leaves packs that nothing refers to, and a lease that names them: the next one uses
+    them.
     """
     if job.block_size & (job.block_size - 1) or not MIN_BLOCK_SIZE <= job.block_size <= MAX_BLOCK_SIZE:
         raise JobError(f"blockSize: expected a power of two from {MIN_BLOCK_SIZE} to {MAX_BLOCK_SIZE}")
@@ -69,12 +71,12 @@ def _prepared(
     page_blocks: int,
     changes: ChangeSource | None,
 ) -> Export:
-    if job.changes is not None and changes is None:
+    if job.changes is not None and changes is None and job.distrust is None:
         # Loaded only where it is used: gRPC takes 20 MiB of memory.
         from .snapshot_metadata import open_snapshot_metadata
 
         changes = open_snapshot_metadata(job.changes, source.size)
-    return Export(job, repository, source, emit, page_blocks, changes)
+    return Export(job, repository, source, emit, page_blocks, changes, distrust=job.distrust)
 
 
 def run_attempts(export: Export) -> ExportResult:
@@ -90,6 +92,9 @@ def run_attempts(export: Export) -> ExportResult:
             if len(export.unreadable) > MAX_CANDIDATES:
                 raise
             ended.append(attempt.lease)
+        except ChangeTrackingMismatchError:
+            # The operator notes it and gives it to the next run: what is only known here is lost with the pod.
+            raise
         except ChangeTrackingError as error:
             # Nothing that was believed so far can be kept; a source that is read as a whole raises this no more.
             if export.distrust is not None:

@@ -67,6 +67,8 @@ class ExportJob(_Job):
     snapshot_handle: str = ""
     # Who knows what of the snapshot is allocated or has changed; without it the whole device is read.
     changes: SnapshotMetadata | None = None
+    # Why they are not asked, nor anything of what they said believed: everything is read, for this reason.
+    distrust: str | None = Field(default=None, max_length=100)
     # Share of what is reported as unchanged that is read and compared nevertheless, chosen at random.
     audit_share: float = Field(default=0.01, ge=0, le=1)
     # Every so many backups of a disk one reads everything in spite of `changes`; 0: none does.

@@ -32,7 +32,7 @@ class ExportResult(_Result):
     change source, `resumed_bytes` of data were found uploaded by an earlier attempt. `reused` says that an earlier
     attempt had finished this manifest. `since_full_read` counts the backups of the disk, up to this one, for which a
     change source was believed since everything was read; 0 if everything was read now. `distrust` is why a change
-    source was asked and then not believed: `full_reason` may have another reason that comes first.
+    source was asked and then not believed, or not asked: `full_reason` may have another reason that comes first.
     """
 
     ok: Literal[True] = True

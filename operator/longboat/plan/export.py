@@ -23,6 +23,10 @@ PENDING_PATIENCE = timedelta(hours=1)
 """A mover that has not begun after this has failed."""
 
 
+MISMATCH_LENGTH = 500
+"""Characters of what an export found out that are kept with its disk."""
+
+
 def job_name(disk: DiskResult) -> str:
     """Return the name of a disk's export Job, the same for all its backups: it is exported once at a time.
 
@@ -53,7 +57,18 @@ def retry_delay(attempt: int, reason: str) -> timedelta:
     >>> retry_delay(1, "StoreUnavailable"), retry_delay(2, "StoreUnavailable"), retry_delay(2, "PodLost")
     (datetime.timedelta(seconds=30), datetime.timedelta(seconds=120), datetime.timedelta(seconds=40))
     """
-    return timedelta(seconds=(10 if reason in LOST else 30) << 2 * max(0, attempt - 1))
+    # What found its driver wrong has nothing to wait for either.
+    return timedelta(seconds=(10 if reason in LOST or reason == MISMATCH else 30) << 2 * max(0, attempt - 1))
+
+
+def most_attempts(disk: DiskResult) -> int:
+    """Return how many attempts the export of a disk has: the one that found its driver wrong does not count."""
+    return ATTEMPTS + (disk.mismatch is not None)
+
+
+def with_mismatch(disk: DiskResult, found: str) -> DiskResult:
+    """Return the disk with what was found out about its driver; what was found first stays."""
+    return disk.model_copy(update={"mismatch": disk.mismatch or (found or MISMATCH)[:MISMATCH_LENGTH]})
 
 
 def distrusted(result: ExportResult) -> str | None:
@@ -67,12 +82,15 @@ def distrusted(result: ExportResult) -> str | None:
 
 def completed(disk: DiskResult, result: ExportResult) -> DiskResult:
     """Return the disk as the result of its export says."""
-    note = result.note or None
+    if distrusted(result) == MISMATCH:
+        disk = with_mismatch(disk, result.note)
+    # An earlier attempt may have found out; this one was told, and says nothing of it.
+    earlier = disk.mismatch if disk.mismatch and disk.mismatch not in result.note else None
     return disk.model_copy(
         update={
             "phase": "Completed",
             "reason": None,
-            "message": note,
+            "message": "; ".join(filter(None, (earlier, result.note))) or None,
             "progress": "100%",
             "bytes_done": result.logical_bytes,
             "logical_bytes": result.logical_bytes,
@@ -81,7 +99,6 @@ def completed(disk: DiskResult, result: ExportResult) -> DiskResult:
             "mode": result.mode,
             "full_reason": result.full_reason,
             "since_full_read": result.since_full_read,
-            "mismatch": (note or MISMATCH) if distrusted(result) == MISMATCH else None,
             "parent": result.parent,
             "manifest": result.manifest,
             "object_id": result.object_id,

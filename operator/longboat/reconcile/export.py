@@ -16,8 +16,8 @@ from longboat.mover import ExportJob, ExportResult, Failure
 from longboat.plan.backoff import look_again
 from longboat.plan.backup import expiry_rule, percent
 from longboat.plan.backup_snapshots import is_ours, name_taken
+from longboat.plan.change_tracking import MISMATCH
 from longboat.plan.export import (
-    ATTEMPTS,
     PENDING_PATIENCE,
     PENDING_TOLD,
     completed,
@@ -25,8 +25,10 @@ from longboat.plan.export import (
     distrusted,
     job_name,
     labels,
+    most_attempts,
     retry_delay,
     secret_name,
+    with_mismatch,
 )
 from longboat.plan.hand_over import claim_name, export_claim, key_of
 from longboat.plan.mover import ATTEMPT, Mover, hung, mount_path, standing_since
@@ -154,7 +156,8 @@ def _mover(run: Run, disk: DiskResult) -> Mover | None:
     access = open_repository(run, [disk])
     if access is None:
         return None
-    changes, audience = base_snapshots.asked(run.ctx, run.backup, disk)
+    # A driver that an attempt found wrong is not asked again: the next audit might see nothing, and believe it.
+    changes, audience = (None, "") if disk.mismatch else base_snapshots.asked(run.ctx, run.backup, disk)
     job = ExportJob(
         store=access.settings,
         repository_path=access.path,
@@ -166,6 +169,7 @@ def _mover(run: Run, disk: DiskResult) -> Mover | None:
         expiry=expiry_rule(run.backup, run.status.retention) if run.status.retention else None,
         snapshot_handle=disk.hand_over.snapshot_handle if disk.hand_over else "",
         changes=changes,
+        distrust=MISMATCH if disk.mismatch else None,
         audit_share=run.ctx.settings.audit_percent / 100,
         full_read_every=run.ctx.settings.full_read_every,
         dedupe=run.status.store.dedupe if run.status.store else "Disk",
@@ -299,7 +303,7 @@ def _succeeded(run: Run, disk: DiskResult, state: movers.MoverState) -> None:
         suspects.mark(run, [done])
     run.update(disk, **{name: getattr(done, name) for name in type(done).model_fields})
     run.event("Normal", "DiskExported", f"disk {disk.name!r}: {result.stored_bytes} bytes stored ({result.mode})")
-    if reason := distrusted(result):
+    if (reason := distrusted(result)) and not disk.mismatch:
         message = f"disk {disk.name!r} was read as a whole, its CSI driver could not be relied on: {result.note}"
         run.event("Warning", reason, message)
 
@@ -319,13 +323,17 @@ _UNREADABLE = ("ParentUnreadable", "DamageUnreadable", "CondemnedUnreadable")
 def _failed(run: Run, disk: DiskResult, failure: Failure) -> None:
     store = run.status.store.name if run.status.store else ""
     failure = failure.model_copy(update={"message": for_namespace(store, failure.reason, failure.message)})
-    attempt = disk.attempts or 1
-    if not failure.retryable or attempt >= ATTEMPTS:
-        tried = f" (attempt {attempt} of {ATTEMPTS})" if failure.retryable else ""
+    if failure.reason == MISMATCH:
+        # Written below, together with all that follows; the Job is there, and says it again, until then.
+        disk = with_mismatch(disk, failure.message)
+        suspects.mark(run, [disk])
+    attempt, most = disk.attempts or 1, most_attempts(disk)
+    if not failure.retryable or attempt >= most:
+        tried = f" (attempt {attempt} of {most})" if failure.retryable else ""
         run.fail(disk, Problem(failure.reason, failure.message + tried))
         return
     delay = retry_delay(attempt, failure.reason)
-    message = f"attempt {attempt} of {ATTEMPTS} failed, trying again: {failure.message}"
+    message = f"attempt {attempt} of {most} failed, trying again: {failure.message}"
     run.event("Warning", failure.reason, f"disk {disk.name!r}: {message}")
     changed = run.update(
         disk, reason=failure.reason, message=message, retry_at=run.ctx.now() + delay, job=None, progressed_at=None

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from longboat.mover import export_disk
 from longboat.mover.changes import BaseSnapshotMissingError, ChangeTrackingUnavailableError
-from longboat.mover.results import ExportResult
+from longboat.mover.reading import ChangeTrackingMismatchError
+from longboat.mover.results import ExportResult, failure_of
 from longboat.mover.source import Source
 from longboat.repository import DiskIdentity
 from longboat.repository.avoid import Avoided
@@ -163,17 +164,22 @@ class Liar:
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_audit_that_finds_a_lie_makes_the_backup_a_full_read(tmp_path: Path, first: bool) -> None:
+def test_audit_that_finds_a_lie_leaves_the_mover_at_once_and_the_next_one_that_is_told_reads_everything(
+    tmp_path: Path, first: bool
+) -> None:
     world = World(tmp_path, 4 * PAGE)
     world.write({n * BLOCK: b"%d" % n * 500 for n in range(9)})
     if not first:
         world.back_up()
     world.write({2 * PAGE: b"nobody was told of this"})
-    result = world.back_up(Liar(), auditShare=1)
+    with pytest.raises(ChangeTrackingMismatchError, match="differ from what the change source says") as found:
+        world.back_up(Liar(), auditShare=1)
+    failure = failure_of(found.value)
+    assert (failure.reason, failure.retryable) == ("ChangeTrackingMismatch", True)
+    result = world.back_up(Liar(), distrust="ChangeTrackingMismatch")
     assert (result.mode, result.read_bytes >= 4 * PAGE) == ("Full", True)
     assert result.full_reason == ("NoParent" if first else "ChangeTrackingMismatch")
     assert (result.distrust, result.since_full_read) == ("ChangeTrackingMismatch", 0)
-    assert "differ from what the change source says" in result.note
     assert world.restored_well()
 
 

@@ -21,6 +21,7 @@ from longboat.kube.kinds import (
     VOLUME_SNAPSHOT_CONTENT,
 )
 from longboat.kube.port import Object
+from longboat.mover.reading import ChangeTrackingMismatchError
 from longboat.plan.hand_over import copy_name
 from longboat.plan.mover import TOKEN_PATH
 from longboat.plan.names import OWNER_KIND
@@ -115,6 +116,15 @@ def test_the_mover_is_told_whom_to_ask_and_gets_a_token_for_nobody_else(world: B
     assert pod["automountServiceAccountToken"] is False
     [token] = [each["projected"]["sources"] for each in pod["volumes"] if "projected" in each]
     assert token == [{"serviceAccountToken": {"audience": "the-driver", "expirationSeconds": 3600, "path": "token"}}]
+
+
+def test_a_driver_that_an_attempt_found_wrong_is_not_asked_by_the_next_one(world: BackupWorld) -> None:
+    told: list[Any] = []
+    world.storage.run_job = lambda job, content: told.append(world.job_file(job)) or world._export(job, content)  # type: ignore[assignment, func-returns-value]
+    world.job_failures.append(ChangeTrackingMismatchError("block 7 differs"))
+    run(world)
+    assert [each.changes is not None for each in told] == [True, False]
+    assert [each.distrust for each in told] == [None, "ChangeTrackingMismatch"]
 
 
 @pytest.mark.parametrize("reason", ["no service", "turned off", "service of another driver"])

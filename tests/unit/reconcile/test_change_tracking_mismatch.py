@@ -13,7 +13,10 @@ import pytest
 from longboat.api import BackupPolicy, Restore
 from longboat.kube.kinds import BACKUP_POLICY, DISK_BACKUP, RESTORE
 from longboat.kube.port import Object
+from longboat.mover.errors import MoverError
+from longboat.mover.reading import ChangeTrackingMismatchError
 from longboat.plan.conditions import find
+from longboat.plan.export import MISMATCH_LENGTH
 from longboat.reconcile import backup_end, backup_policy, restore
 from longboat.repository.errors import ManifestConflictError
 from tests.unit.reconcile.backup_world import SHOP, BackupWorld, Grenade, disk, until
@@ -208,6 +211,77 @@ def test_backup_that_is_deleted_before_its_end_has_marked_the_earlier_ones(
     until(world, lambda status: any(each.mismatch for each in status.disks or ()), "found")
     assert world.backup("found").status.completed_at is None
     assert marked(world) == {"first": "found"}
+
+
+class LostError(MoverError):
+    """The mover's node is gone."""
+
+    reason = "PodLost"
+    retryable = True
+
+
+def attempts(world: BackupWorld, name: str, *failures: Exception, bomb: Grenade | None = None) -> list[str | None]:
+    """Run a backup whose first movers fail so; return what each mover is told of its driver."""
+    told: list[str | None] = []
+
+    def export(job: Object, content: str | None) -> tuple[bool, str, str | None]:
+        told.append(world.job_file(job).distrust)
+        return world._export(job, content)
+
+    world.job_failures += failures
+    world.storage.run_job = export
+    world.add_backup(name, policy="one")
+    world.drive(name, bomb=bomb)
+    return told
+
+
+def test_mover_that_is_lost_after_one_found_out_is_followed_by_one_that_does_not_believe_the_driver(
+    world: BackupWorld,
+) -> None:
+    run(world, "first", {"mode": "Incremental", "sinceFullRead": 1})
+    told = attempts(world, "found", ChangeTrackingMismatchError(LIE), LostError("its node is gone"))
+    assert told == [None, "ChangeTrackingMismatch", "ChangeTrackingMismatch"]
+    its = disk(world, "data", "found")
+    assert (its.phase, its.full_reason, its.since_full_read) == ("Completed", "ChangeTrackingMismatch", 0)
+    assert LIE in its.mismatch and LIE in its.message
+    said = world.condition("ChangeTrackingMismatch", "found").message
+    assert "this backup is right" in said and "first" in said
+    assert marked(world) == {"first": "found"}
+    assert [reason for reason, _ in world.cluster.events].count("ChangeTrackingMismatch") == 1
+
+
+def test_lie_that_is_found_by_the_last_attempt_is_no_end_of_the_backup(world: BackupWorld) -> None:
+    lost = [LostError("its node is gone") for _ in range(2)]
+    assert attempts(world, "found", *lost, ChangeTrackingMismatchError(LIE)) == [None] * 3 + ["ChangeTrackingMismatch"]
+    assert world.backup("found").status.phase == "Completed"
+
+
+def test_lie_is_not_forgotten_when_the_backup_that_found_it_fails_for_good(world: BackupWorld) -> None:
+    run(world, "first", {"mode": "Incremental", "sinceFullRead": 1})
+    attempts(world, "found", ChangeTrackingMismatchError(LIE), *[LostError("its node is gone") for _ in range(3)])
+    its = disk(world, "data", "found")
+    assert (its.phase, its.reason) == ("Failed", "PodLost") and LIE in its.mismatch
+    assert "this backup is right" not in world.condition("ChangeTrackingMismatch", "found").message
+    assert marked(world) == {"first": "found"}
+
+
+def test_operator_that_is_killed_at_any_write_does_not_forget_what_a_mover_found(tmp_path: Path) -> None:
+    def story(world: BackupWorld, bomb: Grenade) -> list[str | None]:
+        run(world, "first", {"mode": "Incremental", "sinceFullRead": 1})
+        return attempts(world, "found", ChangeTrackingMismatchError(LIE), bomb=bomb)
+
+    bomb = Grenade()
+    story(make_world(tmp_path / "count"), bomb)
+    for nth in range(1, bomb.effects + 2):
+        world = make_world(tmp_path / str(nth))
+        assert story(world, Grenade(nth))[-1] == "ChangeTrackingMismatch", nth
+        assert marked(world) == {"first": "found"}, nth
+        assert LIE in disk(world, "data", "found").mismatch, nth
+
+
+def test_long_message_of_a_mover_does_not_grow_what_is_kept_of_a_disk(world: BackupWorld) -> None:
+    attempts(world, "found", ChangeTrackingMismatchError("x" * 4000))
+    assert len(disk(world, "data", "found").mismatch) == MISMATCH_LENGTH
 
 
 def test_mover_is_told_how_much_to_check_and_when_to_read_everything(world: BackupWorld) -> None:
