@@ -34,7 +34,7 @@ FIRST = (
     "test_lost_movers",
 )
 # What is done until all others are ready to leave the cluster to one.
-MEANWHILE = ("contract", "csi")
+MEANWHILE = ("contract", "csi", "hunts")
 _TURN = pytest.StashKey[Generator[None, None, None]]()
 
 

@@ -40,8 +40,7 @@ from longboat.repository.roots import LeasedPacks
 from tests.fakes.interleaved import Process
 from tests.fakes.object_store import MemoryStore
 from tests.unit.mover.disks import PATH, backup_time, repository_in
-
-from .hand_writer import back_up, read_back
+from tests.unit.repository.hand_writer import back_up, read_back
 
 GRACE = leases.MIN_GRACE
 PRUNE = import_module("longboat.repository.prune")  # The module: the package has a function of that name.

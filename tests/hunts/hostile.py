@@ -34,8 +34,18 @@ from longboat.repository.layout import ID_BYTES, Kind, pack_name
 from longboat.repository.map_reader import MapReader
 from longboat.repository.packs import read_pack_index
 from tests.fakes.object_store import MemoryStore
-
-from .disks import BLOCK, DISK, PAGE_BLOCKS, PATH, STORE_KEY, backup_time, export, repository_in, restore, write_image
+from tests.unit.mover.disks import (
+    BLOCK,
+    DISK,
+    PAGE_BLOCKS,
+    PATH,
+    STORE_KEY,
+    backup_time,
+    export,
+    repository_in,
+    restore,
+    write_image,
+)
 
 SIZE = 3 * PAGE_BLOCKS * BLOCK + 100
 _KINDS = {"disks": Kind.DISK_MANIFEST, "backups": Kind.BACKUP_MANIFEST, "tombstones": Kind.TOMBSTONE}
