@@ -212,10 +212,15 @@ def test_policy_whose_machine_is_gone_is_stalled_and_not_overdue(shop: Shop) -> 
 def test_store_that_is_away_or_holds_damage_is_told(shop: Shop) -> None:
     shop.set_store(conditions=[condition("Available", "False")])
     assert shop.firing() == {"LongboatStoreUnavailable"}
-    upkeep = {"verify": {"damaged": 2, "failing": 0}, "prune": {"failing": 1, "lastRunTime": "2026-01-07T10:17:00Z"}}
+    upkeep = {
+        "verify": {"damaged": 2, "lost": 1, "failing": 0},
+        "prune": {"failing": 1, "lastRunTime": "2026-01-07T10:17:00Z"},
+    }
     shop.set_store(conditions=[condition("Available", "True")], maintenance=upkeep)
     assert shop.firing() == {"LongboatBackupsDamaged", "LongboatMaintenanceFailing"}
-    shop.set_store(conditions=[condition("Available", "True")], maintenance={"verify": {"damaged": 0, "failing": 0}})
+    # Those that were healed by the next backup, or deleted, are damaged until they have expired: nobody has to act.
+    upkeep = {"verify": {"damaged": 2, "lost": 0, "failing": 0}}
+    shop.set_store(conditions=[condition("Available", "True")], maintenance=upkeep)
     assert shop.firing() == set()
 
 

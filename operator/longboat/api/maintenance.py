@@ -87,7 +87,13 @@ class VerifyStatus(Model):
     next_run_time: Time | None = Field(None, description="When the next run is due.")
     read_bytes: int | None = Field(None, description="What the last run of each repository read of the data.")
     backups: int | None = Field(None, description="Backups that the last run of each repository looked at.")
-    damaged: int | None = Field(None, description="Those among them that are damaged.")
+    damaged: int | None = Field(
+        None, description="Those among them that are damaged, also such that are restored whole or are deleted."
+    )
+    lost: int | None = Field(
+        None,
+        description="Those among the damaged that can't be restored whole; deleted ones in the trash do not count.",
+    )
     failing: int | None = Field(None, description="Repositories whose last run failed; see Verified.")
 
 

@@ -79,9 +79,10 @@ class RestoreResult(_Result):
 class VerifyResult(_Result):
     """A verification that came to its end, whatever it found; the log has a line for each backup and each damage.
 
-    `hurt` names the first few damaged backups, `damaged` counts them all, `lost` those among them that lack data which
-    no other backup of the disk has: the others are restored whole. `pages` and `frames` were read and checked,
-    `read_bytes` came from data packs. `next_phase` is for the next run's job.
+    `hurt` names the first few damaged backups, `damaged` counts them all. `lost` are those among them that lack data
+    which no other backup of the disk has, `lost_in_trash` such that are deleted: the others are restored whole.
+    `pages` and `frames` were read and checked, `read_bytes` came from data packs. `next_phase` is for the next run's
+    job.
     """
 
     ok: Literal[True] = True
@@ -91,6 +92,7 @@ class VerifyResult(_Result):
     backups: int
     damaged: int
     lost: int = 0
+    lost_in_trash: int = 0
     hurt: tuple[str, ...] = ()
     damaged_objects: int
     pages: int

@@ -88,6 +88,7 @@ def _verify_status(store: BackupStore, records: Records, now: datetime) -> Verif
         read_bytes=sum(each.read_bytes for each in results) if results else None,
         backups=sum(each.backups for each in results) if results else None,
         damaged=sum(each.damaged for each in results) if results else None,
+        lost=sum(each.lost for each in results) if results else None,
         failing=sum(each.verify.failed is not None for each in records),
     )
 
@@ -138,8 +139,7 @@ def _verified(store: BackupStore, records: Records, now: datetime) -> _Finding:
         message = f"{_places(late)} should have been verified some time ago; see the verify Jobs, or raise parallelism"
         return _Finding("Unknown", "Late", message)
     if damaged:
-        message = f"what is damaged, of {_places(damaged)}, is whole in other backups, from which restores take it"
-        return _Finding("True", "Recoverable", message)
+        return _Finding("True", "Recoverable", _recoverable(damaged))
     return _Finding("True", VERIFIED, f"the backups of {len(records)} namespaces were whole when last looked at")
 
 
@@ -151,6 +151,14 @@ def _is_late(record: RepositoryRecord, store: BackupStore, now: datetime) -> boo
 def _is_recoverable(result: VerifyResult) -> bool:
     # What hurts no backup, such as a copy of the key, is no backup's either.
     return result.damaged > 0 and result.lost == 0
+
+
+def _recoverable(damaged: Records) -> str:
+    message = f"what is damaged, of {_places(damaged)}, is whole in other backups, from which restores take it"
+    count = sum(each.verify.result.lost_in_trash for each in damaged if each.verify.result)
+    return (
+        f"{message}; but for {count} deleted ones, which lack data until they have left the trash" if count else message
+    )
 
 
 def _damage(damaged: Records) -> str:

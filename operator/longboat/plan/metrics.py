@@ -61,6 +61,10 @@ _UPKEEP = {
         "When the repository was verified that has not been for the longest time.",
     ),
     ("verify", "damaged"): ("damaged_backups", "Backups that the last verification of their repository found damaged."),
+    ("verify", "lost"): (
+        "lost_backups",
+        "Those among the damaged that can't be restored whole; deleted ones do not count.",
+    ),
     ("verify", "failing"): ("verify_failing", "Repositories whose last verification failed."),
 }
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from longboat.mover import EXIT_FAILED, EXIT_OK, VerifyResult, export_disk, verify
 from longboat.mover.results import MAX_MESSAGE_BYTES, message_bytes
+from longboat.repository import StoreSettings, open_or_create_repository, open_store, write_tombstone
 
+from .disks import PATH, STORE_KEY
 from .test_programs import World
 
 
@@ -39,6 +42,17 @@ def test_damage_is_a_result_and_no_failure_of_the_program(world: World, capsys: 
     assert (message["state"], message["damaged"], message["hurt"], message["recorded"]) == ("damaged", 1, ["one"], 1)
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["damage"]["object"].rsplit("/", 1)[1] for line in lines if "damage" in line] == [pack.name]
+
+
+def test_a_deleted_backup_is_not_counted_among_the_lost_ones_that_somebody_has_to_see_to(world: World) -> None:
+    [pack] = (world.folder / "store").rglob("packs/*/*")
+    pack.unlink()
+    assert verify.main(world.arguments(world.common)) == EXIT_OK
+    assert [world.message()[key] for key in ("damaged", "lost", "lostInTrash")] == [1, 1, 0]
+    place = open_store(StoreSettings(type="folder", path=str(world.folder / "store")))
+    write_tombstone(open_or_create_repository(place, PATH, STORE_KEY), "one", datetime.now(UTC), "test")
+    assert verify.main(world.arguments(world.common)) == EXIT_OK
+    assert [world.message()[key] for key in ("damaged", "lost", "lostInTrash")] == [1, 0, 1]
 
 
 @pytest.mark.parametrize(

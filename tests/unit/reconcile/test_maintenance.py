@@ -19,7 +19,14 @@ from longboat.reconcile.dispatch import AFTER_PRUNE, sweep_trash
 from longboat.reconcile.maintenance_records import add, all_records
 from longboat.reconcile.repositories import StoreProblemError
 from longboat.reconcile.trash_notes import noted, place_of, update
-from longboat.repository import StoreSettings, advance_epoch, open_or_create_repository, open_store, read_epoch
+from longboat.repository import (
+    StoreSettings,
+    advance_epoch,
+    open_or_create_repository,
+    open_store,
+    read_epoch,
+    write_tombstone,
+)
 from longboat.repository.errors import AccessDeniedError, DamagedError
 from tests.fakes.cluster import Killed
 from tests.unit.reconcile.backup_world import DISKS, SHOP, SYSTEM, Grenade
@@ -259,6 +266,22 @@ def test_damage_is_told_on_the_backup_and_the_store_and_the_next_backup_heals_it
     world.until_idle()
     assert world.store_condition("Verified") == ("True", "Recoverable")
     assert [told.share for _, told in world.runs if isinstance(told, VerifyJob)] == [100, 100]
+
+
+def test_who_deletes_a_backup_that_nothing_heals_is_not_alarmed_until_it_has_left_the_trash(world: UpkeepWorld) -> None:
+    world.ask(prune=NOBODY, verify=NOBODY)
+    lose_a_pack(world)
+    request(world, VERIFY)
+    found, told = world.record().verify.result, world.store().status.maintenance
+    assert found is not None and told is not None and told.verify is not None and told.verify.lost == 1
+    write_tombstone(world.repository(), found.hurt[0], world.clock(), "test")
+    request(world, VERIFY)
+    world.ask(prune=NOBODY)
+    world.until_idle()
+    condition, told = find(world.store().status.conditions, "Verified"), world.store().status.maintenance
+    assert condition is not None and (condition.status, condition.reason) == ("True", "Recoverable")
+    assert "but for 1 deleted" in condition.message
+    assert told is not None and told.verify is not None and (told.verify.damaged, told.verify.lost) == (1, 0)
 
 
 def test_damaged_backups_that_are_not_known_by_name_are_called_neither_damaged_nor_whole(
