@@ -32,7 +32,7 @@ class _Finding(NamedTuple):
 def maintenance_status(store: BackupStore, records: Records, now: datetime, problem: str = "") -> MaintenanceStatus:
     """Return the sums over all repositories; ``problem`` says why it is not known which there are, if so."""
     prune, verify = _prune_status(store, records, now), _verify_status(store, records, now)
-    finding = _verified(store, records, now) if records else _unknown(problem)
+    finding = _beside(_verified(store, records, now), problem) if records else _unknown(problem)
     return MaintenanceStatus(
         repositories=len(records),
         freed=size_text(prune.freed_bytes),
@@ -48,7 +48,8 @@ def with_maintenance(
     """Return the conditions of a store with what is to be said of its upkeep; ``problem`` as above."""
     found = dict.fromkeys((PRUNED, VERIFIED), _unknown(problem))
     if records:
-        found = {PRUNED: _pruned(store, records), VERIFIED: _verified(store, records, now)}
+        known = {PRUNED: _pruned(store, records), VERIFIED: _verified(store, records, now)}
+        found = {type_: _beside(finding, problem) for type_, finding in known.items()}
     for type_, finding in found.items():
         if finding is None:
             conditions = without_condition(conditions, type_)
@@ -105,6 +106,16 @@ def _next(store: BackupStore, records: Records, work: Work, now: datetime) -> da
 
 def _unknown(problem: str) -> _Finding | None:
     return _Finding("Unknown", "NotListed", problem) if problem else None
+
+
+def _beside(finding: _Finding, problem: str) -> _Finding:
+    """Return a finding about the known repositories, of which nobody knows whether they are all that there are."""
+    if not problem:
+        return finding
+    message = f"{finding.message}; {problem}"
+    if finding.status == "True":
+        return _Finding("Unknown", "NotListed", message)
+    return finding._replace(message=message)
 
 
 def _pruned(store: BackupStore, records: Records) -> _Finding:

@@ -616,6 +616,24 @@ def test_new_repositories_of_a_store_that_does_not_answer_are_noted_down_later(w
     assert [each.namespace_uid for each in all_records(world.cluster, SYSTEM)] == [world.uid()]
 
 
+def test_a_store_that_is_not_listed_is_not_called_whole_for_what_is_known(
+    world: UpkeepWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Repositories of new namespaces would be pruned and verified by nobody, and nobody would be told."""
+    world.pass_a_day()
+    world.clock.advance(hours=2)
+    with monkeypatch.context() as patched:
+        patched.setattr(UpkeepWorld, "_inside", refused)
+        world.until_idle()
+    found, told = find(world.store().status.conditions, "Verified"), world.store().status.maintenance
+    assert found is not None and (found.status, found.reason) == ("Unknown", "NotListed")
+    assert "does not tell" in found.message and told is not None and told.verified == "NotListed"
+    assert world.store_condition("Pruned") == ("Unknown", "NotListed") and told.repositories == 1
+    world.clock.advance(minutes=10)
+    world.until_idle()
+    assert world.store_condition("Verified") == ("True", "Verified")
+
+
 def refused(_: UpkeepWorld, settings: StoreSettings, path: str) -> list[str]:
     raise AccessDeniedError("no")
 
