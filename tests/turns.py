@@ -9,6 +9,7 @@ wait for nobody. A process keeps its turn until it comes to a test of another on
 from __future__ import annotations
 
 import fcntl
+import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,7 @@ FIRST = (
     "test_machine_state",
     "test_bad_input",
     "test_tenants",
+    "test_upkeep",
     "test_lost_movers",
 )
 # What is done until all others are ready to leave the cluster to one.
@@ -111,15 +113,26 @@ def taken(path: Path, turn: str) -> Iterator[None]:
     with path.open("a+") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX if turn == ALONE else fcntl.LOCK_SH)
         while turn != ALONE and _told(handle) != turn:
-            # Nobody has another turn once the lock is ours alone; whoever is quicker to share it then has the same.
             fcntl.flock(handle, fcntl.LOCK_UN)
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            handle.truncate(0)
-            handle.write(turn)
-            handle.flush()
-            fcntl.flock(handle, fcntl.LOCK_UN)
+            _call(handle, turn)
             fcntl.flock(handle, fcntl.LOCK_SH)
         yield
+
+
+def _call(handle: TextIO, turn: str) -> None:
+    """Say whose turn it is from now on, unless somebody has one: a moment later it may be the wanted one already.
+
+    Who waited here for the lock would wait for others who have come to share the very turn that they wait for.
+    """
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        time.sleep(0.2)
+        return
+    handle.truncate(0)
+    handle.write(turn)
+    handle.flush()
+    fcntl.flock(handle, fcntl.LOCK_UN)
 
 
 def _told(handle: TextIO) -> str:

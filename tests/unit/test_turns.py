@@ -52,6 +52,15 @@ def test_the_installation_does_not_change_under_a_test(tmp_path: Path, mine: str
         assert other.wait(10)
 
 
+def test_all_who_wait_for_a_turn_have_it_when_it_comes(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        turn = stack.enter_context(ExitStack())
+        turn.enter_context(taken(tmp_path / "turn", ALONE))
+        others = [stack.enter_context(waiting(tmp_path / "turn", WITH_SETTINGS)) for _ in range(8)]
+        turn.close()
+        assert all(other.wait(10) for other in others)
+
+
 def test_only_the_last_user_of_a_cluster_takes_it_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LONGBOAT_CACHE", str(tmp_path))
     with paths.locked_by_all("users") as first_is_last, paths.locked_by_all("users") as second_is_last:
