@@ -82,7 +82,9 @@ class VerifyStatus(Model):
 
     last_run_time: Time | None = Field(None, description="When a run ended for the last time.")
     oldest_run_time: Time | None = Field(
-        None, description="When the repository was verified that has not been for the longest time."
+        None,
+        description="When the repository was verified that has not been for the longest time; one that never was counts"
+        " from when it was first seen.",
     )
     next_run_time: Time | None = Field(None, description="When the next run is due.")
     read_bytes: int | None = Field(None, description="What the last run of each repository read of the data.")

@@ -81,10 +81,9 @@ def _prune_status(store: BackupStore, records: Records, now: datetime) -> PruneS
 
 def _verify_status(store: BackupStore, records: Records, now: datetime) -> VerifyStatus:
     results = [each.verify.result for each in records if each.verify.result is not None]
-    ended = [each.verify.ended for each in records]
     return VerifyStatus(
-        last_run_time=_last(ended),
-        oldest_run_time=min((each for each in ended if each is not None), default=None) if all(ended) else None,
+        last_run_time=_last(each.verify.ended for each in records),
+        oldest_run_time=min((each.verify.ended or each.seen for each in records), default=None),
         next_run_time=_next(store, records, "verify", now),
         read_bytes=sum(each.read_bytes for each in results) if results else None,
         backups=sum(each.backups for each in results) if results else None,

@@ -58,7 +58,7 @@ _UPKEEP = {
     ("prune", "failing"): ("prune_failing", "Repositories whose last prune failed."),
     ("verify", "oldestRunTime"): (
         "verify_oldest_timestamp_seconds",
-        "When the repository was verified that has not been for the longest time.",
+        "When the repository was verified that has not been for the longest time, or was first seen if it never was.",
     ),
     ("verify", "damaged"): ("damaged_backups", "Backups that the last verification of their repository found damaged."),
     ("verify", "lost"): (

@@ -190,7 +190,7 @@ def _standing(ctx: Context, store: BackupStore, conditions: Sequence[Condition])
         "SeveralDefaults": _several_defaults(ctx, store),
         CONFLICT: question(contested(ctx, store.name)),
     }
-    if seen := ctx.not_seen.get(store.name):
+    if (seen := ctx.not_seen.get(store.name)) is not None:
         # Nothing is known before the first look after a start: then what was said still holds.
         warnings[NOT_SEEN] = not_seen({name: why for name, why in seen.items() if why})
     for type_, message in warnings.items():

@@ -210,9 +210,14 @@ class Tick:
 
     def _look_up(self, stored: Iterable[Key]) -> None:
         """Have looked, one after the other, whether the stores hold what finished backups rely on."""
-        # What was said of namespaces that have no backups any more is forgotten.
-        self._ctx.not_seen.clear()
-        for number, key in enumerate(stored):
+        keys = list(stored)
+        looked_at = {(key.name, key.namespace) for key in keys}
+        # What was said of namespaces that have no backups any more is forgotten; of others it holds till the next look.
+        for store, said in list(self._ctx.not_seen.items()):
+            for namespace in list(said):
+                if (store, namespace) not in looked_at:
+                    del said[namespace]
+        for number, key in enumerate(keys):
             self._queue.add(key, number * BETWEEN_STORED, priority=LOW)
 
     def _tell_of_hung(self) -> None:

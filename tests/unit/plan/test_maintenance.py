@@ -260,6 +260,9 @@ def test_status_sums_up_all_repositories_and_is_of_bounded_size() -> None:
     assert status.prune is not None and status.verify is not None
     assert (status.repositories, status.verified, status.freed) == (300, "Yes", "0")
     assert (status.verify.backups, status.verify.oldest_run_time, status.prune.last_run_time) == (600, NOW, NOW)
+    never = record(300, seen=NOW - timedelta(days=1))
+    new = maintenance_status(store(), [*found, never], NOW)
+    assert new.verify is not None and new.verify.oldest_run_time == never.seen
     broken = [plan.failed(each, "prune", FAILURE, NOW) for each in found]
     assert len(json.dumps([each.wire() for each in with_maintenance([], store(), broken, NOW)])) < 2000
     assert len(json.dumps(maintenance_status(store(), broken, NOW).wire())) < 1000

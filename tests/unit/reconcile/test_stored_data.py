@@ -244,3 +244,15 @@ def test_a_store_that_leads_to_another_bucket_loses_none_of_the_backups_in_the_f
     assert said(world) == {}
     told = on_store(world, ctx)
     assert told is not None and "another repository than that of 3 of its 4 backups" in told
+
+
+def test_what_a_store_is_known_not_to_show_is_told_until_it_is_looked_at_again(
+    world: BackupWorld, ctx: Context
+) -> None:
+    ctx.not_seen["offsite"] = {SHOP: "nothing is there", "gone": "nothing is there"}
+    Tick(ctx, Queue(), Owners()).once()
+    assert ctx.not_seen == {"offsite": {SHOP: "nothing is there"}}
+    told = on_store(world, ctx)
+    assert told is not None and "1 namespace" in told
+    ctx.not_seen["offsite"] = {}
+    assert on_store(world, ctx) is None
