@@ -2,118 +2,34 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import tarfile
 import time
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from longboat.cli import repo
-from longboat.cli.repo_access import UsageError, store_settings
 from longboat.cli.repo_arguments import parser
 from longboat.cli.repo_output import expiry_text
 from longboat.cli.repo_progress import Bar
-from longboat.mover.export_disk import run_export
-from longboat.mover.jobs import ExportJob
 from longboat.repository import (
-    DiskIdentity,
-    StoreSettings,
-    advance_epoch,
-    generate_recovery_pair,
     generate_store_key,
     open_or_create_repository,
     open_store,
-    parse_recovery_public,
     parse_store_key,
-    read_disk_manifest,
-    read_epoch,
-    reference_to,
-    write_backup_manifest,
     write_tombstone,
 )
 from longboat.repository.bucket_clients import Patience
-from longboat.repository.object_store import ScopedStore
-from tests.unit.mover.disks import BLOCK, write_image
 from tests.unit.mover.test_restore_qcow2 import read_qcow2
 
-SHOP, BLOG = "cluster-1/aaaa-shop", "cluster-1/bbbb-blog"
-SIZE = 40 * BLOCK
-WHEN = datetime(2026, 11, 22, 3, 30, tzinfo=UTC)
+from .repo_world import BLOG, SHOP, SIZE, STATE, WHEN, Capture, World, world
 
-STATE = "tpm-efi.state"
-
-
-class World:
-    """A store in a folder with two namespaces' repositories; that of the shop has a backup of two disks."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        (folder / "store").mkdir()
-        self.settings = StoreSettings(type="folder", path=str(folder / "store"), prefix="prod")
-        self.key, self.pair = generate_store_key(), generate_recovery_pair()
-        self.key_file = self.write("key", self.key)
-        self.shop = self.repository(SHOP)
-        self.blog = self.repository(BLOG)
-        self.images: dict[str, bytes] = {}
-        self.backup(self.shop, SHOP, "db-1", "data", "root")
-        self.backup(self.blog, BLOG, "web-1", "data")
-
-    def repository(self, path: str) -> Any:
-        recovery = parse_recovery_public(self.pair.public)
-        return open_or_create_repository(open_store(self.settings), path, parse_store_key(self.key), recovery)
-
-    def write(self, name: str, text: str) -> Path:
-        (self.folder / name).write_text(text)
-        return self.folder / name
-
-    def backup(self, repository: Any, path: str, name: str, *disks: str) -> None:
-        references = []
-        for disk in disks:
-            content = {0: f"{name} {disk}".encode() * 3000, 30 * BLOCK: b"end"}
-            source = write_image(self.folder / "source", content, SIZE)
-            self.images[f"{name} {disk}"] = (source / "disk.img").read_bytes()
-            job = ExportJob(
-                store=self.settings,
-                repository_path=path,
-                master_key=base64.b64encode(repository.master_key).decode(),
-                source_path=str(source),
-                disk=DiskIdentity(disk_key=f"{name}-{disk}", claim_name=f"claim-{disk}"),
-                backup_name=name,
-                created=WHEN,
-                block_size=BLOCK,
-                workers=1,
-                content="Archive" if disk == STATE else "Disk",
-            )
-            result = run_export(job, emit=lambda _: None)
-            references.append(reference_to(read_disk_manifest(repository, result.manifest), disk))
-        metadata = {
-            "diskBackup": {"namespace": path.split("-")[-1], "spec": {"policyRef": {"name": "daily"}}},
-            "status": {"consistency": "Application", "sameMoment": True, "virtualMachine": "db"},
-        }
-        expiry = {"retention": {"keepFor": "30d", "keepLast": 3}, "hold": False}
-        write_backup_manifest(repository, name, WHEN, references, expiry, metadata)
-
-    def __call__(self, *arguments: object, key: Path | None = None) -> int:
-        store = ["--folder", str(self.folder / "store"), "--prefix", "prod", "--key-file", str(key or self.key_file)]
-        return repo.main([*map(str, arguments), *store])
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path)
-
-
-Capture = pytest.CaptureFixture[str]
+__all__ = ["world"]
 
 
 def test_list_tells_namespaces_backups_and_what_is_deleted(world: World, capsys: Capture) -> None:
@@ -271,83 +187,6 @@ def test_a_damaged_pack_is_told_with_its_place_and_leaves_no_file(world: World, 
     assert not (world.folder / "out").exists()
 
 
-def test_verify_finds_damage_and_names_whom_it_hurts(world: World, capsys: Capture) -> None:
-    assert world("verify", "--share", "100", "-o", "json") == 0
-    reports = json.loads(capsys.readouterr().out)
-    assert [(each["repository"], each["state"]) for each in reports] == [(SHOP, "ok"), (BLOG, "ok")]
-    assert world("verify", "web-1", "--share", "100%") == 0
-    assert "bbbb-blog: ok" in capsys.readouterr().out
-    for pack in (world.folder / "store/prod" / BLOG).glob("packs/*/*"):
-        data = bytearray(pack.read_bytes())
-        data[70] ^= 1
-        pack.write_bytes(data)
-    assert world("verify", "--share", "100", "--no-record") == 1
-    text = capsys.readouterr().out
-    assert "backup web-1 is damaged" in text and "disk data: " in text and "aaaa-shop: ok" in text
-    assert not list((world.folder / "store").rglob("damage/*"))
-    assert world("verify", "none") == 1
-    with pytest.raises(SystemExit, match="2"):
-        world("verify", "--share", "101")
-
-
-def _orphan(world: World, age: timedelta) -> Path:
-    """Return a pack that nothing refers to, written that long ago."""
-    pack = next((world.folder / "store/prod" / SHOP).glob("packs/*/*"))
-    orphan = pack.with_name(pack.name[:2] + "0" * 30)
-    orphan.write_bytes(pack.read_bytes())
-    when = (datetime.now(UTC) - age).timestamp()
-    os.utime(orphan, (when, when))
-    return orphan
-
-
-def test_prune_deletes_only_if_it_is_told_to_and_leaves_the_operator_in_charge(world: World, capsys: Capture) -> None:
-    orphan, token = _orphan(world, timedelta(days=9)), "the operator's"
-    advance_epoch(world.shop, set(), token)
-    everything = sorted((world.folder / "store").rglob("*"))
-    for arguments in ([], ["--yes", "--dry-run"]):
-        assert world("prune", *arguments) == 0
-        assert "1 objects" in (text := capsys.readouterr().out) and "--yes does it" in text
-        assert sorted((world.folder / "store").rglob("*")) == everything
-    assert world("prune", "--yes", "-o", "json") == 0
-    shop, blog = json.loads(capsys.readouterr().out)
-    assert (shop["condemned"]["objects"], blog["condemned"]["objects"], shop["dryRun"]) == (1, 0, False)
-    assert orphan.exists()
-    assert advance_epoch(world.shop, {token}, "next").number > 2
-    assert read_epoch(world.blog) is None
-    assert world("verify", "--share", "100") == 0
-
-
-def test_prune_by_hand_says_that_versions_and_locks_are_left_alone(
-    world: World, capsys: Capture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert world("prune", "--yes") == 0
-    assert "locks" not in capsys.readouterr().out
-    monkeypatch.setattr(ScopedStore, "describe", lambda _: "s3://bucket/prod at https://s3.example.com")
-    assert world("prune") == 0
-    assert "locks" not in capsys.readouterr().out
-    assert world("prune", "--yes") == 0
-    assert "locks were not extended" in capsys.readouterr().out
-    assert world("prune", "--yes", "-o", "json") == 0
-    assert all("locks were not extended" in each["note"] for each in json.loads(capsys.readouterr().out))
-
-
-def test_prune_of_most_of_a_repository_asks(world: World, capsys: Capture) -> None:
-    for pack in (world.folder / "store/prod" / SHOP).glob("*/*/*"):
-        os.utime(pack, (0, 0))
-    for folder in ("disks", "backups"):
-        shutil.rmtree(world.folder / "store/prod" / SHOP / folder)
-    assert world("prune", "--yes") == 0
-    assert "--allow-most" in capsys.readouterr().out
-    assert world("prune", "--yes", "--allow-most", "-o", "json") == 0
-    shop, _ = json.loads(capsys.readouterr().out)
-    assert shop["condemned"]["objects"] > 0 and shop["postponed"] is None
-
-
-def test_prune_does_not_shorten_the_grace_that_writers_rely_on(world: World, capsys: Capture) -> None:
-    assert world("prune", "--grace", "5m") == world("prune", "--grace", "soon") == 2
-    assert "writers at work" in capsys.readouterr().err
-
-
 def test_a_store_that_is_away_is_worth_another_try(
     world: World, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -357,110 +196,6 @@ def test_a_store_that_is_away_is_worth_another_try(
     monkeypatch.setattr(repo, "open_store", lambda settings: open_store(settings, patient))
     assert repo.run(parser().parse_args(arguments), environment) == 3
     assert "no connection" in capsys.readouterr().err
-
-
-def _settings(*arguments: str, **environment: str) -> StoreSettings:
-    return store_settings(parser().parse_args(["list", *arguments]), environment)
-
-
-def test_the_store_comes_from_flags_variables_or_a_file(tmp_path: Path) -> None:
-    keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
-    (tmp_path / "ca.pem").write_text("certificate")
-    found = _settings("--bucket", "b", "--prefix", "p", AWS_ENDPOINT_URL="https://s", AWS_REGION="r", **keys)
-    assert (found.endpoint, found.region, found.bucket, found.prefix) == ("https://s", "r", "b", "p")
-    found = _settings(
-        LONGBOAT_ENDPOINT="https://t", LONGBOAT_BUCKET="c", AWS_CA_BUNDLE=str(tmp_path / "ca.pem"), **keys
-    )
-    assert (found.endpoint, found.bucket, found.ca_pem) == ("https://t", "c", "certificate")
-    (tmp_path / "store.json").write_text('{"type": "s3", "endpoint": "https://u", "bucket": "d"}')
-    found = _settings("--store", str(tmp_path / "store.json"), "--bucket", "e", **keys)
-    assert (found.endpoint, found.bucket) == ("https://u", "e")
-    assert _settings("--folder", str(tmp_path), AWS_REGION="r").path == str(tmp_path)
-
-
-def test_other_services_have_their_own_variables(tmp_path: Path) -> None:
-    (tmp_path / "google.json").write_text('{"client_email": "a@b", "private_key": "k"}')
-    mixed = {"AWS_ENDPOINT_URL": "https://s", "AWS_SESSION_TOKEN": "t", "AWS_ACCESS_KEY_ID": "a"}
-    google = mixed | {"GOOGLE_APPLICATION_CREDENTIALS": str(tmp_path / "google.json")}
-    found = _settings("--type", "gcs", "--bucket", "b", **google)
-    assert (found.url, found.endpoint, found.access_key_id) == ("gs://b", "", "")
-    azure = mixed | {"AZURE_STORAGE_ACCOUNT": "acme", "AZURE_STORAGE_KEY": base64.b64encode(b"k").decode()}
-    found = _settings(LONGBOAT_STORE_TYPE="azure", LONGBOAT_BUCKET="c", LONGBOAT_PREFIX="p", **azure)
-    assert (found.url, found.endpoint) == ("azure://acme/c/p", "")
-    assert _settings("--type", "azure", "--account", "other", "--bucket", "c", **azure).account == "other"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "environment", "words"),
-    [
-        ((), {}, "endpoint"),
-        (("--type", "gcs", "--bucket", "b"), {}, "GOOGLE_APPLICATION_CREDENTIALS"),
-        (("--type", "azure", "--bucket", "b"), {}, "AZURE_STORAGE_ACCOUNT"),
-        (("--endpoint", "http://plain", "--bucket", "b"), {}, "plain HTTP"),
-        (("--endpoint", "https://s", "--bucket", "b"), {}, "AWS_ACCESS_KEY_ID"),
-        (("--endpoint", "https://s", "--bucket", "b"), {"AWS_SESSION_TOKEN": "t"}, "temporary credentials"),
-        (("--store", "/nowhere"), {}, "--store /nowhere"),
-        (("--folder", "/x", "--prefix", "../up"), {}, "--prefix"),
-        (("--ca-file", "/nowhere", "--endpoint", "https://s", "--bucket", "b"), {}, "--ca-file"),
-    ],
-)
-def test_a_store_that_cannot_be_meant_is_told(
-    arguments: tuple[str, ...], environment: dict[str, str], words: str
-) -> None:
-    with pytest.raises(UsageError, match=words):
-        _settings(*arguments, **environment)
-
-
-def test_a_rotated_key_opens_everything_and_the_old_one_stays_until_it_is_taken_away(
-    world: World, capsys: Capture
-) -> None:
-    new = world.write("new", generate_store_key())
-    assert world("key", "rotate", "--new-key-file", new) == 0
-    assert world("key", "rotate", "--new-key-file", new) == 0
-    capsys.readouterr()
-    assert world("key", "list", "-o", "json", key=new) == 0
-    for each in json.loads(capsys.readouterr().out):
-        assert sorted(recipient["kind"] for recipient in each["recipients"]) == ["recovery", "store", "store"]
-    assert world("key", "rotate", "--new-key-file", new, "--remove-old") == 2
-    assert world("list") == 0
-    assert world("key", "rotate", "--new-key-file", new, "--remove-old", "--yes") == 0
-    assert world("list") == 1
-    assert world("restore", "web-1", world.folder / "out", key=new) == 0
-    assert world("list", key=world.write("recovery", world.pair.secret)) == 0
-    capsys.readouterr()
-    assert world("key", "list", key=new) == 0
-    assert capsys.readouterr().out.count("store") == 2
-
-
-def test_no_old_key_goes_before_the_new_one_was_seen_to_open(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("longboat.cli.repo_key.add_store_key", lambda *_: None)
-    new = world.write("new", generate_store_key())
-    assert world("key", "rotate", "--new-key-file", new, "--remove-old", "--yes") == 1
-    assert world("list") == 0
-
-
-def test_a_lost_key_is_replaced_with_the_recovery_secret(world: World) -> None:
-    new, secret = world.write("new", generate_store_key()), world.write("recovery", world.pair.secret)
-    assert world("key", "rotate", "--new-key-file", new, "--remove-old", "--yes", key=secret) == 0
-    assert world("list", key=new) == 0
-    assert world("list") == 1
-
-
-def test_a_recovery_recipient_is_added_once(world: World, capsys: Capture) -> None:
-    pair = generate_recovery_pair()
-    for _ in range(2):
-        assert world("key", "rotate", "--recovery-recipient", pair.public) == 0
-    assert world("list", key=world.write("second", pair.secret)) == 0
-    capsys.readouterr()
-    assert world("key", "list", "-o", "json") == 0
-    assert [len(each["recipients"]) for each in json.loads(capsys.readouterr().out)] == [3, 3]
-
-
-def test_no_repository_is_rotated_if_one_does_not_open(world: World) -> None:
-    open_or_create_repository(open_store(world.settings), "cluster-1/cccc", parse_store_key(generate_store_key()))
-    before = sorted((world.folder / "store").rglob("keys/*/*"))
-    assert world("key", "rotate", "--new-key-file", world.write("new", generate_store_key())) == 1
-    assert sorted((world.folder / "store").rglob("keys/*/*")) == before
 
 
 def test_expiry_is_told_in_words() -> None:

@@ -9,7 +9,7 @@ import pytest
 from longboat.repository import list_backups, read_disk_manifest
 from longboat.repository.map_reader import MapReader
 
-from .test_repo import SHOP, SIZE, Capture, World, world
+from .repo_world import SHOP, SIZE, Capture, World, world
 
 __all__ = ["world"]
 

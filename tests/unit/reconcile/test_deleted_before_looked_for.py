@@ -13,8 +13,8 @@ from longboat.reconcile import trash, trash_notes
 from longboat.reconcile.dispatch import reconcile_disk_backup
 from longboat.reconcile.repositories import StoreProblemError
 from tests.fakes.cluster import KillAt, Killed
+from tests.unit.reconcile.deletion_world import UNREACHABLE, add_backup, buried, user_deletes
 from tests.unit.reconcile.policy_world import SHOP, Clock, FolderRepositories, World
-from tests.unit.reconcile.test_deletion_and_expiry import UNREACHABLE, add_backup, buried, user_deletes
 
 REFUSED = StoreProblemError("WrongCredentials", "who are you?", retryable=False)
 

@@ -11,8 +11,8 @@ import pytest
 from longboat.kube.kinds import BACKUP_POLICY, DISK_BACKUP
 from longboat.plan.conditions import find
 from longboat.reconcile import retention, routing
+from tests.unit.reconcile.deletion_world import add_backup, expire, world
 from tests.unit.reconcile.policy_world import SHOP, World
-from tests.unit.reconcile.test_deletion_and_expiry import add_backup, expire, world
 
 __all__ = ["world"]
 

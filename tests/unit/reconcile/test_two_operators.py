@@ -16,8 +16,8 @@ from longboat.reconcile.dispatch import reconcile_disk_backup, sweep_trash
 from longboat.reconcile.repositories import StoreProblemError
 from longboat.repository import StoreCheck, StoreProblem, generate_store_key, read_epoch
 from tests.fakes.cluster import KillAt, Killed
+from tests.unit.reconcile.deletion_world import add_backup, buried, repository, settle, user_deletes
 from tests.unit.reconcile.policy_world import SHOP, SYSTEM, Clock, FolderRepositories, World
-from tests.unit.reconcile.test_deletion_and_expiry import add_backup, buried, repository, settle, user_deletes
 
 WORKS = StoreCheck(StoreProblem.NONE, "works", timedelta(0))
 

@@ -1,0 +1,95 @@
+"""`longboat repo verify` and `prune`: damage is named, and nothing is deleted unasked."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from longboat.repository import advance_epoch, read_epoch
+from longboat.repository.object_store import ScopedStore
+
+from .repo_world import BLOG, SHOP, Capture, World, world
+
+__all__ = ["world"]
+
+
+def test_verify_finds_damage_and_names_whom_it_hurts(world: World, capsys: Capture) -> None:
+    assert world("verify", "--share", "100", "-o", "json") == 0
+    reports = json.loads(capsys.readouterr().out)
+    assert [(each["repository"], each["state"]) for each in reports] == [(SHOP, "ok"), (BLOG, "ok")]
+    assert world("verify", "web-1", "--share", "100%") == 0
+    assert "bbbb-blog: ok" in capsys.readouterr().out
+    for pack in (world.folder / "store/prod" / BLOG).glob("packs/*/*"):
+        data = bytearray(pack.read_bytes())
+        data[70] ^= 1
+        pack.write_bytes(data)
+    assert world("verify", "--share", "100", "--no-record") == 1
+    text = capsys.readouterr().out
+    assert "backup web-1 is damaged" in text and "disk data: " in text and "aaaa-shop: ok" in text
+    assert not list((world.folder / "store").rglob("damage/*"))
+    assert world("verify", "none") == 1
+    with pytest.raises(SystemExit, match="2"):
+        world("verify", "--share", "101")
+
+
+def _orphan(world: World, age: timedelta) -> Path:
+    """Return a pack that nothing refers to, written that long ago."""
+    pack = next((world.folder / "store/prod" / SHOP).glob("packs/*/*"))
+    orphan = pack.with_name(pack.name[:2] + "0" * 30)
+    orphan.write_bytes(pack.read_bytes())
+    when = (datetime.now(UTC) - age).timestamp()
+    os.utime(orphan, (when, when))
+    return orphan
+
+
+def test_prune_deletes_only_if_it_is_told_to_and_leaves_the_operator_in_charge(world: World, capsys: Capture) -> None:
+    orphan, token = _orphan(world, timedelta(days=9)), "the operator's"
+    advance_epoch(world.shop, set(), token)
+    everything = sorted((world.folder / "store").rglob("*"))
+    for arguments in ([], ["--yes", "--dry-run"]):
+        assert world("prune", *arguments) == 0
+        assert "1 objects" in (text := capsys.readouterr().out) and "--yes does it" in text
+        assert sorted((world.folder / "store").rglob("*")) == everything
+    assert world("prune", "--yes", "-o", "json") == 0
+    shop, blog = json.loads(capsys.readouterr().out)
+    assert (shop["condemned"]["objects"], blog["condemned"]["objects"], shop["dryRun"]) == (1, 0, False)
+    assert orphan.exists()
+    assert advance_epoch(world.shop, {token}, "next").number > 2
+    assert read_epoch(world.blog) is None
+    assert world("verify", "--share", "100") == 0
+
+
+def test_prune_by_hand_says_that_versions_and_locks_are_left_alone(
+    world: World, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert world("prune", "--yes") == 0
+    assert "locks" not in capsys.readouterr().out
+    monkeypatch.setattr(ScopedStore, "describe", lambda _: "s3://bucket/prod at https://s3.example.com")
+    assert world("prune") == 0
+    assert "locks" not in capsys.readouterr().out
+    assert world("prune", "--yes") == 0
+    assert "locks were not extended" in capsys.readouterr().out
+    assert world("prune", "--yes", "-o", "json") == 0
+    assert all("locks were not extended" in each["note"] for each in json.loads(capsys.readouterr().out))
+
+
+def test_prune_of_most_of_a_repository_asks(world: World, capsys: Capture) -> None:
+    for pack in (world.folder / "store/prod" / SHOP).glob("*/*/*"):
+        os.utime(pack, (0, 0))
+    for folder in ("disks", "backups"):
+        shutil.rmtree(world.folder / "store/prod" / SHOP / folder)
+    assert world("prune", "--yes") == 0
+    assert "--allow-most" in capsys.readouterr().out
+    assert world("prune", "--yes", "--allow-most", "-o", "json") == 0
+    shop, _ = json.loads(capsys.readouterr().out)
+    assert shop["condemned"]["objects"] > 0 and shop["postponed"] is None
+
+
+def test_prune_does_not_shorten_the_grace_that_writers_rely_on(world: World, capsys: Capture) -> None:
+    assert world("prune", "--grace", "5m") == world("prune", "--grace", "soon") == 2
+    assert "writers at work" in capsys.readouterr().err
