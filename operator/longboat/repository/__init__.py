@@ -7,7 +7,8 @@ The bytes are described in docs/reference/repository-format.md. Where things are
   implement it.
   `versioned_store`, `write_once` (with `s3_versions`, `s3_requests`): S3 buckets that keep versions and locks.
 - `key_text`: keys as text for Secrets and safes. `wrapping`: the master key, wrapped for its recipients.
-- `repository`: opening and creating. `backups`: manifests, written and found. `tombstones`: deletion, undo, sweep.
+- `repository`: opening and creating. `generations`: a namespace's repositories, one for each master key; `closing`:
+  what is still believed in an old one. `backups`: manifests, written and found. `tombstones`: deletion, undo, sweep.
   `leases`, `epoch`: how writers and removers stay out of each other's way. `parents`: what an export builds on.
 - `verify` (and `verify_*`): is everything there and whole; `damage`: what is not, remembered; `copies`: healing.
 - `prune`: deleting what nothing refers to; `mark` (what manifests refer to), `roots`, `condemned`, `clutter` are its
@@ -41,8 +42,25 @@ if TYPE_CHECKING:
     )
     from .bucket_clients import Patience
     from .check import MAX_SKEW, Rights, StoreCheck, StoreProblem, check_store
+    from .closing import (
+        Closing,
+        find_backup_in_time,
+        late_manifests,
+        require_none_late,
+        require_on_time,
+    )
     from .epoch import Epoch, advance_epoch, epoch_time, read_epoch
     from .errors import RepositoryError, StoreError
+    from .generations import (
+        Generations,
+        find_generations,
+        generation_name,
+        generations_in,
+        open_newest,
+        open_or_create_newest,
+        parse_generation,
+        rotate_master_key,
+    )
     from .key_text import (
         RecoveryPair,
         generate_recovery_pair,
@@ -97,6 +115,19 @@ _HOMES = {
     "StoreCheck": "check",
     "StoreProblem": "check",
     "check_store": "check",
+    "Closing": "closing",
+    "find_backup_in_time": "closing",
+    "late_manifests": "closing",
+    "require_none_late": "closing",
+    "require_on_time": "closing",
+    "Generations": "generations",
+    "find_generations": "generations",
+    "generation_name": "generations",
+    "generations_in": "generations",
+    "open_newest": "generations",
+    "open_or_create_newest": "generations",
+    "parse_generation": "generations",
+    "rotate_master_key": "generations",
     "Epoch": "epoch",
     "advance_epoch": "epoch",
     "epoch_time": "epoch",
@@ -157,11 +188,13 @@ __all__ = [
     "SECRETS",
     "Asked",
     "BackupManifest",
+    "Closing",
     "DiskIdentity",
     "DiskManifest",
     "DiskReference",
     "DiskStatistics",
     "Epoch",
+    "Generations",
     "ObjectInfo",
     "ObjectStore",
     "Patience",
@@ -186,20 +219,28 @@ __all__ = [
     "check_store",
     "epoch_time",
     "find_backup",
+    "find_backup_in_time",
     "find_disk_manifest",
+    "find_generations",
     "generate_recovery_pair",
     "generate_store_key",
+    "generation_name",
+    "generations_in",
     "has_tombstone",
     "holds_backup",
     "keep_write_once",
+    "late_manifests",
     "list_backups",
     "list_disk_manifests",
     "loopback_host",
+    "open_newest",
+    "open_or_create_newest",
     "open_or_create_repository",
     "open_repository",
     "open_store",
     "open_with_master_key",
     "open_with_recovery",
+    "parse_generation",
     "parse_recovery_public",
     "parse_recovery_secret",
     "parse_store_key",
@@ -209,6 +250,9 @@ __all__ = [
     "read_tombstones",
     "reference_to",
     "remove_tombstone",
+    "require_none_late",
+    "require_on_time",
+    "rotate_master_key",
     "stale_markers",
     "sweep_tombstones",
     "update_backup_expiry",

@@ -163,3 +163,16 @@ class LeaseLostError(RepositoryError):
 
     reason = "LeaseLost"
     retryable = True
+
+
+class GenerationConflictError(RepositoryError):
+    """A namespace's newest repository is another one than was expected: somebody else has rotated its key."""
+
+    reason = "GenerationConflict"
+    retryable = True
+
+
+class LateManifestError(RepositoryError):
+    """A manifest was written after its repository had been closed: forged with a leaked key, or by a late export."""
+
+    reason = "LateManifest"

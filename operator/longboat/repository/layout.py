@@ -37,6 +37,7 @@ LEASES = "leases/"
 DAMAGE = "damage/"
 CONDEMNED = "condemned/"
 REWRITE = "rewrite/"
+CLOSED = "closed/"
 
 _TIME = "%Y%m%dT%H%M%SZ"
 _DISK_NAME = re.compile(r"^disks/([0-9a-f]{32})/([0-9]{8}T[0-9]{6}Z)-([0-9a-f]{32})$")
@@ -44,6 +45,7 @@ _PACK_NAME = re.compile(r"^(packs|maps)/([0-9a-f]{2})/(\2[0-9a-f]{30})$")
 _LEASE_NAME = re.compile(r"^leases/([0-9a-f]{32})/([0-9]{6})$")
 _CONDEMNED_NAME = re.compile(r"^condemned/([0-9a-f]{32})$")
 _REWRITE_NAME = re.compile(r"^rewrite/([0-9a-f]{32})/([0-9a-f]{32})$")
+_CLOSING_NAME = re.compile(r"^closed/([0-9a-f]{32})$")
 _BACKUP_NAME = re.compile(r"^backups/([0-9a-f]{32})/([0-9]{6})$")
 
 
@@ -59,6 +61,7 @@ class Kind(IntEnum):
     DAMAGE = 7
     CONDEMNED = 8
     REWRITE = 9
+    CLOSING = 10
 
 
 def pack_name(kind: Kind, object_id: bytes) -> str:
@@ -99,6 +102,17 @@ def split_rewrite_name(name: str) -> tuple[str, bytes] | None:
     """Return disk hash and object id of a rewrite list's name, or None if it is not one."""
     match = _REWRITE_NAME.fullmatch(name)
     return (match[1], bytes.fromhex(match[2])) if match else None
+
+
+def closing_name(object_id: bytes) -> str:
+    """Return `closed/<32 hex>`, the name of an object that closes a repository."""
+    return f"{CLOSED}{object_id.hex()}"
+
+
+def split_closing_name(name: str) -> bytes | None:
+    """Return the id of a closing's name, or None if it is not one."""
+    match = _CLOSING_NAME.fullmatch(name)
+    return bytes.fromhex(match[1]) if match else None
 
 
 def disk_manifest_name(disk_hash: str, created: datetime, backup_hash: str) -> str:

@@ -106,6 +106,16 @@ def open_with_master_key(store: ObjectStore, path: str, master: bytes, random: R
     return Repository(scoped, keys, random)
 
 
+def has_repository(store: ObjectStore, path: str) -> bool:
+    """Tell whether there is a repository at a path; RepositoryDamagedError if there is data without a header."""
+    return _read_header(ScopedStore(store, path)) is not None
+
+
+def repository_id_at(store: ObjectStore, path: str) -> str:
+    """Return the id that the header at a path says, 32 hexadecimal digits; no key is needed."""
+    return _require_header(ScopedStore(store, path)).repository_id
+
+
 def add_store_key(repository: Repository, new_store_key: bytes) -> None:
     """Wrap the master key for another store key as well, so that the Secret can be changed to it."""
     wrap = WrapKey.of_store(new_store_key)
