@@ -74,6 +74,18 @@ class HandOver(Model):
     done: bool = Field(False, description="The copy is the only owner of the snapshot.")
 
 
+class Distrust(Model):
+    """Why the CSI driver of a disk is not asked what has changed."""
+
+    found_by: str = Field(description="DiskBackup that caught the driver leaving out changes of the disk.")
+    found_at: Time = Field(description="When.")
+    left: int | None = Field(
+        None,
+        description="For how many further backups of the disk the driver is not asked; absent: until an administrator"
+        " says that it can be trusted.",
+    )
+
+
 class DiskResult(Model):
     """One disk of the backup."""
 
@@ -122,6 +134,11 @@ class DiskResult(Model):
     )
     mismatch: str | None = Field(
         None, description="What the CSI driver had called unchanged and was not; everything was read for it."
+    )
+    distrust: Distrust | None = Field(
+        None,
+        description="The CSI driver was caught leaving out changes of the disk, by this backup or an earlier one:"
+        " everything is read.",
     )
     suspected_by: str | None = Field(
         None,
@@ -226,6 +243,9 @@ class DiskBackupStatus(Status):
         description="The disks, one by one.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
     )
+    driver_distrusted: bool | None = Field(
+        None, description="What is known against the CSI driver of a disk is held here, for the disk's later backups."
+    )
     logical_bytes: int | None = Field(None, description="Size of all disks.")
     read_bytes: int | None = Field(None, description="Bytes read.")
     stored_bytes: int | None = Field(None, description="Bytes that this backup added to the store.")
@@ -281,7 +301,12 @@ class DiskBackup(Resource):
         AGE,
     )
     # A namespace holds the history of all its policies: what is looked for often must not read it all.
-    selectable: ClassVar[tuple[str, ...]] = (".spec.policyRef.name", ".status.virtualMachine", ".status.cleanedUp")
+    selectable: ClassVar[tuple[str, ...]] = (
+        ".spec.policyRef.name",
+        ".status.virtualMachine",
+        ".status.cleanedUp",
+        ".status.driverDistrusted",
+    )
 
     kind: str = "DiskBackup"
     spec: DiskBackupSpec

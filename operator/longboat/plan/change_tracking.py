@@ -116,7 +116,7 @@ def of_policy(
         told.append(f"backups that may hold wrong blocks: {_names([each.name for each in doubtful])}")
     if finders:
         told.append(f"backups that found their CSI driver wrong on what has changed: {_names(finders)}")
-    message = f"{'; '.join(told)}. Report it to the driver's makers; changedBlocks.enabled: false turns tracking off"
+    message = f"{'; '.join(told)}. The next backups of the disk don't ask the driver. Report it to the driver's makers"
     reason = "SuspectBackups" if doubtful else "BlocksDiffer"
     return with_condition(conditions, MISMATCH, "True", reason, message, now=now, generation=generation)
 

@@ -10,6 +10,7 @@ from longboat.api.disk_backup import DiskResult
 from longboat.mover import ExportResult
 from longboat.plan.backup_snapshots import labels_of
 from longboat.plan.change_tracking import MISMATCH
+from longboat.plan.driver_trust import DISTRUSTED, told
 from longboat.plan.hand_over import key_of
 from longboat.plan.mover import ATTEMPT, LOST
 from longboat.plan.names import DISK, DISK_KEY, child_name, digest, joined
@@ -82,10 +83,10 @@ def distrusted(result: ExportResult) -> str | None:
 
 def completed(disk: DiskResult, result: ExportResult) -> DiskResult:
     """Return the disk as the result of its export says."""
-    if distrusted(result) == MISMATCH:
-        disk = with_mismatch(disk, result.note)
-    # An earlier attempt may have found out; this one was told, and says nothing of it.
+    # An earlier attempt, or backup, may have found out; this one was told, and says nothing of it.
     earlier = disk.mismatch if disk.mismatch and disk.mismatch not in result.note else None
+    if disk.distrust and distrusted(result) == DISTRUSTED:
+        earlier = told(disk.distrust)
     return disk.model_copy(
         update={
             "phase": "Completed",

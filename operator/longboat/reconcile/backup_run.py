@@ -12,6 +12,7 @@ from longboat.api.disk_backup import DiskBackupStatus, DiskPhase, DiskResult
 from longboat.kube.kinds import DISK_BACKUP
 from longboat.kube.port import ConflictError, NotFoundError
 from longboat.plan import kstatus
+from longboat.plan.driver_trust import is_distrusted
 from longboat.plan.problem import Problem
 from longboat.reconcile.context import Context
 from longboat.reconcile.objects import load, reference
@@ -62,7 +63,8 @@ class Run:
         """Write changes to one disk, and return it as it is then."""
         changed = disk.model_copy(update=changes)
         if changed != disk:
-            self.write(disks=replaced(self.disks, [changed]))
+            disks = replaced(self.disks, [changed])
+            self.write(disks=disks, driver_distrusted=is_distrusted(disks))
         return changed
 
     def fail(self, disk: DiskResult, problem: Problem) -> DiskResult:

@@ -17,6 +17,7 @@ from longboat.plan.backoff import look_again
 from longboat.plan.backup import expiry_rule, percent
 from longboat.plan.backup_snapshots import is_ours, name_taken
 from longboat.plan.change_tracking import MISMATCH
+from longboat.plan.driver_trust import DISTRUSTED
 from longboat.plan.export import (
     PENDING_PATIENCE,
     PENDING_TOLD,
@@ -28,7 +29,6 @@ from longboat.plan.export import (
     most_attempts,
     retry_delay,
     secret_name,
-    with_mismatch,
 )
 from longboat.plan.hand_over import claim_name, export_claim, key_of
 from longboat.plan.mover import ATTEMPT, Mover, hung, mount_path, standing_since
@@ -36,7 +36,7 @@ from longboat.plan.names import DISK, OWNER_NAMESPACE
 from longboat.plan.new_volume import is_bound
 from longboat.plan.problem import Problem
 from longboat.plan.state import LEFT_OUT
-from longboat.reconcile import base_snapshots, suspects
+from longboat.reconcile import base_snapshots, driver_trust, suspects
 from longboat.reconcile import mover as movers
 from longboat.reconcile.backup_cleanup import clean_disk
 from longboat.reconcile.backup_run import LATER, SOON, Run
@@ -119,6 +119,8 @@ def _start(run: Run, disk: DiskResult) -> None:
     if full := movers.crowded(run.ctx.cluster, "export", job_name(disk), namespace, settings, run.ctx.now()):
         _wait_for_room(run, disk, full)
         return
+    # Written before the Job is made, so that all who look at it tell it the same.
+    disk = driver_trust.judged(run, disk)
     mover = _mover(run, disk)
     if mover is None:
         return
@@ -156,8 +158,9 @@ def _mover(run: Run, disk: DiskResult) -> Mover | None:
     access = open_repository(run, [disk])
     if access is None:
         return None
-    # A driver that an attempt found wrong is not asked again: the next audit might see nothing, and believe it.
-    changes, audience = (None, "") if disk.mismatch else base_snapshots.asked(run.ctx, run.backup, disk)
+    # A driver that was found wrong is not asked again: the next audit might see nothing, and believe it.
+    distrust = MISMATCH if disk.mismatch else DISTRUSTED if disk.distrust else None
+    changes, audience = (None, "") if distrust else base_snapshots.asked(run.ctx, run.backup, disk)
     job = ExportJob(
         store=access.settings,
         repository_path=access.path,
@@ -169,7 +172,7 @@ def _mover(run: Run, disk: DiskResult) -> Mover | None:
         expiry=expiry_rule(run.backup, run.status.retention) if run.status.retention else None,
         snapshot_handle=disk.hand_over.snapshot_handle if disk.hand_over else "",
         changes=changes,
-        distrust=MISMATCH if disk.mismatch else None,
+        distrust=distrust,
         audit_share=run.ctx.settings.audit_percent / 100,
         full_read_every=run.ctx.settings.full_read_every,
         dedupe=run.status.store.dedupe if run.status.store else "Disk",
@@ -298,13 +301,16 @@ def _succeeded(run: Run, disk: DiskResult, state: movers.MoverState) -> None:
         _failed(run, disk, Failure(reason="ResultUnreadable", message=str(error)[:500], retryable=True))
         return
     result = result.model_copy(update={"note": _note(run, result)})
+    before, reason = disk, distrusted(result)
+    if reason == MISMATCH:
+        disk = driver_trust.caught(run, disk, result.note)
     done = completed(disk, result)
     if done.mismatch:
         suspects.mark(run, [done])
-    run.update(disk, **{name: getattr(done, name) for name in type(done).model_fields})
+    run.update(before, **{name: getattr(done, name) for name in type(done).model_fields})
     run.event("Normal", "DiskExported", f"disk {disk.name!r}: {result.stored_bytes} bytes stored ({result.mode})")
-    if (reason := distrusted(result)) and not disk.mismatch:
-        message = f"disk {disk.name!r} was read as a whole, its CSI driver could not be relied on: {result.note}"
+    if reason and not before.mismatch:
+        message = f"disk {disk.name!r} was read as a whole, its CSI driver could not be relied on: {done.message}"
         run.event("Warning", reason, message)
 
 
@@ -325,7 +331,7 @@ def _failed(run: Run, disk: DiskResult, failure: Failure) -> None:
     failure = failure.model_copy(update={"message": for_namespace(store, failure.reason, failure.message)})
     if failure.reason == MISMATCH:
         # Written below, together with all that follows; the Job is there, and says it again, until then.
-        disk = with_mismatch(disk, failure.message)
+        disk = driver_trust.caught(run, disk, failure.message)
         suspects.mark(run, [disk])
     attempt, most = disk.attempts or 1, most_attempts(disk)
     if not failure.retryable or attempt >= most:

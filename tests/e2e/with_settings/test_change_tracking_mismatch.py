@@ -73,7 +73,11 @@ def test_what_had_relied_on_the_driver_is_suspect_and_what_comes_after_is_not(
     suspects = {name: disk_of(place, each).get("suspectedBy") for name, each in backups.items()}
     # The first one was told by the driver what is allocated: nobody has read the rest.
     assert suspects == {"full": finder, "told": finder, "found": None, "after": None}
-    assert disk_of(place, backups["after"])["mode"] == "Incremental"
+    after = disk_of(place, backups["after"])
+    assert (after["mode"], after["fullReason"], after["sinceFullRead"]) == ("Full", "ChangeTrackingDistrusted", 0), (
+        after
+    )
+    assert after["distrust"]["foundBy"] == finder, after
     for name in ("full", "told"):
         place.condition("diskbackup", backups[name]["metadata"]["name"], "Suspect")("ChangeTrackingMismatch")
     said = place.condition("backuppolicy", "daily", "ChangeTrackingMismatch")("SuspectBackups")
