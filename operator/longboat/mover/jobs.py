@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
-from pydantic import ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
+from pydantic import AwareDatetime, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
 
 from longboat.repository import DEFAULT_BLOCK_SIZE, DEFAULT_GRACE, MIN_GRACE, DiskIdentity, StoreSettings
 from longboat.repository.wire import Wire
@@ -134,6 +134,8 @@ class PruneJob(_Job):
     it noted down earlier: a prune that finds another one ends, as another operator expires data here. A dry run needs
     neither, and deletes and writes nothing. Nothing is condemned if more than half would be, unless it is `allowed`:
     what an earlier prune asked about, and somebody has given leave for. If it is notably more by now, it asks again.
+    `closed` is since when the repository is closed by a newer one, if it is: the prune ends if it finds a manifest that
+    came too late after that. Only who has the newer one's key can tell, and a mover has not.
     """
 
     dry_run: bool = False
@@ -141,6 +143,7 @@ class PruneJob(_Job):
     grace_seconds: int = Field(default=int(DEFAULT_GRACE.total_seconds()), ge=int(MIN_GRACE.total_seconds()))
     token: str = Field(default="", max_length=1024)
     known_tokens: tuple[str, ...] = ()
+    closed: AwareDatetime | None = None
 
     @model_validator(mode="after")
     def _has_token(self) -> Self:

@@ -61,6 +61,7 @@ def run_prune(
         epoch=None if job.dry_run else _epoch(repository, job),
         dry_run=job.dry_run,
         allow_most=_allowed(job.allowed) if job.allowed else False,
+        closed=job.closed,
         threads=job.workers or 8,
         progress=_Lines(emit, clock).tell,
     )

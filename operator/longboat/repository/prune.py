@@ -15,6 +15,7 @@ from datetime import datetime, timedelta
 from random import Random
 
 from .check import MAX_SKEW
+from .closing import require_none_late
 from .clutter import old_markers, old_revisions
 from .condemned import MAX_CONDEMNED, CondemnedList, StoredList, read_condemned, write_condemned
 from .damage import record_damage
@@ -126,6 +127,7 @@ def prune(
     epoch: Epoch | None = None,
     dry_run: bool = False,
     allow_most: bool | Asked = False,
+    closed: datetime | None = None,
     threads: int = DEFAULT_THREADS,
     progress: Callable[[PruneProgress], None] = lambda _: None,
 ) -> PruneReport:
@@ -135,11 +137,13 @@ def prune(
     which has stamped the epoch; ClockSkewError if the two clocks disagree. EpochConflictError as soon as another one is
     found. A dry run needs no epoch, takes `now` for the store's time, and writes nothing. Unless `allow_most`, nothing
     is condemned if more than the share MOST of all bytes would be: manifests may be hidden. Leave for what an earlier
-    run `asked` about is leave for notably more neither. DamagedError, UnsupportedFormatError or a StoreError ends the
-    run; what was deleted until then was rightly deleted.
+    run `asked` about is leave for notably more neither. `closed` is since when the repository is closed, if it is:
+    LateManifestError names what was written too late after that, and nothing is deleted. DamagedError,
+    UnsupportedFormatError or a StoreError ends the run; what was deleted until then was rightly deleted.
     """
     if grace < MIN_GRACE:
         raise ValueError(f"grace: expected {MIN_GRACE} or more, so that no writer at work loses a pack; found {grace}")
+    require_none_late(repository, closed)
     run = _Prune(repository, _store_time(repository, now, epoch, dry_run), grace, epoch, dry_run, threads, progress)
     run.run(allow_most)
     return run.report

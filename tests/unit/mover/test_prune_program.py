@@ -13,7 +13,7 @@ import pytest
 from longboat.mover import EXIT_FAILED, EXIT_OK, PruneResult, prune
 from longboat.mover.jobs import PruneJob
 from longboat.repository import StoreSettings, open_store, open_with_master_key, read_epoch
-from longboat.repository.errors import ClockSkewError
+from longboat.repository.errors import ClockSkewError, LateManifestError
 from tests.fakes.object_store import MemoryStore
 
 from .disks import BLOCK, PATH, SETTINGS, export, repository_in, write_image
@@ -102,3 +102,14 @@ def test_clock_of_the_machine_that_is_off_is_an_error(tmp_path: Path) -> None:
     key = repository_in(store).master_key
     with pytest.raises(ClockSkewError):
         prune.run_prune(job(key), store, now=lambda: datetime(2020, 1, 1, tzinfo=UTC))
+
+
+def test_a_job_on_a_closed_repository_ends_at_what_was_written_later(tmp_path: Path) -> None:
+    store = MemoryStore()
+    key = repository_in(store).master_key
+    export(store, key, write_image(tmp_path, {0: b"x" * BLOCK}, 2 * BLOCK), "late")
+    common = {"dryRun": True, "token": ""}
+    closed = store.now - timedelta(hours=1)
+    with pytest.raises(LateManifestError):
+        prune.run_prune(job(key, **common, closed=closed), store, now=lambda: store.now)
+    assert prune.run_prune(job(key, **common), store, now=lambda: store.now).manifests == 1

@@ -61,11 +61,22 @@ class World:
         sweep_tombstones(self.repository, self.store.now, timedelta(0))
         del self.contents[name]
 
-    def prune(self, dry_run: bool = False, grace: timedelta = GRACE, allow_most: bool | Asked = False) -> PruneReport:
+    def prune(
+        self,
+        dry_run: bool = False,
+        grace: timedelta = GRACE,
+        allow_most: bool | Asked = False,
+        closed: datetime | None = None,
+    ) -> PruneReport:
         """Prune with the store's time."""
-        epoch = None if dry_run else advance_epoch(self.repository, {"t"}, "t")
         return prune(
-            self.repository, now=self.store.now, grace=grace, epoch=epoch, dry_run=dry_run, allow_most=allow_most
+            self.repository,
+            now=self.store.now,
+            grace=grace,
+            epoch=None if dry_run else advance_epoch(self.repository, {"t"}, "t"),
+            dry_run=dry_run,
+            allow_most=allow_most,
+            closed=closed,
         )
 
     def names(self, folder: str = "") -> set[str]:
