@@ -29,8 +29,9 @@ _TOLD = 10
 def suspects(finder: DiskBackup, disk: DiskResult, backups: Iterable[DiskBackup]) -> list[DiskBackup]:
     """Return the backups of a disk that relied on its driver before ``finder`` found it wrong, the newest first.
 
-    ``backups`` are those of the namespace. Where the last full read is no longer there, more are returned rather than
-    fewer: what an expired backup had read is not known.
+    ``backups`` are those of the namespace. Each repository has a chain of its own, and a full read for one makes
+    nothing right in another. Where the last full read is no longer there, more are returned rather than fewer: what an
+    expired backup had read is not known.
     """
     moment = _moment(finder, disk)
     found = [
@@ -38,12 +39,18 @@ def suspects(finder: DiskBackup, disk: DiskResult, backups: Iterable[DiskBackup]
         for each in backups
         if each.uid != finder.uid and (its := same_disk(each, disk)) is not None and _moment(each, its) < moment
     ]
-    relied: list[DiskBackup] = []
+    relied, sound = list[DiskBackup](), set[tuple[str, str]]()
     for _, each, its in sorted(found, key=lambda one: (one[0], one[1].name), reverse=True):
         if read_everything(its):
-            break
-        relied.append(each)
+            sound.add(_chain(each))
+        elif _chain(each) not in sound:
+            relied.append(each)
     return relied
+
+
+def _chain(backup: DiskBackup) -> tuple[str, str]:
+    store = backup.status.store
+    return (store.id or store.name, store.repository) if store else ("", "")
 
 
 def same_disk(backup: DiskBackup, disk: DiskResult) -> DiskResult | None:

@@ -104,6 +104,24 @@ def test_backups_that_relied_on_the_driver_are_suspect_back_to_the_last_full_rea
     assert sum(reason == "Suspect" for reason, _ in world.cluster.events) == 2
 
 
+def test_full_read_for_one_store_clears_nothing_of_another(world: BackupWorld) -> None:
+    world.add_store("elsewhere")
+    world.add_policy("far", {"disk": {"virtualMachine": "db", "name": "data"}}, storeRef={"name": "elsewhere"})
+    run(world, "near", {"mode": "Incremental", "sinceFullRead": 4})
+    run(world, "far-1", {"mode": "Incremental", "sinceFullRead": 5}, policy="far")
+    elsewhere(world, "far-1")
+    run(world, "near-full", {"mode": "Full", "fullReason": "ScheduledFullRead", "sinceFullRead": 0})
+    run(world, "found", FOUND, policy="far")
+    assert marked(world) == {"far-1": "found"}
+
+
+def elsewhere(world: BackupWorld, name: str) -> None:
+    """Have a backup be in another repository: all stores of this world are one folder."""
+    its = world.get(DISK_BACKUP, name)
+    its["status"]["store"]["id"] = "another"
+    world.cluster.update_status(its)
+
+
 def test_what_comes_after_is_not_suspect_and_a_second_mismatch_accuses_only_what_came_between(
     world: BackupWorld,
 ) -> None:
