@@ -19,6 +19,7 @@ STATE_LABEL = "persistent-state-for"
 """KubeVirt's label on the claim; the value is the virtual machine's name. It begins the names of these claims, too."""
 LEFT_OUT = ("cbt",)
 """Folders of the volume that are no state: KubeVirt's notes of changed blocks hold for the running disks alone."""
+_TOLD = 5
 NO_STATE_YET = "NoStateYet"
 
 
@@ -32,7 +33,10 @@ def state_disk(vm: Object, vmi: Object | None, claims: Iterable[Object]) -> VmDi
     # A preference may ask for it: only the instance tells, and while there is none, the claim does.
     if not keeps and (running or not (vm.get("spec") or {}).get("preference")):
         return None
-    claim = _mounted(vmi, template_spec(vm).get("volumes") or ()) or _newest(claims)
+    mounted, there = _mounted(vmi, template_spec(vm).get("volumes") or ()), _taken(claims)
+    if mounted is None and len(there) > 1:
+        return VmDisk(STATE, None, _ambiguous(there, bool(running)))
+    claim = mounted or next(iter(there), None)
     if claim is None:
         return _without_claim(running) if keeps else None
     if claim in {disk.claim for disk in vm_disks(vm, vmi)}:
@@ -94,11 +98,21 @@ def _mounted(vmi: Object | None, others: Iterable[Mapping[str, Any]] = ()) -> st
     return None
 
 
-def _newest(claims: Iterable[Object]) -> str | None:
+def _taken(claims: Iterable[Object]) -> list[str]:
+    """Return the names of the claims of which KubeVirt takes one for the state, whichever it finds first."""
     there = [claim for claim in claims if "deletionTimestamp" not in claim["metadata"]]
     # The label wins over the name of old, as with KubeVirt.
-    last = max(there, key=lambda each: (is_state_claim(each), each["metadata"]["creationTimestamp"]), default=None)
-    return str(last["metadata"]["name"]) if last else None
+    return sorted(str(each["metadata"]["name"]) for each in [each for each in there if is_state_claim(each)] or there)
+
+
+def _ambiguous(claims: list[str], running: bool) -> Problem:
+    names = ", ".join(repr(name) for name in claims[:_TOLD]) + (" and more" if len(claims) > _TOLD else "")
+    message = (
+        f"PersistentVolumeClaims {names} all have the label {STATE_LABEL} with the machine's name, and only a running"
+        " machine tells which of them it uses; take the label off all but the one that holds its state"
+    )
+    # A running machine may tell with the next run.
+    return Problem("StateClaimAmbiguous", _sentence(message), final=not running)
 
 
 def _without_claim(running: Mapping[str, Any]) -> VmDisk:

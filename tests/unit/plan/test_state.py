@@ -71,17 +71,27 @@ def test_a_disk_whose_name_looks_like_the_state_is_not_taken_for_it() -> None:
     assert found is not None and found.claim == "real"
 
 
-def test_the_newest_claim_that_stays_is_the_state_and_the_label_wins_over_the_old_name() -> None:
+def test_a_claim_on_its_way_out_is_not_the_state_and_the_label_wins_over_the_old_name() -> None:
     claims = [
-        claim("persistent-state-for-db-a"),
         claim("persistent-state-for-db-b", "2026-02-01T00:00:00Z"),
         claim("persistent-state-for-db-c", "2026-03-01T00:00:00Z", deletionTimestamp="2026-03-02T00:00:00Z"),
         claim("persistent-state-for-db", "2026-04-01T00:00:00Z", label=None),
     ]
     found = state_disk(machine(TPM), None, claims)
     assert found is not None and found.claim == "persistent-state-for-db-b"
-    found = state_disk(machine(TPM), None, claims[3:])
+    found = state_disk(machine(TPM), None, claims[2:])
     assert found is not None and found.claim == "persistent-state-for-db"
+
+
+@pytest.mark.parametrize(("vmi", "final"), [(None, True), (instance(TPM), False)])
+def test_of_two_claims_with_the_label_none_is_called_the_state(vmi: dict[str, Any] | None, final: bool) -> None:
+    claims = [claim("persistent-state-for-db-x"), claim("restored", "2026-02-01T00:00:00Z")]
+    found = state_disk(machine(TPM), vmi, claims)
+    assert found is not None and found.claim is None and found.unsupported is not None
+    assert (found.unsupported.reason, found.unsupported.final) == ("StateClaimAmbiguous", final)
+    assert "'persistent-state-for-db-x', 'restored'" in found.unsupported.message
+    told = state_disk(machine(TPM), instance(TPM, mounted="persistent-state-for-db-x"), claims)
+    assert told is not None and told.claim == "persistent-state-for-db-x"
 
 
 def test_claims_of_other_machines_are_not_the_state() -> None:
