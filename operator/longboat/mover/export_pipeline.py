@@ -151,8 +151,10 @@ class ExportPipeline:
         first = span.offset // size - page.number * self._page_blocks
         ids = self._ids(buffer, blocks)
         if span.audit:
-            self._check(page, first, ids, span)
+            self._check(page.believed(first, blocks), ids, span)
         else:
+            if span.anew and page.parent is not None:
+                self._check(page.parent_ids(first, blocks), ids, span)
             self._store(page, first, ids, page.settle(first, ids), buffer, frame)
         page.task_done()
         self._progress.add(done=count, read=count)
@@ -164,8 +166,8 @@ class ExportPipeline:
         starts = range(0, blocks * size, size)
         return b"".join([HOLE if is_zero(at, size) else identify(view[at : at + size]) for at in starts])
 
-    def _check(self, page: PageBuild, first: int, ids: bytes, span: Span) -> None:
-        if page.believed(first, len(ids) // ID_BYTES) != ids:
+    def _check(self, believed: bytes, ids: bytes, span: Span) -> None:
+        if believed != ids:
             raise ChangeTrackingMismatchError(
                 f"bytes {span.offset} to {span.offset + span.length} differ from what the change source says"
             )

@@ -14,11 +14,15 @@ _AUDIT_PAGES = 16  # but of a small disk's pages at least about so many.
 
 
 class Span(NamedTuple):
-    """Bytes to read, and whether they are read only to see that they are what they are believed to be."""
+    """Bytes to read, and whether they are read only to see that they are what they are believed to be (`audit`).
+
+    What is stored `anew` although nobody reports it as changed has to be that as well.
+    """
 
     offset: int
     length: int
     audit: bool = False
+    anew: bool = False
 
 
 class PagePlan(NamedTuple):
@@ -86,19 +90,26 @@ class Auditor:
 def with_blocks(
     plan: PagePlan, blocks: Iterable[int], page_start: int, block: int, segment: int, size: int
 ) -> PagePlan:
-    """Return the plan with further blocks (numbers within the page) that are to be read, whatever was planned."""
+    """Return the plan with further blocks (numbers within the page) that are to be stored, whatever was planned."""
     wanted = {page_start + number * block for number in blocks}
     for span in plan.spans:
         wanted -= set(range(span.offset, span.offset + span.length, block)) if not span.audit else set()
     if not wanted:
         return plan
-    kept = [span for span in plan.spans if not (span.audit and _touches(span, wanted, block))]
+    kept = [part for span in plan.spans for part in ([span] if not span.audit else _left(span, wanted, block))]
     more = list[Span]()
     for offset in sorted(wanted):
         if offset < size:
             _append(more, offset, min(offset + block, size), segment)
-    return PagePlan(plan.number, sorted([*kept, *more]))
+    return PagePlan(plan.number, sorted([*kept, *(span._replace(anew=True) for span in more)]))
 
 
-def _touches(span: Span, offsets: set[int], block: int) -> bool:
-    return not offsets.isdisjoint(range(span.offset, span.offset + span.length, block))
+def _left(audit: Span, wanted: set[int], block: int) -> Iterator[Span]:
+    """Yield what is left of an audit without some blocks: of the others it tells as much as before."""
+    start, end = audit.offset, audit.offset + audit.length
+    for offset in sorted(wanted.intersection(range(start, end, block))):
+        if start < offset:
+            yield audit._replace(offset=start, length=offset - start)
+        start = offset + block
+    if start < end:
+        yield audit._replace(offset=start, length=end - start)

@@ -64,6 +64,11 @@ class PageBuild:
             return bytes(count * ID_BYTES)
         return bytes(self._known[first * ID_BYTES : (first + count) * ID_BYTES]).ljust(count * ID_BYTES, b"\0")
 
+    def parent_ids(self, first: int, count: int) -> bytes:
+        """Return what blocks are in the parent, also those that may not be referred to there; holes beyond it."""
+        ids = self.parent.ids[first * ID_BYTES : (first + count) * ID_BYTES] if self.parent is not None else b""
+        return bytes(ids).ljust(count * ID_BYTES, b"\0")
+
     def place(self, index: int, frame: FrameRef, slot: int) -> None:
         """Say where a block that had to be stored is."""
         self._places[index] = (frame, slot)

@@ -282,6 +282,38 @@ class Damaged:
         return False
 
 
+def avoid_blocks(monkeypatch: pytest.MonkeyPatch, *blocks: int) -> None:
+    """Have these blocks of every page of the parent be stored anew."""
+    init = MapBuilder.__init__
+    avoided = Avoided(Damaged(set(blocks)), pages=frozenset(range(3)))  # type: ignore[arg-type]
+    monkeypatch.setattr(MapBuilder, "__init__", lambda self, *a: init(self, *a[:5], avoided))
+
+
+def test_driver_is_found_out_by_what_is_read_because_the_parent_is_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(tmp_path, 3 * PAGE)
+    world.write({n * BLOCK: os.urandom(BLOCK) for n in range(2 * PAGE_BLOCKS)})
+    world.back_up()
+    world.write({3 * BLOCK + 7: b"nobody was told of this"})
+    avoid_blocks(monkeypatch, 0, 3)
+    with pytest.raises(ChangeTrackingMismatchError, match="differ from what the change source says"):
+        world.back_up(Liar())
+    assert world.restored_well()
+
+
+def test_what_is_read_because_the_parent_is_damaged_is_checked_as_an_audit_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(tmp_path, 3 * PAGE)
+    world.write({n * BLOCK: os.urandom(BLOCK) for n in range(2 * PAGE_BLOCKS)})
+    world.back_up()
+    avoid_blocks(monkeypatch, 0, 3)
+    result = world.back_up()
+    assert (result.read_bytes, result.audited_bytes, result.distrust) == (4 * BLOCK, 4 * BLOCK, None)
+    assert world.restored_well()
+
+
 @pytest.mark.parametrize("tracked", [True, False])
 def test_damaged_blocks_of_the_parent_are_stored_anew_from_the_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tracked: bool
@@ -289,9 +321,7 @@ def test_damaged_blocks_of_the_parent_are_stored_anew_from_the_disk(
     world = World(tmp_path, 3 * PAGE)
     world.write({n * BLOCK: os.urandom(BLOCK) for n in range(2 * PAGE_BLOCKS)})
     world.back_up()
-    init = MapBuilder.__init__
-    avoided = Avoided(Damaged({0, 3}), pages=frozenset(range(3)))  # type: ignore[arg-type]
-    monkeypatch.setattr(MapBuilder, "__init__", lambda self, *a: init(self, *a[:5], avoided))
+    avoid_blocks(monkeypatch, 0, 3)
     if tracked:
         healed = world.back_up()
         assert healed.read_bytes == 4 * BLOCK

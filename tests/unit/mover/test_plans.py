@@ -92,6 +92,10 @@ def test_blocks_that_have_to_be_read_are_read_once_and_not_audited(
         assert all(span.length <= SEGMENT for span in spans if not span.audit)
         assert bytes_of(spans) == sorted(set(bytes_of(spans)))
         read = set(bytes_of(span for span in spans if not span.audit))
+        # What was to be checked is checked, as an audit or as what is stored anew: both are compared.
+        compared = set(bytes_of(span for span in spans if span.audit or span.anew))
+        assert set(bytes_of(span for span in audited.spans if span.audit)) <= compared
+        assert read - compared == set(bytes_of(plan.spans))
         assert {start + n * BLOCK for n in wanted if start + n * BLOCK < size} <= read
 
 
