@@ -28,6 +28,8 @@ from longboat.repository import Rights, StoreCheck, StoreSettings, check_store
 
 RETRY = timedelta(seconds=30)
 """A store in trouble is tried out this often, so that a repair is seen soon."""
+KEY_NOT_TRIED = "KeyNotTried"
+"""Condition of a store that works, of which it is not known whether its key is the right one."""
 
 Check = Callable[[StoreSettings, datetime, Rights], StoreCheck]
 Locks = Callable[[Context, BackupStore, BackupStoreStatus], BackupStoreStatus]
@@ -42,6 +44,8 @@ class Result:
     retryable: bool = True
     clock_skew: timedelta | None = None
     writable: bool = False
+    untried: str | None = None
+    """Why it is not known whether the key is the right one, though the store works."""
 
 
 def reconcile(
@@ -106,11 +110,9 @@ def _try_out(ctx: Context, store: BackupStore, check: Check) -> Result:
         # The key is looked at first: a store that can be reached and not be opened is no good.
         access.store_key(store)
         found = _try_credentials(ctx, store, access, check)
-        if not found.reason:
-            _try_key(ctx, store)
+        return found if found.reason else _with_key(ctx, store, found)
     except StoreProblemError as problem:
         return _lacking(problem)
-    return found
 
 
 def _try_credentials(ctx: Context, store: BackupStore, access: StoreAccess, check: Check) -> Result:
@@ -157,6 +159,25 @@ def _rights(store: BackupStore, purpose: Purpose) -> Rights:
     return "remove" if purpose == "maintenance" and not tried else "read"
 
 
+def _with_key(ctx: Context, store: BackupStore, found: Result) -> Result:
+    """Try out the key; what is wrong with the repository that this is done with alone holds up nobody else."""
+    try:
+        _try_key(ctx, store)
+    except StoreProblemError as problem:
+        if problem.reason not in _OF_ONE_REPOSITORY:
+            raise
+        message = (
+            "whether the key is the right one could not be tried out, as the repository of the operator's own namespace"
+            f" can't be opened: {problem.reason}: {problem.message}. It holds no backups: remove its folder from the"
+            " bucket, and it is made anew"
+        )
+        return replace(found, untried=message)
+    return found
+
+
+_OF_ONE_REPOSITORY = frozenset({"Damaged", "RepositoryDamaged", "UnsupportedFormat"})
+
+
 def _try_key(ctx: Context, store: BackupStore) -> None:
     """Open the repository of the operator's own namespace: made with the first key, it refuses any other one."""
     own = ctx.cluster.get(NAMESPACE, ctx.settings.namespace)
@@ -175,6 +196,12 @@ def _conditions(ctx: Context, store: BackupStore, result: Result) -> list[Condit
         now=now,
         generation=generation,
     )
+    if result.untried is None:
+        conditions = without_condition(conditions, KEY_NOT_TRIED)
+    else:
+        conditions = with_condition(
+            conditions, KEY_NOT_TRIED, "True", KEY_NOT_TRIED, result.untried, now=now, generation=generation
+        )
     if not result.reason:
         return kstatus.ready(conditions, reason, result.message, now=now, generation=generation)
     if result.retryable:
