@@ -43,7 +43,8 @@ class Result:
     reason: str | None = None
     retryable: bool = True
     clock_skew: timedelta | None = None
-    writable: bool = False
+    writable: bool | None = False
+    """None: those who write use credentials that were not tried out."""
     untried: str | None = None
     """Why it is not known whether the key is the right one, though the store works."""
 
@@ -79,7 +80,7 @@ def _period(ctx: Context, store: BackupStore) -> timedelta:
 
 
 def _checked(ctx: Context, store: BackupStore, check: Check) -> BackupStoreStatus:
-    result = _try_out(ctx, store, check)
+    result = _of_namespaces(store, _try_out(ctx, store, check))
     skew = None if result.clock_skew is None else int(result.clock_skew.total_seconds())
     return store.status.model_copy(
         update={
@@ -119,7 +120,8 @@ def _try_credentials(ctx: Context, store: BackupStore, access: StoreAccess, chec
     """Return what came of the exports' credentials, or of the first others that are not well: backups go on then."""
     first = _found(check(access.settings_of(store), ctx.now(), "create"))
     others: dict[Purpose, CredentialsSecretRef | None] = {
-        "restore": store.spec.restore_credentials_secret_ref,
+        # If namespaces have to have their own, no restore is made with the store's.
+        "restore": None if _asks_for_own(store) else store.spec.restore_credentials_secret_ref,
         "maintenance": store.spec.maintenance_credentials_secret_ref,
     }
     for purpose, ref in others.items():
@@ -139,6 +141,25 @@ def _try_other(ctx: Context, store: BackupStore, access: StoreAccess, check: Che
     field = f"spec.{purpose}CredentialsSecretRef"
     named = found.message.startswith(field)
     return found if named else replace(found, message=f"{field}: {found.message}")
+
+
+def _of_namespaces(store: BackupStore, result: Result) -> Result:
+    """Return what the failure of credentials means that no backup and no restore is made with."""
+    if not _asks_for_own(store) or result.reason not in _OF_CREDENTIALS or result.writable:
+        return result
+    message = (
+        "backups and restores are made with the credentials of their namespaces, which are not tried out here"
+        " (spec.namespaceCredentials is Required). The store's own do not work, so that its backups are neither"
+        f" verified nor pruned: {result.message}"
+    )
+    return replace(result, message=message, writable=None)
+
+
+def _asks_for_own(store: BackupStore) -> bool:
+    return store.spec.namespace_credentials == "Required"
+
+
+_OF_CREDENTIALS = frozenset({"CredentialsNotFound", "CredentialsIncomplete", "WrongCredentials", "AccessDenied"})
 
 
 def _found(found: StoreCheck) -> Result:
@@ -190,7 +211,7 @@ def _conditions(ctx: Context, store: BackupStore, result: Result) -> list[Condit
     conditions = with_condition(
         store.status.conditions,
         "Available",
-        "False" if result.reason else "True",
+        "True" if not result.reason else "Unknown" if result.writable is None else "False",
         reason,
         result.message,
         now=now,
