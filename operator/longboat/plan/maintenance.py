@@ -1,12 +1,11 @@
 """Upkeep of repositories: which run is due where, how it is noted down, and what its end means for the next one.
 
-A repository is one namespace's in one BackupStore. Runs are spread over their period by the repository's own offset, so
-that a thousand namespaces don't begin at once.
+A repository is one namespace's in one BackupStore, of which there is another one for each new master key. Runs are
+spread over their period by the repository's own offset, so that a thousand namespaces don't begin at once.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -17,6 +16,7 @@ from pydantic import Field
 from longboat.api import BackupStore
 from longboat.api.common import Model, Time, parse_duration
 from longboat.mover import Failure, PruneQuestion, PruneResult, VerifyResult
+from longboat.plan.generations import FIRST, folder_of, repository_in
 from longboat.plan.names import digest
 from longboat.repository import MIN_GRACE
 
@@ -35,7 +35,6 @@ ALL = 100
 FIRST_RETRY = timedelta(minutes=5)
 LAST_RETRY = timedelta(hours=6)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_UID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class Attempt(Model):
@@ -103,6 +102,8 @@ class RepositoryRecord(Model):
     store: str
     namespace: str
     namespace_uid: str
+    generation: int | None = None
+    """Which of the namespace's repositories it is; None is the first one, of which older versions know, too."""
     seen: Time
     """When the repository was first seen."""
     missing: Time | None = None
@@ -111,6 +112,11 @@ class RepositoryRecord(Model):
     """Tokens that prunes were given for the epoch: each of them may be the current one."""
     prune: PruneRuns = Field(default_factory=PruneRuns)
     verify: VerifyRuns = Field(default_factory=VerifyRuns)
+
+    @property
+    def folder(self) -> str:
+        """The repository's folder in that of the cluster: see plan.generations."""
+        return folder_of(self.namespace_uid, self.generation or FIRST)
 
     def runs(self, work: Work) -> PruneRuns | VerifyRuns:
         """Return what is known of the runs of a kind."""
@@ -131,7 +137,7 @@ class Due:
     """A run that is due since a moment."""
 
     since: datetime
-    namespace_uid: str
+    folder: str
     work: Work
 
 
@@ -157,8 +163,18 @@ def known_by(record: RepositoryRecord, names: Mapping[str, str]) -> RepositoryRe
 
 
 def repositories_in(folders: Iterable[str]) -> frozenset[str]:
-    """Return those of a cluster's folders that may be repositories: they bear the UID of a namespace."""
-    return frozenset(name for name in folders if _UID.fullmatch(name))
+    """Return those of a cluster's folders that may be repositories: they bear the UID of a namespace, and a number."""
+    return frozenset(name for name in folders if repository_in(name) is not None)
+
+
+def record_of(folder: str, store: str, names: Mapping[str, str], seen: datetime) -> RepositoryRecord:
+    """Return the record of a repository that was not seen before, given the living namespaces' names by UID."""
+    found = repository_in(folder)
+    assert found is not None
+    uid, generation = found
+    number = None if generation == FIRST else generation
+    name = names.get(uid, "")
+    return RepositoryRecord(store=store, namespace=name, namespace_uid=uid, generation=number, seen=seen)
 
 
 def requested_at(store: BackupStore, work: Work) -> datetime | None:
@@ -194,7 +210,7 @@ def next_run(record: RepositoryRecord, work: Work, rules: Rules, now: datetime) 
 def _scheduled(record: RepositoryRecord, work: Work, every: timedelta | None, now: datetime) -> Iterable[datetime]:
     if every is not None:
         # A run in the future is a clock that was put back.
-        yield slot_after(min(record.runs(work).begun or record.seen, now), every, work, record.namespace_uid)
+        yield slot_after(min(record.runs(work).begun or record.seen, now), every, work, record.folder)
 
 
 def _asked(runs: PruneRuns | VerifyRuns, rules: Rules) -> Iterable[datetime]:
@@ -217,10 +233,10 @@ def retry_delay(count: int) -> timedelta:
     return min(LAST_RETRY, FIRST_RETRY * (1 << min(count - 1, 10)))
 
 
-def slot_after(moment: datetime, every: timedelta, work: Work, namespace_uid: str) -> datetime:
+def slot_after(moment: datetime, every: timedelta, work: Work, folder: str) -> datetime:
     """Return the first slot of a repository after a moment: they are ``every`` apart, with an offset of its own."""
     period = int(every.total_seconds())
-    offset = int(digest(work, namespace_uid, length=12), 16) % period
+    offset = int(digest(work, folder, length=12), 16) % period
     passed = int((moment - _EPOCH).total_seconds()) - offset
     return _EPOCH + timedelta(seconds=offset + (passed // period + 1) * period)
 
@@ -228,7 +244,7 @@ def slot_after(moment: datetime, every: timedelta, work: Work, namespace_uid: st
 def due_runs(records: Iterable[RepositoryRecord], store: BackupStore, now: datetime) -> list[Due]:
     """Return the runs that are under way or due, the oldest first."""
     found = [
-        Due(since, record.namespace_uid, work)
+        Due(since, record.folder, work)
         for work in WORKS
         for rules in [rules_of(store, work)]
         for record in records
@@ -303,7 +319,7 @@ def pruned(record: RepositoryRecord, result: PruneResult, now: datetime) -> Repo
     """Return the record after a prune that ended well."""
     attempt = record.prune.attempt
     assert attempt is not None
-    asks = digest(record.namespace_uid, str(attempt.number), length=6) if result.asked else None
+    asks = digest(record.folder, str(attempt.number), length=6) if result.asked else None
     question = f"{record.namespace}-{asks}".lstrip("-") if asks else None
     # It is the current one now, or one that was noted down after it is.
     past = set() if attempt.dry_run else set(attempt.known_tokens)

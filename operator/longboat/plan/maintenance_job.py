@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from longboat.api import BackupStore
 from longboat.mover import PruneJob, VerifyJob
@@ -24,9 +24,9 @@ NOT_STARTED_AFTER = timedelta(hours=1)
 """A Job whose pod does not run after this has failed: others are to have its place."""
 
 
-def record_key(store: str, namespace_uid: str) -> str:
-    """Return what stands for a repository in names and labels."""
-    return digest(store, namespace_uid, length=16)
+def record_key(store: str, folder: str) -> str:
+    """Return what stands for a repository, by its folder in that of the cluster, in names and labels."""
+    return digest(store, folder, length=16)
 
 
 def jobs_of(store: str) -> dict[str, str]:
@@ -37,13 +37,22 @@ def jobs_of(store: str) -> dict[str, str]:
 def job_name(record: RepositoryRecord, work: Work, number: int) -> str:
     """Return the name of the Job, and of the Secret, of a run: it is made for no other one."""
     head = f"{work}-{record.namespace}".rstrip("-")
-    return joined(head, digest(work, record.store, record.namespace_uid, str(number), length=10))
+    return joined(head, digest(work, record.store, record.folder, str(number), length=10))
 
 
 def mover_of(
-    record: RepositoryRecord, work: Work, store: BackupStore, settings: StoreSettings, path: str, key: bytes
+    record: RepositoryRecord,
+    work: Work,
+    store: BackupStore,
+    settings: StoreSettings,
+    path: str,
+    key: bytes,
+    closed: datetime | None = None,
 ) -> Mover:
-    """Return the mover of the run that is noted down in the record; ``key`` is the namespace's master key."""
+    """Return the mover of the run that is noted down in the record.
+
+    ``key`` is the namespace's master key; ``closed`` is since when, by the store's clock, there is a newer one.
+    """
     attempt = record.runs(work).attempt
     assert attempt is not None
     common: dict[str, object] = {
@@ -53,7 +62,7 @@ def mover_of(
     }
     job: PruneJob | VerifyJob
     if work == "prune":
-        job = PruneJob.model_validate(common | _prune(attempt, store))
+        job = PruneJob.model_validate(common | _prune(attempt, store) | {"closed": closed})
     else:
         job = VerifyJob.model_validate(common | {"share": attempt.share, "phase": attempt.phase})
     name = job_name(record, work, attempt.number)
@@ -61,7 +70,7 @@ def mover_of(
         role=work,
         name=name,
         secret_name=name,
-        labels=jobs_of(store.name) | {REPOSITORY_KEY: record_key(store.name, record.namespace_uid)},
+        labels=jobs_of(store.name) | {REPOSITORY_KEY: record_key(store.name, record.folder)},
         job=json.loads(job.model_dump_json(by_alias=True, exclude_none=True)),
         deadline=LONGEST_WHOLE if attempt.share >= ALL else LONGEST,
     )

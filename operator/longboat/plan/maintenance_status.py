@@ -202,6 +202,11 @@ def _missing(done: str, missing: Records, records: Records) -> str:
 
 
 def _places(records: Records) -> str:
-    names = [each.namespace or f"a namespace that is gone ({each.namespace_uid})" for each in records[:_NAMED]]
+    names = [_place(each) for each in records[:_NAMED]]
     more = f" and {len(records) - _NAMED} more" if len(records) > _NAMED else ""
     return ", ".join(names) + more
+
+
+def _place(record: RepositoryRecord) -> str:
+    name = record.namespace or f"a namespace that is gone ({record.namespace_uid})"
+    return f"{name} (master key {record.generation})" if record.generation else name

@@ -22,6 +22,8 @@ class Held:
     disks: Mapping[str, str]
     repository: str
     """The id of the repository that it was made into."""
+    path: str
+    """The path of that repository."""
     told: bool
     """Whether it says already that data is missing."""
 
@@ -51,8 +53,8 @@ def held_by(backup: Mapping[str, Any]) -> Held:
     good = (each for each in status.get("disks") or () if each.get("phase") == "Completed" and each.get("manifest"))
     told = any(each["type"] == DATA_MISSING and each["status"] == "True" for each in status.get("conditions") or ())
     disks = {str(each.get("name")): str(each["manifest"]) for each in good}
-    repository = str(status["store"].get("id"))
-    return Held(backup["metadata"]["name"], str(status["manifest"]), disks, repository, told)
+    repository, path = (str(status["store"].get(each)) for each in ("id", "repository"))
+    return Held(backup["metadata"]["name"], str(status["manifest"]), disks, repository, path, told)
 
 
 def nothing_seen(held: Iterable[Held], backups: Set[str], objects: Set[str]) -> bool:

@@ -40,6 +40,8 @@ _PHRASES = {
     "ClockSkew": "its clock and this cluster's differ",
     "Damaged": "what it holds can not all be read; other backups may be whole",
     "EpochConflict": "another cluster may be in charge of this namespace's backups: none is removed or taken over",
+    "GenerationConflict": "this namespace is given a new master key at this moment; it is tried again",
+    "LateManifest": "a backup in it was written after its key had been given up, and is not believed",
     "LeaseLost": "what was written is not safe, as it was interrupted for too long; it is done again",
     "ManifestConflict": "it holds another backup of this name; choose another name",
     "ObjectExists": "something that was to be written is there already",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from pydantic import ValidationError
@@ -28,7 +29,7 @@ from longboat.repository import (
     DiskReference,
     Repository,
     RepositoryError,
-    find_backup,
+    find_backup_in_time,
     has_tombstone,
     read_disk_manifest,
     remove_tombstone,
@@ -43,7 +44,7 @@ _NOT_TAKEN_OVER = ("conditions", "observed_generation", "tombstoned_at", "policy
 def adopt_from(run: Run, access: RepositoryAccess, store: BackupStore) -> bool | Problem:
     """Adopt the backup if a manifest of its name is there; return whether the run is over by that, or what is wrong."""
     try:
-        manifest = find_backup(access.repository, run.backup.name)
+        manifest = find_backup_in_time(access.repository, run.backup.name, _closed(run, access, store))
         if manifest and (foreign := _foreign(run, manifest)):
             _finish(run, run.status.model_copy(update={"phase": "Failed"}), foreign)
             return True
@@ -56,7 +57,9 @@ def adopt_from(run: Run, access: RepositoryAccess, store: BackupStore) -> bool |
             return problem
         lost = _lost_disks(access.repository, manifest) if manifest else {}
     except RepositoryError as error:
-        return Problem(error.reason, told_in_namespace(store.name, problem_of(error)), passing=error.retryable)
+        return _problem(store, problem_of(error))
+    except StoreProblemError as error:
+        return _problem(store, error)
     if manifest is None:
         return False
     _finish(run, _status(run, manifest, store, access, lost), _incomplete(lost))
@@ -65,7 +68,7 @@ def adopt_from(run: Run, access: RepositoryAccess, store: BackupStore) -> bool |
 
 def _undo_deletion(run: Run, access: RepositoryAccess, store: BackupStore) -> Problem | None:
     """Take the mark of a deletion off, with the credentials of maintenance: exports may not delete."""
-    its = find_at(run.ctx, store, run.backup.namespace, access.repository.id, purpose="maintenance")
+    its = find_at(run.ctx, store, run.backup.namespace, access.repository.id, purpose="maintenance", path=access.path)
     if isinstance(its, Problem):
         return its
     remove_tombstone(its.repository, run.backup.name)
@@ -74,13 +77,26 @@ def _undo_deletion(run: Run, access: RepositoryAccess, store: BackupStore) -> Pr
 
 def _not_in_charge(run: Run, access: RepositoryAccess, store: BackupStore) -> Problem | None:
     """Return what is in the way of taking anything over: another cluster may own it. A new run is in nobody's way."""
-    namespace = run.ctx.cluster.get(NAMESPACE, run.backup.namespace)
-    place = Place(store.name, run.backup.namespace, namespace["metadata"]["uid"] if namespace else "")
+    place = Place(store.name, run.backup.namespace, _uid(run), access.generation)
     try:
         require_charge(run.ctx, place, access)
     except StoreProblemError as error:
-        return Problem(error.reason, told_in_namespace(store.name, error), passing=error.retryable)
+        return _problem(store, error)
     return None
+
+
+def _closed(run: Run, access: RepositoryAccess, store: BackupStore) -> datetime | None:
+    """Return since when a repository is closed: what was written into it later is not taken over."""
+    return run.ctx.repositories.closed(store, _uid(run), access.generation, namespace=run.backup.namespace)
+
+
+def _uid(run: Run) -> str:
+    namespace = run.ctx.cluster.get(NAMESPACE, run.backup.namespace)
+    return namespace["metadata"]["uid"] if namespace else ""
+
+
+def _problem(store: BackupStore, error: StoreProblemError) -> Problem:
+    return Problem(error.reason, told_in_namespace(store.name, error), passing=error.retryable)
 
 
 def _foreign(run: Run, manifest: BackupManifest) -> Problem | None:

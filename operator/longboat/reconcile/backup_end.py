@@ -24,9 +24,10 @@ from longboat.plan.manifest import manifest_metadata
 from longboat.plan.problem import Problem
 from longboat.reconcile import suspects
 from longboat.reconcile.backup_cleanup import clean
+from longboat.reconcile.backup_generation import is_late, late
 from longboat.reconcile.backup_run import SOON, Run
 from longboat.reconcile.backup_store_access import open_repository, wait_or_fail
-from longboat.reconcile.repositories import RepositoryAccess, for_namespace
+from longboat.reconcile.repositories import RepositoryAccess, StoreProblemError, for_namespace, told_in_namespace
 from longboat.repository import (
     RepositoryError,
     find_backup,
@@ -43,7 +44,7 @@ def step(run: Run) -> bool:
     good = [disk for disk in run.disks if disk.phase == "Completed"]
     if good:
         access = open_repository(run, good)
-        if access is None or not _write_manifest(run, access, good):
+        if access is None or not _in_time(run, good) or not _write_manifest(run, access, good):
             return False
     _finish(run, bool(good))
     return True
@@ -58,6 +59,24 @@ def tidy(run: Run) -> None:
     else:
         # Somebody's finalizer may hold it for ever.
         run.wait(look_again(run.ctx.now() - (run.status.completed_at or run.ctx.now()), SOON))
+
+
+def _in_time(run: Run, good: list[DiskResult]) -> bool:
+    """Tell whether the manifest can be written: a late one would be taken for forged, and stop every prune."""
+    try:
+        if not is_late(run):
+            return True
+    except StoreProblemError as error:
+        wait_or_fail(run, Problem(error.reason, told_in_namespace(_store(run), error)), good)
+        return False
+    for disk in good:
+        run.fail(disk, late())
+    run.wait(SOON)
+    return False
+
+
+def _store(run: Run) -> str:
+    return run.status.store.name if run.status.store else ""
 
 
 def _write_manifest(run: Run, access: RepositoryAccess, good: list[DiskResult]) -> bool:
@@ -76,8 +95,7 @@ def _write_manifest(run: Run, access: RepositoryAccess, good: list[DiskResult]) 
 
 
 def _problem(run: Run, error: RepositoryError, good: list[DiskResult]) -> None:
-    store = run.status.store.name if run.status.store else ""
-    said = for_namespace(store, error.reason, str(error))
+    said = for_namespace(_store(run), error.reason, str(error))
     problem = Problem(error.reason, f"the backup's manifest could not be written: {said}")
     if error.reason not in _HOPELESS:
         # Without the manifest a captured disk is not to be found again: it does not count.
@@ -137,5 +155,4 @@ def _summary(run: Run) -> str:
     good = [disk for disk in run.disks if disk.phase == "Completed"]
     skipped = [disk.name for disk in run.disks if disk.phase == "Unsupported"]
     rest = f"; not supported: {', '.join(skipped)}" if skipped else ""
-    store = run.status.store.name if run.status.store else ""
-    return f"{len(good)} disk{'s' if len(good) != 1 else ''} in BackupStore {store!r}{rest}"
+    return f"{len(good)} disk{'s' if len(good) != 1 else ''} in BackupStore {_store(run)!r}{rest}"

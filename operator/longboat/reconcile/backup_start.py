@@ -5,6 +5,7 @@ A DiskBackup whose manifest is in the store is adopted instead, and one of a slo
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from datetime import timedelta
 
@@ -32,17 +33,20 @@ from longboat.plan.backup_target import (
     with_problem,
 )
 from longboat.plan.disks import VmDisk, claim_problem, claims_in_use
+from longboat.plan.generations import FIRST
 from longboat.plan.problem import Problem
 from longboat.plan.state import state_user
 from longboat.plan.stores import admits
 from longboat.reconcile.backup_adoption import adopt_from
 from longboat.reconcile.backup_run import LATER, Run
-from longboat.reconcile.backup_store_access import find_at, known_bad_at, open_at
+from longboat.reconcile.backup_store_access import each_at, known_bad_at, open_at
 from longboat.reconcile.objects import load
 from longboat.reconcile.repositories import RepositoryAccess
 from longboat.reconcile.snapshot_support import Machine, machine, snapshot_class_of, state_claims
 from longboat.reconcile.store_choice import labels_of, store_for, stores_of
 from longboat.reconcile.trash_notes import note_unseen
+
+log = logging.getLogger(__name__)
 
 
 def begin(run: Run) -> bool:
@@ -58,7 +62,7 @@ def begin(run: Run) -> bool:
     access = open_at(run.ctx, store, run.backup.namespace)
     if isinstance(access, Problem):
         return _stall(run, policy, access)
-    adopted = adopt_from(run, access, store)
+    adopted = adopt_from(run, access, store) or _adopt_from_older(run, policy, store, access)
     if isinstance(adopted, Problem):
         return _stall(run, policy, adopted)
     if adopted:
@@ -66,6 +70,20 @@ def begin(run: Run) -> bool:
     if missed := slot_missed(run.backup, policy):
         return _refuse_slot(run, policy, missed, store.name)
     return _pin(run, policy, store, access)
+
+
+def _adopt_from_older(run: Run, policy: BackupPolicy, store: BackupStore, newest: RepositoryAccess) -> bool | Problem:
+    """Adopt the backup from a repository that was written to before the newest one was made; see adopt_from."""
+    if newest.generation == FIRST:
+        return False
+    for access in each_at(run.ctx, store, run.backup.namespace, newest.generation):
+        found = access if isinstance(access, Problem) else adopt_from(run, access, store)
+        if isinstance(found, Problem) and not found.passing and is_punctual(run.backup, policy):
+            # It is the schedule's new run: no old backup of its name can be there, and others must not stop it.
+            log.warning("%s/%s: %s: %s", run.backup.namespace, run.backup.name, found.reason, found.message)
+        elif found:
+            return found
+    return False
 
 
 def _store_name(policy: BackupPolicy) -> str | None:
@@ -97,13 +115,13 @@ def _adopt_from_any(run: Run, searched: tuple[str, ...]) -> Problem | None:
         if store.name in searched:
             continue
         namespace = run.backup.namespace
-        access = known_bad_at(run.ctx, store, namespace) or find_at(run.ctx, store, namespace)
-        found = access if isinstance(access, Problem) else adopt_from(run, access, store)
-        if isinstance(found, Problem):
-            if found.reason != "RepositoryNotFound":
+        bad = known_bad_at(run.ctx, store, namespace)
+        for access in [bad] if bad else each_at(run.ctx, store, namespace):
+            found = access if isinstance(access, Problem) else adopt_from(run, access, store)
+            if isinstance(found, Problem):
                 unclear = unclear or found
-        elif found:
-            return None
+            elif found:
+                return None
     return unclear or _policy_not_found(run)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from longboat.api import BackupStore
 from longboat.api.disk_backup import DiskResult
 from longboat.kube.kinds import BACKUP_STORE, NAMESPACE
 from longboat.plan.backup import RUN_PATIENCE
 from longboat.plan.conditions import find
+from longboat.plan.generations import FIRST, folder_of, generation_at
 from longboat.plan.known_store import known_bad
 from longboat.plan.problem import Problem
 from longboat.reconcile.backup_run import LATER, Run
@@ -16,6 +17,7 @@ from longboat.reconcile.context import Context
 from longboat.reconcile.objects import load
 from longboat.reconcile.repositories import Purpose, RepositoryAccess, StoreProblemError, told_in_namespace
 from longboat.reconcile.store_settings import SettingsReader
+from longboat.repository.errors import RepositoryNotFoundError
 
 
 def known_bad_at(ctx: Context, store: BackupStore, namespace: str) -> Problem | None:
@@ -52,17 +54,45 @@ def find_at(
     repository_id: str | None = None,
     *,
     purpose: Purpose = "export",
+    path: str = "",
 ) -> RepositoryAccess | Problem:
-    """Return the repository that a namespace has in a store, of that id if one is given, or what is wrong."""
+    """Return a repository that a namespace has in a store, of that id if one is given, or what is wrong.
+
+    The one that a noted path leads to, the first one without it.
+    """
     found = ctx.cluster.get(NAMESPACE, namespace)
     if found is None:
         return Problem("NamespaceNotFound", f"the namespace {namespace!r} is gone")
+    uid = found["metadata"]["uid"]
+    number = generation_at(path, uid)
     try:
-        return ctx.repositories.find(
-            store, found["metadata"]["uid"], repository_id, namespace=namespace, purpose=purpose
-        )
+        return ctx.repositories.find(store, uid, repository_id, namespace=namespace, purpose=purpose, generation=number)
     except StoreProblemError as error:
         return Problem(error.reason, told_in_namespace(store.name, error), passing=error.retryable)
+
+
+def each_at(
+    ctx: Context, store: BackupStore, namespace: str, below: int | None = None
+) -> Iterator[RepositoryAccess | Problem]:
+    """Yield a namespace's repositories, the newest first, of those before one if it is given, or what is wrong.
+
+    One that was never made, or was removed when nothing was left in it, is left out.
+    """
+    found = ctx.cluster.get(NAMESPACE, namespace)
+    if found is None:
+        yield Problem("NamespaceNotFound", f"the namespace {namespace!r} is gone")
+        return
+    uid = found["metadata"]["uid"]
+    try:
+        numbers = {FIRST, *ctx.repositories.generations(store, uid, namespace=namespace)}
+    except StoreProblemError as error:
+        yield Problem(error.reason, told_in_namespace(store.name, error), passing=error.retryable)
+        return
+    for number in sorted(numbers, reverse=True):
+        if below is None or number < below:
+            access = find_at(ctx, store, namespace, path=folder_of(uid, number))
+            if not isinstance(access, Problem) or access.reason != RepositoryNotFoundError.reason:
+                yield access
 
 
 def open_repository(run: Run, disks: Sequence[DiskResult]) -> RepositoryAccess | None:
@@ -79,7 +109,7 @@ def open_repository(run: Run, disks: Sequence[DiskResult]) -> RepositoryAccess |
             "StoreNotFound", f"BackupStore {pinned.name!r} is gone; make it again, the backup waits for it"
         )
     else:
-        access = find_at(run.ctx, store, run.backup.namespace, pinned.id)
+        access = find_at(run.ctx, store, run.backup.namespace, pinned.id, path=pinned.repository)
     if not isinstance(access, Problem) and access.path != pinned.repository:
         message = f"the repository is at {access.path!r}, but this backup began with {pinned.repository!r}"
         access = Problem("RepositoryMoved", message)

@@ -90,7 +90,7 @@ def sweep_trash(ctx: Context, namespace: str, name: str) -> timedelta | None:
     """Remove what has been in a repository's trash for long enough; ``name`` is that of its ConfigMap."""
     place = next((each for each in trash_notes.places(ctx) if each.name == name), None)
     try:
-        if place is not None and is_pruning(ctx, place.store, place.namespace_uid):
+        if place is not None and is_pruning(ctx, place.store, place.folder):
             # The sweep would take over the epoch, which ends the prune.
             return AFTER_PRUNE
         if place is not None:

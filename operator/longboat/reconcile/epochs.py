@@ -55,7 +55,12 @@ def require_charge(ctx: Context, place: Place, access: RepositoryAccess, token: 
         _note_contest(ctx, place, whole_seconds(written))
         raise _conflict(place, epoch, written)
     own = ctx.repositories.find(
-        store, place.namespace_uid, access.repository.id, namespace=place.namespace, purpose="maintenance"
+        store,
+        place.namespace_uid,
+        access.repository.id,
+        namespace=place.namespace,
+        purpose="maintenance",
+        generation=place.generation,
     )
     fence(ctx, place, own, token(), {epoch.token})
     _note_contest(ctx, place, None)
@@ -101,7 +106,7 @@ def note_token(ctx: Context, place: Place, token: str) -> list[str]:
 
 def own_tokens(ctx: Context, place: Place) -> list[str]:
     """Return all tokens by which this operator knows a repository's epoch as its own, those of its prunes included."""
-    return [*tokens_of(data_of(ctx, place)), *maintenance_records.tokens_of(ctx, place.store, place.namespace_uid)]
+    return [*tokens_of(data_of(ctx, place)), *maintenance_records.tokens_of(ctx, place.store, place.folder)]
 
 
 def tokens_of(data: Data) -> list[str]:

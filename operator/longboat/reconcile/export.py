@@ -39,10 +39,10 @@ from longboat.plan.state import LEFT_OUT
 from longboat.reconcile import base_snapshots, driver_trust, suspects
 from longboat.reconcile import mover as movers
 from longboat.reconcile.backup_cleanup import clean_disk
+from longboat.reconcile.backup_generation import REPLACED, is_late, open_for_export
 from longboat.reconcile.backup_run import LATER, SOON, Run
-from longboat.reconcile.backup_store_access import open_repository
 from longboat.reconcile.new_volume import claim_says, proven_new
-from longboat.reconcile.repositories import for_namespace, log_once
+from longboat.reconcile.repositories import StoreProblemError, for_namespace, log_once
 from longboat.repository import DiskIdentity
 
 AT_FIRST, PROGRESS_PERIOD = timedelta(seconds=1), timedelta(seconds=5)
@@ -155,7 +155,7 @@ def _wait_for_room(run: Run, disk: DiskResult, full: str) -> None:
 
 
 def _mover(run: Run, disk: DiskResult) -> Mover | None:
-    access = open_repository(run, [disk])
+    access = open_for_export(run, disk)
     if access is None:
         return None
     # A driver that was found wrong is not asked again: the next audit might see nothing, and believe it.
@@ -280,7 +280,7 @@ def _claim_says(run: Run, disk: DiskResult) -> str:
 def _progress(run: Run, disk: DiskResult, state: movers.MoverState) -> None:
     done, total = (state.progress.done, state.progress.total) if state.progress else (None, None)
     since = standing_since(done, disk.bytes_done, disk.progressed_at, run.ctx.now())
-    if failure := hung(done, total, since, run.ctx.now()):
+    if failure := hung(done, total, since, run.ctx.now()) or _too_late(run):
         _failed(run, disk, failure)
         return
     changes: dict[str, object] = {"message": None, "progressed_at": since}
@@ -292,6 +292,15 @@ def _progress(run: Run, disk: DiskResult, state: movers.MoverState) -> None:
         changes |= {"bytes_done": its.done, "logical_bytes": its.total, "progress": share}
     run.update(disk, **changes)
     run.wait(_next_look(run, disk, PROGRESS_PERIOD))
+
+
+def _too_late(run: Run) -> Failure | None:
+    # A store that does not answer is the mover's concern.
+    with contextlib.suppress(StoreProblemError):
+        if is_late(run):
+            message = "the namespace got a new master key: the disk is exported again, into its new repository"
+            return Failure(reason=REPLACED, message=message, retryable=True)
+    return None
 
 
 def _succeeded(run: Run, disk: DiskResult, state: movers.MoverState) -> None:

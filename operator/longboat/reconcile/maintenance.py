@@ -19,7 +19,16 @@ from longboat.api import BackupStore
 from longboat.kube.kinds import BACKUP_STORE, JOB, NAMESPACE
 from longboat.kube.port import ConflictError, NotFoundError
 from longboat.plan.conditions import find
-from longboat.plan.maintenance import Due, RepositoryRecord, due_runs, known_by, repositories_in, with_missing
+from longboat.plan.generations import namespace_of
+from longboat.plan.maintenance import (
+    Due,
+    RepositoryRecord,
+    due_runs,
+    known_by,
+    record_of,
+    repositories_in,
+    with_missing,
+)
 from longboat.plan.maintenance_job import jobs_of
 from longboat.plan.maintenance_status import PRUNED, VERIFIED, maintenance_status, with_maintenance
 from longboat.plan.take_over import CONFLICT
@@ -53,7 +62,7 @@ class Memory:
     """What a process remembers of a store; losing it costs a look at everything."""
 
     repositories: frozenset[str] = frozenset()
-    """UIDs of the namespaces that have a repository in the store."""
+    """Folders of the repositories of this cluster in the store."""
     listed: datetime | None = None
     scanned: datetime | None = None
     problem: str = ""
@@ -135,14 +144,14 @@ def _scan(ctx: Context, store: BackupStore, found: Memory, inside: Folders) -> N
     begun = ctx.now()
     _list_repositories(ctx, store, found, inside)
     every = maintenance_records.all_records(ctx.cluster, ctx.settings.namespace)
-    records = {each.namespace_uid: each for each in every if each.store == store.name}
+    records = {each.folder: each for each in every if each.store == store.name}
     if found.listed is None:
         # Those that are known already are seen to while the bucket does not tell.
-        found.repositories = repositories_in(uid for uid, each in records.items() if each.missing is None)
+        found.repositories = repositories_in(folder for folder, each in records.items() if each.missing is None)
     names = namespace_names(ctx.cluster)
     records |= _new(ctx, store, found, found.repositories - records.keys(), names)
     _note_missing(ctx, records.values(), found.repositories)
-    here = [record for uid, record in sorted(records.items()) if uid in found.repositories]
+    here = [record for folder, record in sorted(records.items()) if folder in found.repositories]
     found.due = deque(due_runs(here, store, ctx.now()))
     # Who reads of a namespace by its name takes it for the one that has this name now.
     _save(ctx, store, [known_by(each, names) for each in here], found.problem)
@@ -162,36 +171,37 @@ def _list_repositories(ctx: Context, store: BackupStore, found: Memory, inside: 
         log.warning("BackupStore %s: %s", store.name, found.problem)
         return
     # The operator's own is there to try the key, and holds nothing.
-    found.repositories = repositories_in(names) - {own["metadata"]["uid"] if own else ""}
+    uid = own["metadata"]["uid"] if own else ""
+    found.repositories = frozenset(each for each in repositories_in(names) if namespace_of(each) != uid)
     found.listed, found.problem = ctx.now(), ""
 
 
 def _note_missing(ctx: Context, records: Iterable[RepositoryRecord], listed: frozenset[str]) -> None:
     """Note down which repositories the bucket lists no more, or lists again: nobody is charged for what is gone."""
-    changed = [each for each in records if (each.missing is None) != (each.namespace_uid in listed)]
+    changed = [each for each in records if (each.missing is None) != (each.folder in listed)]
     now = ctx.now().replace(microsecond=0)
     for each in changed[:NEW_AT_ONCE]:
-        since = None if each.namespace_uid in listed else now
+        since = None if each.folder in listed else now
         # What others change all the time is noted at another look.
         with contextlib.suppress(ConflictError):
             maintenance_records.update(ctx, each, partial(with_missing, since=since))
 
 
 def _new(
-    ctx: Context, store: BackupStore, found: Memory, uids: Iterable[str], names: Mapping[str, str]
+    ctx: Context, store: BackupStore, found: Memory, folders: Iterable[str], names: Mapping[str, str]
 ) -> dict[str, RepositoryRecord]:
     """Note down repositories that were not seen before: their first runs come within a period from now.
 
     A folder without a header is none, and stays out until the bucket is asked again.
     """
     now, records = ctx.now().replace(microsecond=0), dict[str, RepositoryRecord]()
-    for uid in sorted(uids)[:NEW_AT_ONCE]:
-        made = RepositoryRecord(store=store.name, namespace=names.get(uid, ""), namespace_uid=uid, seen=now)
+    for folder in sorted(folders)[:NEW_AT_ONCE]:
+        made = record_of(folder, store.name, names, now)
         try:
             if _is_repository(ctx, store, made):
-                records[uid] = maintenance_records.add(ctx, made)
+                records[folder] = maintenance_records.add(ctx, made)
             else:
-                found.repositories -= {uid}
+                found.repositories -= {folder}
         except StoreProblemError as problem:
             # The others would not be opened either; the next look goes on here.
             log.warning("BackupStore %s: new repositories wait: %s: %s", store.name, problem.reason, problem.message)
@@ -202,7 +212,7 @@ def _new(
 def _is_repository(ctx: Context, store: BackupStore, record: RepositoryRecord) -> bool:
     """Tell whether there is a header; raises StoreProblemError if nobody can tell at the moment."""
     try:
-        ctx.repositories.find(store, record.namespace_uid, namespace=record.namespace, purpose="maintenance")
+        maintenance_records.opened(ctx, store, record)
     except StoreProblemError as problem:
         if problem.retryable:
             raise
@@ -223,7 +233,7 @@ def _begin(ctx: Context, store: BackupStore, found: Memory, room: int, token: To
                 # The store does not answer: the others would fail, too.
                 found.due.clear()
         except ConflictError as error:
-            log.warning("%s of %s in store %s waits: %s", due.work, due.namespace_uid, store.name, error)
+            log.warning("%s of %s in store %s waits: %s", due.work, due.folder, store.name, error)
     return begun
 
 

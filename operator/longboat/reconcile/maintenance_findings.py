@@ -15,6 +15,7 @@ from longboat.mover import VerifyResult
 from longboat.plan.maintenance import Attempt, RepositoryRecord
 from longboat.plan.maintenance_findings import Hurt, Knowledge, finding, with_finding
 from longboat.plan.mover import JOB_NAME
+from longboat.reconcile import maintenance_records
 from longboat.reconcile.context import Context
 from longboat.reconcile.objects import load, readable, reference, save_status
 from longboat.reconcile.repositories import StoreProblemError
@@ -45,7 +46,7 @@ def _was_looked_at(backup: DiskBackup, record: RepositoryRecord, attempt: Attemp
     status = backup.status
     if status.store is None or status.manifest is None or status.completed_at is None:
         return False
-    here = status.store.name == record.store and status.store.repository.endswith(f"/{record.namespace_uid}")
+    here = status.store.name == record.store and status.store.repository.endswith(f"/{record.folder}")
     going = backup.metadata.deletion_timestamp is not None or status.tombstoned_at is not None
     return here and not going and status.completed_at <= attempt.started
 
@@ -56,9 +57,7 @@ def _presence(ctx: Context, record: RepositoryRecord) -> Callable[[DiskBackup], 
         store = load(ctx.cluster, BACKUP_STORE, BackupStore, "", record.store)
         if store is None:
             return lambda _: False
-        repository = ctx.repositories.find(
-            store, record.namespace_uid, namespace=record.namespace, purpose="maintenance"
-        ).repository
+        repository = maintenance_records.opened(ctx, store, record).repository
         names = newest_revisions(repository)
     except (StoreProblemError, RepositoryError) as problem:
         log.warning("%s: its backups are told by the next verification: %s", record.namespace, problem)

@@ -12,12 +12,15 @@ from collections.abc import Callable, Iterator
 
 from pydantic import ValidationError
 
+from longboat.api import BackupStore
 from longboat.kube.kinds import CONFIG_MAP
 from longboat.kube.port import AlreadyExistsError, Cluster, ConflictError, Object
+from longboat.plan.generations import FIRST
 from longboat.plan.maintenance import RepositoryRecord
 from longboat.plan.maintenance_job import record_key
 from longboat.plan.names import MANAGED_BY, MANAGER, OWNER_KIND
 from longboat.reconcile.context import Context
+from longboat.reconcile.repositories import RepositoryAccess
 
 log = logging.getLogger(__name__)
 
@@ -74,9 +77,9 @@ def update(ctx: Context, record: RepositoryRecord, change: Change) -> Repository
     raise ConflictError(f"configmaps {name!r} is gone, can't be read, or changes all the time")
 
 
-def tokens_of(ctx: Context, store: str, namespace_uid: str) -> list[str]:
+def tokens_of(ctx: Context, store: str, folder: str) -> list[str]:
     """Return the tokens that prunes of a repository were given; raises ConflictError if it is not known which."""
-    found = ctx.cluster.get(CONFIG_MAP, _name(record_key(store, namespace_uid)), ctx.settings.namespace)
+    found = ctx.cluster.get(CONFIG_MAP, _name(record_key(store, folder)), ctx.settings.namespace)
     if found is None:
         return []
     record = _record(found)
@@ -85,14 +88,25 @@ def tokens_of(ctx: Context, store: str, namespace_uid: str) -> list[str]:
     return record.tokens
 
 
-def is_pruning(ctx: Context, store: str, namespace_uid: str) -> bool:
+def is_pruning(ctx: Context, store: str, folder: str) -> bool:
     """Return whether a prune of a repository is under way: who takes over its epoch meanwhile ends it."""
-    record = read(ctx, record_key(store, namespace_uid))
+    record = read(ctx, record_key(store, folder))
     return record is not None and record.prune.attempt is not None and not record.prune.attempt.dry_run
 
 
+def opened(ctx: Context, store: BackupStore, record: RepositoryRecord) -> RepositoryAccess:
+    """Return the repository of a record, with the credentials of maintenance; raises StoreProblemError."""
+    return ctx.repositories.find(
+        store,
+        record.namespace_uid,
+        namespace=record.namespace,
+        purpose="maintenance",
+        generation=record.generation or FIRST,
+    )
+
+
 def _key(record: RepositoryRecord) -> str:
-    return record_key(record.store, record.namespace_uid)
+    return record_key(record.store, record.folder)
 
 
 def _name(key: str) -> str:

@@ -16,10 +16,11 @@ from longboat.kube.kinds import JOB, SECRET
 from longboat.kube.port import AlreadyExistsError, Object, RefusedError
 from longboat.mover import Failure, PruneResult, VerifyResult
 from longboat.plan import maintenance as plan
+from longboat.plan.generations import FIRST
 from longboat.plan.maintenance import Due, RepositoryRecord, Work, next_run, rules_of
 from longboat.plan.maintenance_job import NOT_STARTED_AFTER, REPOSITORY_KEY, job_name, mover_of, record_key
 from longboat.plan.mover import ROLE, Mover, mover_job
-from longboat.reconcile import maintenance_findings
+from longboat.reconcile import maintenance_findings, maintenance_records
 from longboat.reconcile import mover as movers
 from longboat.reconcile.context import Context
 from longboat.reconcile.epochs import Token, new_token, own_tokens, require_charge
@@ -36,7 +37,7 @@ def start(ctx: Context, store: BackupStore, due: Due, token: Token = new_token) 
 
     Raises StoreProblemError, which is noted down as the run's failure, if the store does not answer.
     """
-    record = read(ctx, record_key(store.name, due.namespace_uid))
+    record = read(ctx, record_key(store.name, due.folder))
     if record is None:
         return False
     attempt = record.runs(due.work).attempt
@@ -79,12 +80,14 @@ def _open(ctx: Context, record: RepositoryRecord, work: Work, store: BackupStore
     if work == "verify":
         # It reads most of what others wrote, and removes nothing: its pods are not given what can. The store's own
         # credentials, not those of a namespace, which may be gone or another one of its name.
-        return ctx.repositories.find(store, record.namespace_uid, namespace="", purpose="export")
-    return ctx.repositories.find(store, record.namespace_uid, namespace=record.namespace, purpose="maintenance")
+        return ctx.repositories.find(
+            store, record.namespace_uid, namespace="", purpose="export", generation=record.generation or FIRST
+        )
+    return maintenance_records.opened(ctx, store, record)
 
 
 def _place(record: RepositoryRecord) -> Place:
-    return Place(record.store, record.namespace, record.namespace_uid)
+    return Place(record.store, record.namespace, record.namespace_uid, record.generation or FIRST)
 
 
 def _note(ctx: Context, record: RepositoryRecord, work: Work, store: BackupStore, token: Token) -> RepositoryRecord:
@@ -94,7 +97,11 @@ def _note(ctx: Context, record: RepositoryRecord, work: Work, store: BackupStore
 
 
 def _launch(ctx: Context, record: RepositoryRecord, work: Work, store: BackupStore, access: RepositoryAccess) -> bool:
-    mover = mover_of(record, work, store, access.settings, access.path, access.master_key)
+    try:
+        mover = _mover(ctx, record, work, store, access)
+    except StoreProblemError as problem:
+        _fail(ctx, record, work, problem.reason, problem.message)
+        raise
     try:
         job = _made(ctx, mover)
     except RefusedError as error:
@@ -106,6 +113,17 @@ def _launch(ctx: Context, record: RepositoryRecord, work: Work, store: BackupSto
     update(ctx, record, lambda found: plan.with_job(found, work, job["metadata"]["uid"]))
     movers.equip(ctx.cluster, mover, job)
     return True
+
+
+def _mover(ctx: Context, record: RepositoryRecord, work: Work, store: BackupStore, access: RepositoryAccess) -> Mover:
+    """Return the mover of a run; raises StoreProblemError, if it can't be told whether the repository is closed."""
+    closed = None
+    if work == "prune":
+        # What a forger with an old key has written counts for nothing: the prune of an old repository ends at it.
+        closed = ctx.repositories.closed(
+            store, record.namespace_uid, access.generation, namespace=record.namespace, purpose="maintenance"
+        )
+    return mover_of(record, work, store, access.settings, access.path, access.master_key, closed)
 
 
 def _made(ctx: Context, mover: Mover) -> Object | None:
@@ -156,7 +174,7 @@ def _under_way(ctx: Context, store: BackupStore, record: RepositoryRecord, work:
             movers.stop(ctx.cluster, job)
             return False
         access = _open(ctx, record, work, store)
-        mover = mover_of(record, work, store, access.settings, access.path, access.master_key)
+        mover = _mover(ctx, record, work, store, access)
         movers.equip(ctx.cluster, mover, job)
     return True
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from datetime import datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from longboat.api import BackupStore
+from longboat.plan.generations import FIRST
 from longboat.plan.told import told
 
 if TYPE_CHECKING:
@@ -57,10 +59,12 @@ class RepositoryAccess:
     repository: Repository
     settings: StoreSettings
     path: str
-    """Path of the repository under the store's prefix: <cluster id>/<namespace uid>."""
+    """Path of the repository under the store's prefix: <cluster id>/<namespace uid>, or <namespace uid>.<number>."""
     master_key: bytes
     """The namespace's master key, 32 bytes; never the store's key."""
     key_id: str
+    generation: int = FIRST
+    """Which of the namespace's repositories it is: see plan.generations."""
 
 
 class Repositories(Protocol):
@@ -74,17 +78,44 @@ class Repositories(Protocol):
         *,
         namespace: str = "",
         purpose: Purpose = "export",
+        generation: int = FIRST,
     ) -> RepositoryAccess:
-        """Return the repository that a namespace has, for everything but the beginning of a run: none is ever made.
+        """Return a repository that a namespace has, for everything but the beginning of a run: none is ever made.
 
         With the credentials of a purpose, and of the namespace of that name if it has some of its own.
         StoreProblemError RepositoryNotFound if there is none, RepositoryReplaced if it is not the one of that id.
         """
 
-    def open(self, store: BackupStore, namespace_uid: str, *, namespace: str = "") -> RepositoryAccess:
-        """Return the repository of a namespace, made at first use, with the credentials of exports.
+    def open(
+        self, store: BackupStore, namespace_uid: str, *, namespace: str = "", generation: int | None = None
+    ) -> RepositoryAccess:
+        """Return the newest repository of a namespace, made at first use, with the credentials of exports.
 
-        It is keyed by the namespace's UID: a namespace made anew under an old name does not get the old backups.
+        It is keyed by the namespace's UID: a namespace made anew under an old name does not get the old backups. If
+        the newest one can't be told or opened, an older one never takes its place: StoreProblemError. A
+        ``generation`` that is named is opened without asking which is the newest.
+        """
+
+    def generations(
+        self, store: BackupStore, namespace_uid: str, *, namespace: str = "", purpose: Purpose = "export"
+    ) -> list[int]:
+        """Return which repositories a namespace has, the oldest first, as the store listed them a few minutes ago.
+
+        Their folders are there; a header may not be yet.
+        """
+
+    def closed(
+        self,
+        store: BackupStore,
+        namespace_uid: str,
+        generation: int,
+        *,
+        namespace: str = "",
+        purpose: Purpose = "export",
+    ) -> datetime | None:
+        """Return since when, by the store's clock, a repository is closed; None: it is the newest of its namespace.
+
+        What was written into it much later is not to be believed: see repository.closing.
         """
 
 

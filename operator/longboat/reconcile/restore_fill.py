@@ -17,6 +17,7 @@ from longboat.kube.kinds import (
 from longboat.kube.port import AlreadyExistsError, Object, RefusedError
 from longboat.mover import Failure
 from longboat.plan.disks import vm_disks
+from longboat.plan.generations import generation_at
 from longboat.plan.mover import Mover, hung, standing_since
 from longboat.plan.new_volume import is_bound
 from longboat.plan.problem import Problem
@@ -43,6 +44,8 @@ from longboat.reconcile.repositories import StoreProblemError, for_namespace, to
 from longboat.reconcile.restore_bind import staging_of
 from longboat.reconcile.restore_stage import Stage, updated
 from longboat.reconcile.snapshot_support import machine
+from longboat.reconcile.store_access import problem_of
+from longboat.repository import RepositoryError, require_on_time
 
 
 def fill(ctx: Context, restore: Restore) -> Stage:
@@ -148,16 +151,23 @@ def _mover(ctx: Context, restore: Restore, staging: Object) -> Mover | Problem:
         return Problem(
             "StoreNotFound", f"BackupStore {name!r}, which holds the backup, does not exist; create it again"
         )
+    uid = namespace["metadata"]["uid"]
     try:
         access = ctx.repositories.find(
             store,
-            namespace["metadata"]["uid"],
+            uid,
             restore.status.repository_id,
             namespace=restore.namespace,
             purpose="restore",
+            generation=generation_at(restore.status.repository or "", uid),
         )
+        # Read for its manifest only: what was written after a repository had been closed is not restored.
+        closed = ctx.repositories.closed(store, uid, access.generation, namespace=restore.namespace, purpose="restore")
+        require_on_time(access.repository, [restore.status.manifest or ""], closed)
     except StoreProblemError as error:
         return Problem(error.reason, told_in_namespace(name, error))
+    except RepositoryError as error:
+        return Problem(error.reason, told_in_namespace(name, problem_of(error)))
     if access.path != restore.status.repository:
         return Problem(
             "RepositoryMismatch",

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TypeVar
 
 from longboat.api import BackupStore
 from longboat.kube.kinds import SECRET
 from longboat.kube.port import Cluster
+from longboat.plan.generations import FIRST, folder_of
+from longboat.plan.maintenance import bucket_of
 from longboat.reconcile.context import Settings
+from longboat.reconcile.listings import Listings
 from longboat.reconcile.repositories import Purpose, RepositoryAccess, StoreProblemError, required
 from longboat.reconcile.store_settings import SettingsReader, decoded
 from longboat.repository import (
+    Closing,
     ObjectStore,
     Patience,
     Repository,
@@ -23,10 +29,12 @@ from longboat.repository import (
     parse_recovery_public,
     parse_store_key,
 )
+from longboat.repository.generations import find_generations, generations_in, open_newest
 
 PATIENCE = Patience(connect=5, request=30, retries=2, retry_for=30)
 """Far less than that of movers: what the operator reads is small, and a worker that waits keeps others waiting."""
 
+T = TypeVar("T")
 Reach = Callable[[ObjectStore, str, bytes], Repository]
 """Opens the repository at a path with the store's key."""
 
@@ -37,17 +45,57 @@ class StoreAccess:
 
     cluster: Cluster
     settings: Settings
+    listings: Listings = field(default_factory=Listings)
 
-    def open(self, store: BackupStore, namespace_uid: str, *, namespace: str = "") -> RepositoryAccess:
-        """Return the repository of a namespace, made at first use; raises StoreProblemError."""
+    def open(
+        self, store: BackupStore, namespace_uid: str, *, namespace: str = "", generation: int | None = None
+    ) -> RepositoryAccess:
+        """Return the newest repository of a namespace, made at first use; raises StoreProblemError."""
         recovery = recovery_of(store)
         settings = self.settings_of(store, "export", namespace)
-        return self._reach(
-            store,
-            namespace_uid,
-            settings,
-            lambda place, path, key: open_or_create_repository(place, path, key, recovery),
-        )
+        if generation is None:
+            generation = self._newest(store, namespace_uid, namespace)
+
+        def reach(place: ObjectStore, path: str, key: bytes) -> Repository:
+            return open_or_create_repository(place, path, key, recovery)
+
+        return self._reach(store, namespace_uid, settings, reach, generation)
+
+    def generations(
+        self, store: BackupStore, namespace_uid: str, *, namespace: str = "", purpose: Purpose = "export"
+    ) -> list[int]:
+        """Return which repositories a namespace has, as listed a few minutes ago, the oldest first."""
+        self._require_known(namespace_uid)
+        place = f"{purpose} {store.name} {bucket_of(store)}"
+
+        def ask() -> list[str]:
+            return self._by_either(store, namespace, purpose, self._folders)
+
+        folders = self.listings.folders(place, ask)
+        return generations_in(folders, namespace_uid)
+
+    def closed(
+        self,
+        store: BackupStore,
+        namespace_uid: str,
+        generation: int,
+        *,
+        namespace: str = "",
+        purpose: Purpose = "export",
+    ) -> datetime | None:
+        """Return since when a repository is closed, None if it is the newest one; raises StoreProblemError."""
+        if generation >= max(
+            self.generations(store, namespace_uid, namespace=namespace, purpose=purpose), default=FIRST
+        ):
+            return None
+        key = self.store_key(store)
+
+        def look(settings: StoreSettings) -> Closing | None:
+            found = find_generations(open_store(settings, PATIENCE), self.settings.cluster_id, namespace_uid)
+            return found.closing(generation, open_newest(found, key))
+
+        closing = self._by_either(store, namespace, purpose, look)
+        return None if closing is None else closing.closed
 
     def find(
         self,
@@ -57,10 +105,11 @@ class StoreAccess:
         *,
         namespace: str = "",
         purpose: Purpose = "export",
+        generation: int = FIRST,
     ) -> RepositoryAccess:
-        """Return the repository that a namespace has; raises StoreProblemError, also if it has another id."""
+        """Return a repository that a namespace has; raises StoreProblemError, also if it has another id."""
         settings = self.settings_of(store, purpose, namespace)
-        return required(self._reach(store, namespace_uid, settings, open_repository), repository_id)
+        return required(self._reach(store, namespace_uid, settings, open_repository, generation), repository_id)
 
     def settings_of(self, store: BackupStore, purpose: Purpose = "export", namespace: str = "") -> StoreSettings:
         """Return how to reach the store for a purpose; see SettingsReader."""
@@ -81,19 +130,57 @@ class StoreAccess:
             message = f"{field}: key {ref.key!r} of Secret {ref.name!r}: {error}"
             raise StoreProblemError("KeyInvalid", message, retryable=False) from None
 
-    def _reach(self, store: BackupStore, namespace_uid: str, settings: StoreSettings, reach: Reach) -> RepositoryAccess:
+    def _newest(self, store: BackupStore, namespace_uid: str, namespace: str) -> int:
+        """Return the generation that is written to: the newest one with a header, the first if there is none."""
+        if max(self.generations(store, namespace_uid, namespace=namespace), default=FIRST) == FIRST:
+            return FIRST
+
+        def look(settings: StoreSettings) -> int:
+            store = open_store(settings, PATIENCE)
+            return find_generations(store, self.settings.cluster_id, namespace_uid).newest or FIRST
+
+        return self._by_either(store, namespace, "export", look)
+
+    def _by_either(self, store: BackupStore, namespace: str, purpose: Purpose, look: Callable[[StoreSettings], T]) -> T:
+        """Look at the cluster's folders; raises StoreProblemError.
+
+        The store's own credentials are used first: those of a namespace may be confined to its folders.
+        """
+        try:
+            return _told(look, self.settings_of(store, purpose))
+        except StoreProblemError:
+            if not namespace or not self._reader().has_own(store, namespace):
+                raise
+        return _told(look, self.settings_of(store, purpose, namespace))
+
+    def _require_known(self, namespace_uid: str) -> None:
         if not self.settings.cluster_id or not namespace_uid:
             raise StoreProblemError("ClusterUnknown", "the UID of the namespace kube-system could not be read yet")
+
+    def _reach(
+        self, store: BackupStore, namespace_uid: str, settings: StoreSettings, reach: Reach, generation: int
+    ) -> RepositoryAccess:
+        self._require_known(namespace_uid)
         key = self.store_key(store)
-        path = f"{self.settings.cluster_id}/{namespace_uid}"
+        path = f"{self.settings.cluster_id}/{folder_of(namespace_uid, generation)}"
         try:
             repository = reach(open_store(settings, PATIENCE), path, key)
         except RepositoryError as error:
             raise problem_of(error) from error
-        return RepositoryAccess(repository, settings, path, repository.master_key, repository.key_id)
+        return RepositoryAccess(repository, settings, path, repository.master_key, repository.key_id, generation)
 
     def _reader(self) -> SettingsReader:
         return SettingsReader(self.cluster, self.settings.namespace)
+
+    def _folders(self, settings: StoreSettings) -> list[str]:
+        return list(open_store(settings, PATIENCE).folders(f"{self.settings.cluster_id}/"))
+
+
+def _told(look: Callable[[StoreSettings], T], settings: StoreSettings) -> T:
+    try:
+        return look(settings)
+    except RepositoryError as error:
+        raise problem_of(error) from error
 
 
 def recovery_of(store: BackupStore) -> bytes | None:

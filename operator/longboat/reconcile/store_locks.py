@@ -75,19 +75,19 @@ def _is_due(ctx: Context, store: BackupStore, status: BackupStoreStatus) -> bool
 
 
 def _look(ctx: Context, store: BackupStore, status: BackupStoreStatus, keep: Keep, inside: Folders) -> str | None:
-    """Return the last object that was looked at, <UID of the namespace>/<name>, or None if that was the last one."""
+    """Return the last object that was looked at, <repository's folder>/<name>, or None if that was the last one."""
     settings = StoreAccess(ctx.cluster, ctx.settings).settings_of(store, "maintenance")
     begun, skew = ctx.now(), timedelta(seconds=status.clock_skew_seconds or 0)
     first, _, after = (status.locks_reached or "").partition("/")
-    for namespace in sorted(repositories_in(inside(settings, f"{ctx.settings.cluster_id}/"))):
-        if namespace < first:
+    for folder in sorted(repositories_in(inside(settings, f"{ctx.settings.cluster_id}/"))):
+        if folder < first:
             continue
-        path = f"{ctx.settings.cluster_id}/{namespace}"
+        path = f"{ctx.settings.cluster_id}/{folder}"
         report = keep(
-            settings, path, ctx.now() + skew, after if namespace == first else "", lambda: ctx.now() - begun > AT_ONCE
+            settings, path, ctx.now() + skew, after if folder == first else "", lambda: ctx.now() - begun > AT_ONCE
         )
         if report.reached is not None:
-            return f"{namespace}/{report.reached}"
+            return f"{folder}/{report.reached}"
     return None
 
 

@@ -1,18 +1,20 @@
 """Looks whether what finished backups rely on is still in the store: after a start, and then daily.
 
-Two listings for each namespace and store, whatever the number of backups. It only tells: nothing is ever deleted for
-it, and a store that does not answer, or lists nothing at all, proves nothing about a backup.
+Two listings for each repository of a namespace in a store, whatever the number of backups. It only tells: nothing is
+ever deleted for it, and a store that does not answer, or lists nothing at all, proves nothing about a backup.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 
 from longboat.api import BackupStore, DiskBackup
 from longboat.kube.kinds import BACKUP_STORE, DISK_BACKUP, NAMESPACE
 from longboat.kube.port import ConflictError, NotFoundError
+from longboat.plan.generations import generation_at
 from longboat.plan.maintenance_findings import with_presence
 from longboat.plan.stored_data import DATA_MISSING, Held, held_by, missing, nothing_seen, relies_on
 from longboat.reconcile.context import Context
@@ -34,6 +36,15 @@ AT_ONCE = 500
 _ELSEWHERE = frozenset({"RepositoryNotFound", "RepositoryReplaced"})
 
 
+@dataclass
+class _Seen:
+    """What a look at one of a namespace's repositories came to: why nothing was seen, or that nobody knows."""
+
+    problem: str | None = None
+    again: timedelta | None = None
+    is_known: bool = True
+
+
 def look_up(ctx: Context, namespace: str, store_name: str) -> timedelta | None:
     """Compare a namespace's finished DiskBackups with what their store lists; return when to look again before time."""
     store = load(ctx.cluster, BACKUP_STORE, BackupStore, "", store_name)
@@ -41,33 +52,41 @@ def look_up(ctx: Context, namespace: str, store_name: str) -> timedelta | None:
     if store is None or not held:
         _tell_store(ctx, store_name, namespace, None)
         return None
+    found = ctx.cluster.get(NAMESPACE, namespace)
+    if found is None:
+        return RETRY
+    uid = found["metadata"]["uid"]
+    generations = {generation_at(each.path, uid) for each in held}
+    seen = [
+        _look(ctx, store, namespace, uid, number, [each for each in held if generation_at(each.path, uid) == number])
+        for number in sorted(generations)
+    ]
+    problems = [each.problem for each in seen if each.problem]
+    if problems or all(each.is_known for each in seen):
+        _tell_store(ctx, store_name, namespace, "; ".join(problems) or None)
+    return min((each.again for each in seen if each.again is not None), default=None)
+
+
+def _look(ctx: Context, store: BackupStore, namespace: str, uid: str, generation: int, held: Sequence[Held]) -> _Seen:
+    """Look at one of the namespace's repositories, for those that say that they are in it."""
     try:
-        access = _open(ctx, store, namespace)
+        access = ctx.repositories.find(store, uid, namespace=namespace, generation=generation)
         here = [each for each in held if each.repository == access.repository.id]
         revisions, objects = _listed(access, {name for each in here for name in each.disks.values()})
     except StoreProblemError as problem:
         if problem.reason in _ELSEWHERE:
-            _tell_store(ctx, store_name, namespace, problem.message)
-            return None
+            return _Seen(problem.message)
         log.info("%s: what its backups rely on is not known: %s: %s", namespace, problem.reason, problem.message)
-        return RETRY
+        return _Seen(again=RETRY, is_known=False)
     hashed = access.repository.keys.name_hash
     found = {each.manifest for each in here if hashed(each.manifest) in revisions}
     if nothing_seen(here, found, objects):
-        _tell_store(ctx, store_name, namespace, f"{access.path} lists nothing of its {len(here)} backups")
-        return None
+        return _Seen(f"{access.path} lists nothing of its {len(here)} backups")
     # What was made into a repository that is not here any more is no loss of this one, and nobody can look at it.
     elsewhere = len(held) - len(here)
     other = f"{access.path} is another repository than that of {elsewhere} of its {len(held)} backups"
-    _tell_store(ctx, store_name, namespace, other if elsewhere else None)
-    return _tell_backups(ctx, namespace, store_name, here, lambda each: each.lacks(found, objects))
-
-
-def _open(ctx: Context, store: BackupStore, namespace: str) -> RepositoryAccess:
-    found = ctx.cluster.get(NAMESPACE, namespace)
-    if found is None:
-        raise StoreProblemError("NamespaceNotFound", f"the namespace {namespace!r} is gone")
-    return ctx.repositories.find(store, found["metadata"]["uid"], namespace=namespace)
+    again = _tell_backups(ctx, namespace, store.name, here, lambda each: each.lacks(found, objects))
+    return _Seen(other if elsewhere else None, again)
 
 
 def _listed(access: RepositoryAccess, disks: set[str]) -> tuple[set[str], set[str]]:

@@ -190,5 +190,10 @@ def _open(ctx: Context, place: Place, repository_id: str | None = None) -> Repos
     if store is None:
         raise StoreProblemError("StoreNotFound", f"there is no BackupStore {place.store!r} any more; make it again")
     return ctx.repositories.find(
-        store, place.namespace_uid, repository_id, namespace=place.namespace, purpose="maintenance"
+        store,
+        place.namespace_uid,
+        repository_id,
+        namespace=place.namespace,
+        purpose="maintenance",
+        generation=place.generation,
     )

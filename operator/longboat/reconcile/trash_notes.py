@@ -16,6 +16,7 @@ from longboat.api import DiskBackup
 from longboat.api.common import format_time
 from longboat.kube.kinds import CONFIG_MAP, NAMESPACE
 from longboat.kube.port import AlreadyExistsError, ConflictError, Object
+from longboat.plan.generations import FIRST, folder_of, generation_at
 from longboat.plan.names import MANAGED_BY, MANAGER, OWNER_KIND, digest
 from longboat.reconcile.context import Context
 from longboat.reconcile.repositories import StoreProblemError
@@ -26,6 +27,7 @@ EVERYTHING = "*"
 """Stands for more names than are noted one by one; no object has this name."""
 MOST_NAMES = 500
 _TRIES = 5
+_GENERATION = "generation"
 
 Data = dict[str, str]
 
@@ -37,11 +39,17 @@ class Place:
     store: str
     namespace: str
     namespace_uid: str
+    generation: int = FIRST
+
+    @property
+    def folder(self) -> str:
+        """The repository's folder in that of the cluster."""
+        return folder_of(self.namespace_uid, self.generation)
 
     @property
     def name(self) -> str:
         """Name of the ConfigMap."""
-        return f"longboat-trash-{digest(self.store, self.namespace_uid, length=16)}"
+        return f"longboat-trash-{digest(self.store, self.folder, length=16)}"
 
 
 def place_of(ctx: Context, backup: DiskBackup) -> Place:
@@ -49,7 +57,8 @@ def place_of(ctx: Context, backup: DiskBackup) -> Place:
     namespace = ctx.cluster.get(NAMESPACE, backup.namespace)
     if backup.status.store is None or namespace is None:
         raise StoreProblemError("StoreUnknown", "status.store: it is not recorded where the backup is", retryable=False)
-    return Place(backup.status.store.name, backup.namespace, namespace["metadata"]["uid"])
+    store, uid = backup.status.store, namespace["metadata"]["uid"]
+    return Place(store.name, backup.namespace, uid, generation_at(store.repository, uid))
 
 
 def note_deletion(ctx: Context, backup: DiskBackup) -> None:
@@ -143,7 +152,7 @@ def noted(ctx: Context) -> list[tuple[Place, Data]]:
 
 
 def _place(data: Any) -> Place:
-    return Place(data["store"], data["namespace"], data["namespaceUID"])
+    return Place(data["store"], data["namespace"], data["namespaceUID"], int(data.get(_GENERATION, FIRST)))
 
 
 def update(ctx: Context, place: Place, change: Callable[[Data], Data], *, create: bool = True) -> None:
@@ -171,6 +180,8 @@ def update(ctx: Context, place: Place, change: Callable[[Data], Data], *, create
 
 def _config_map(ctx: Context, place: Place, change: Callable[[Data], Data]) -> Object:
     data = {"store": place.store, "namespace": place.namespace, "namespaceUID": place.namespace_uid}
+    if place.generation != FIRST:
+        data[_GENERATION] = str(place.generation)
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",

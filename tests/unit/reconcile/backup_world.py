@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,13 @@ from longboat.mover.export_disk import run_export
 from longboat.mover.jobs import merge
 from longboat.mover.results import failure_of, message_bytes
 from longboat.plan.conditions import find
+from longboat.plan.generations import FIRST, folder_of
 from longboat.reconcile import disk_backup
 from longboat.reconcile.context import Context
 from longboat.reconcile.repositories import RepositoryAccess, StoreProblemError, required
 from longboat.reconcile.store_access import problem_of
 from longboat.repository import (
+    ObjectStore,
     Repository,
     RepositoryError,
     StoreSettings,
@@ -44,7 +46,9 @@ from longboat.repository import (
 from tests.fakes.cluster import KillAt, Killed
 from tests.fakes.snapshots import SnapshotStorage
 from tests.unit.reconcile.disk_world import SHOP, SYSTEM, World
+from tests.unit.reconcile.folder_generations import closed_since, found_in, rotate
 
+KEY = bytes(range(32))
 STATE_FILE = "tpm2-00.permall"
 DISKS = {"root": "db-root", "data": "db-data", "logs": "db-logs"}
 
@@ -58,9 +62,22 @@ class FolderRepositories:
     """Namespace and purpose of each search, which decide about the credentials."""
     problem: StoreProblemError | None = None
 
-    def repository(self, namespace_uid: str) -> Repository:
-        settings = StoreSettings(type="folder", path=self.folder)
-        return open_or_create_repository(open_store(settings), f"cluster/{namespace_uid}", bytes(range(32)))
+    def place(self) -> ObjectStore:
+        return open_store(StoreSettings(type="folder", path=self.folder))
+
+    def repository(self, namespace_uid: str, generation: int = FIRST) -> Repository:
+        return open_or_create_repository(self.place(), f"cluster/{folder_of(namespace_uid, generation)}", KEY)
+
+    def rotate(self, namespace_uid: str) -> Repository:
+        return rotate(self.place(), namespace_uid, KEY)
+
+    def generations(self, store: BackupStore, namespace_uid: str, **_: Any) -> list[int]:
+        if self.problem:
+            raise self.problem
+        return list(found_in(self.place(), namespace_uid).numbers)
+
+    def closed(self, store: BackupStore, namespace_uid: str, generation: int, **_: Any) -> datetime | None:
+        return closed_since(self.place(), namespace_uid, generation, KEY)
 
     def find(
         self, store: BackupStore, namespace_uid: str, repository_id: str | None = None, **asked: Any
@@ -68,20 +85,21 @@ class FolderRepositories:
         self.asked.append((asked["namespace"], asked.get("purpose", "export")))
         if self.problem:
             raise self.problem
-        place = open_store(StoreSettings(type="folder", path=self.folder))
+        generation = asked.get("generation", FIRST)
         try:
-            open_repository(place, f"cluster/{namespace_uid}", bytes(range(32)))
+            open_repository(self.place(), f"cluster/{folder_of(namespace_uid, generation)}", KEY)
         except RepositoryError as error:
             raise problem_of(error) from error
-        return required(self.open(store, namespace_uid), repository_id)
+        return required(self.open(store, namespace_uid, generation=generation), repository_id)
 
-    def open(self, store: BackupStore, namespace_uid: str, **_: Any) -> RepositoryAccess:
+    def open(self, store: BackupStore, namespace_uid: str, generation: int | None = None, **_: Any) -> RepositoryAccess:
         if self.problem:
             raise self.problem
-        repository = self.repository(namespace_uid)
+        number = generation or found_in(self.place(), namespace_uid).newest or FIRST
+        repository = self.repository(namespace_uid, number)
         settings = StoreSettings(type="folder", path=self.folder)
-        path = f"cluster/{namespace_uid}"
-        return RepositoryAccess(repository, settings, path, repository.master_key, repository.key_id)
+        path = f"cluster/{folder_of(namespace_uid, number)}"
+        return RepositoryAccess(repository, settings, path, repository.master_key, repository.key_id, number)
 
 
 class Grenade(KillAt):

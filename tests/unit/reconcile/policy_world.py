@@ -11,6 +11,7 @@ from typing import Any
 from longboat.api import BackupPolicy, BackupStore, DiskBackup
 from longboat.kube.kinds import BACKUP_POLICY, BACKUP_STORE, DISK_BACKUP, VIRTUAL_MACHINE
 from longboat.kube.port import Object
+from longboat.plan.generations import FIRST, folder_of
 from longboat.reconcile import backup_policy
 from longboat.reconcile.context import Context, Settings
 from longboat.reconcile.objects import load
@@ -26,6 +27,7 @@ from longboat.repository import (
 from longboat.repository.folder_store import FolderStore
 from longboat.repository.object_store import Data
 from tests.fakes.cluster import FakeCluster, FakeVirtualMachines, KillAt
+from tests.unit.reconcile.folder_generations import closed_since, found_in, rotate
 
 SYSTEM = "longboat-system"
 SHOP = "shop"
@@ -82,8 +84,19 @@ class FolderRepositories:
     def store(self) -> FolderStore:
         return ClockedStore(StoreSettings(type="folder", path=self.folder), self.clock)
 
-    def repository(self, namespace_uid: str) -> Repository:
-        return open_or_create_repository(self.store(), f"cluster/{namespace_uid}", self.key)
+    def repository(self, namespace_uid: str, generation: int = FIRST) -> Repository:
+        return open_or_create_repository(self.store(), f"cluster/{folder_of(namespace_uid, generation)}", self.key)
+
+    def rotate(self, namespace_uid: str) -> Repository:
+        return rotate(self.store(), namespace_uid, self.key)
+
+    def generations(self, store: BackupStore, namespace_uid: str, **_: Any) -> list[int]:
+        if self.problem:
+            raise self.problem
+        return list(found_in(self.store(), namespace_uid).numbers)
+
+    def closed(self, store: BackupStore, namespace_uid: str, generation: int, **_: Any) -> datetime | None:
+        return closed_since(self.store(), namespace_uid, generation, self.key)
 
     def find(
         self, store: BackupStore, namespace_uid: str, repository_id: str | None = None, **asked: Any
@@ -91,23 +104,24 @@ class FolderRepositories:
         self.asked.append((asked["namespace"], asked.get("purpose", "export")))
         if self.problem:
             raise self.problem
+        generation = asked.get("generation", FIRST)
         try:
-            open_repository(self.store(), f"cluster/{namespace_uid}", self.key)
+            open_repository(self.store(), f"cluster/{folder_of(namespace_uid, generation)}", self.key)
         except RepositoryError as error:
             raise problem_of(error) from error
-        return required(self.open(store, namespace_uid), repository_id)
+        return required(self.open(store, namespace_uid, generation=generation), repository_id)
 
-    def open(self, store: BackupStore, namespace_uid: str, **_: Any) -> RepositoryAccess:
+    def open(self, store: BackupStore, namespace_uid: str, generation: int | None = None, **_: Any) -> RepositoryAccess:
         if self.problem:
             raise self.problem
+        number = generation or found_in(self.store(), namespace_uid).newest or FIRST
         try:
-            repository = self.repository(namespace_uid)
+            repository = self.repository(namespace_uid, number)
         except RepositoryError as error:
             raise problem_of(error) from error
         settings = StoreSettings(type="folder", path=self.folder)
-        return RepositoryAccess(
-            repository, settings, f"cluster/{namespace_uid}", repository.master_key, repository.key_id
-        )
+        path = f"cluster/{folder_of(namespace_uid, number)}"
+        return RepositoryAccess(repository, settings, path, repository.master_key, repository.key_id, number)
 
 
 @dataclass

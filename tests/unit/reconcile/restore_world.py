@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from datetime import datetime
 from typing import Any
 
 from longboat.kube.kinds import (
@@ -17,11 +18,13 @@ from longboat.kube.kinds import (
     VIRTUAL_MACHINE,
 )
 from longboat.kube.port import Object
+from longboat.plan.generations import FIRST, folder_of
 from longboat.reconcile import disk_snapshot
 from longboat.reconcile.repositories import RepositoryAccess, StoreProblemError
 from longboat.reconcile.restore import reconcile
 from longboat.repository import StoreSettings
 from tests.fakes.cluster import KillAt, Killed
+from tests.fakes.object_store import MemoryStore
 from tests.unit.reconcile.disk_world import SHOP, SYSTEM, World
 
 MANIFEST = "the-manifest"
@@ -37,19 +40,26 @@ class Store:
         self.error: StoreProblemError | None = None
         self.id = "first"
         self.asked: list[tuple[str, str]] = []
+        self.closings: dict[int, datetime] = {}
+        """Since when repositories are closed."""
+        self.store = MemoryStore()
 
     def find(self, store: Any, namespace_uid: str, repository_id: str | None = None, **asked: Any) -> RepositoryAccess:
         self.asked.append((asked["namespace"], asked["purpose"]))
         if repository_id not in (None, self.id):
             raise StoreProblemError("RepositoryReplaced", f"expected {repository_id}")
-        return self.open(store, namespace_uid)
+        return self.open(store, namespace_uid, generation=asked.get("generation", FIRST))
 
-    def open(self, store: Any, namespace_uid: str, **_: Any) -> RepositoryAccess:
+    def closed(self, store: Any, namespace_uid: str, generation: int, **_: Any) -> datetime | None:
+        return self.closings.get(generation)
+
+    def open(self, store: Any, namespace_uid: str, generation: int = FIRST, **_: Any) -> RepositoryAccess:
         if self.error:
             raise self.error
         settings = StoreSettings(type="folder", path="/store")
-        repository: Any = None
-        return RepositoryAccess(repository, settings, f"cluster/{namespace_uid}", b"k" * 32, "key")
+        repository: Any = self
+        path = f"cluster/{folder_of(namespace_uid, generation)}"
+        return RepositoryAccess(repository, settings, path, b"k" * 32, "key", generation)
 
 
 class Mover:
@@ -59,10 +69,12 @@ class Mover:
         self.world = world
         self.failures: list[dict[str, Any]] = []
         self.jobs: list[dict[str, Any]] = []
+        self.told: list[dict[str, Any]] = []
 
     def __call__(self, job: Object, content: str | None) -> tuple[bool, str, str | None]:
         self.jobs.append(job)
         told = self._told(job)
+        self.told.append(told)
         if self.failures:
             report = {"ok": False} | self.failures.pop(0)
             return False, json.dumps(report), "half"
@@ -112,11 +124,13 @@ def disk(name: str, phase: str = "Completed", **more: Any) -> dict[str, Any]:
     return {"name": name, "phase": phase, "claim": claim} | (good if phase == "Completed" else {}) | more
 
 
-def add_backup(world: World, name: str, disks: list[dict[str, Any]], phase: str = "Completed") -> None:
+def add_backup(
+    world: World, name: str, disks: list[dict[str, Any]], phase: str = "Completed", folder: str = ""
+) -> None:
     """Add a DiskBackup with a status."""
     made = world.cluster.create(head("DiskBackup", name, SHOP) | {"spec": {"policyRef": {"name": "p"}}})
     uid = world.get(NAMESPACE, SHOP, "")["metadata"]["uid"]
-    store = {"name": "offsite", "repository": f"cluster/{uid}", "id": "first"}
+    store = {"name": "offsite", "repository": f"cluster/{uid}{folder}", "id": "first"}
     made["status"] = {"phase": phase, "store": store, "disks": disks}
     world.cluster.update_status(made)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
@@ -23,8 +24,11 @@ from longboat.reconcile.restore import reconcile
 from longboat.reconcile.restore_cleanup import sweep
 from tests.unit.reconcile.disk_world import SHOP, SYSTEM
 from tests.unit.reconcile.restore_world import (
+    MANIFEST,
     OLD,
+    add_backup,
     assert_restored,
+    disk,
     failing,
     message,
     run,
@@ -41,6 +45,34 @@ def test_a_restore_uses_the_credentials_that_may_only_read() -> None:
     run(world)
     assert_restored(world)
     assert set(world.repositories.asked) == {(SHOP, "restore")}
+
+
+@pytest.mark.parametrize("folder", ["", ".2", ".11"])
+def test_a_backup_is_restored_from_the_repository_that_it_lies_in(folder: str) -> None:
+    world = shop()
+    add_backup(world, "moved", [disk("data")], folder=folder)
+    world.add_restore("r", wish(backup="moved"))
+    run(world)
+    assert_restored(world)
+    mover = world.storage.run_job
+    told = mover.told[-1]  # type: ignore[attr-defined]
+    assert told["repositoryPath"] == status(world)["repository"] and told["repositoryPath"].endswith(folder)
+
+
+@pytest.mark.parametrize(("late", "reason"), [(timedelta(minutes=29), None), (timedelta(minutes=31), "LateManifest")])
+def test_what_was_forged_with_a_leaked_key_is_not_restored(late: timedelta, reason: str | None) -> None:
+    world = shop()
+    store = world.repositories
+    store.store.put_new(MANIFEST, b"x")
+    store.closings = {1: store.store.now - late}
+    world.add_restore("r", wish())
+    run(world)
+    if reason is None:
+        assert_restored(world)
+        return
+    untouched_ = world.cluster.get(PERSISTENT_VOLUME_CLAIM, "db-restored", SHOP)
+    assert "volumeName" not in (untouched_ or {"spec": {}})["spec"] and not world.storage.run_job.jobs
+    assert world.reason(RESTORE, "r") == reason and "BackupStore 'offsite'" in message(world)
 
 
 def test_a_mover_that_fails_is_tried_again_up_to_three_times() -> None:
