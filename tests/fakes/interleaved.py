@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import threading
-from collections import deque
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from concurrent.futures import Executor, Future
+from typing import Any, TypeVar
+
+from greenlet import getcurrent, greenlet
 
 from longboat.repository import RepositoryError
 from longboat.repository.object_store import Data, ObjectInfo, ObjectStore
@@ -13,89 +14,86 @@ from longboat.repository.object_store import Data, ObjectInfo, ObjectStore
 from .object_store import KilledError
 
 R = TypeVar("R")
-_PATIENCE = 60.0  # Seconds without an operation after which a test is taken to hang.
 
 
 class Process:
-    """Work that runs in a thread of its own and stands still before each of its store operations.
+    """Work that stands still before each of its store operations; it runs only while one of these methods does.
 
-    `work` gets the store to use and may use it from many threads. After the end `result` or `error` is set.
+    `work` gets the store to use, in one thread. It is a coroutine by itself, a greenlet: threads would wait for the
+    system's scheduler twice for every operation. After the end `result` or `error` is set; what is no error of the
+    repository's family is raised here.
     """
 
     def __init__(self, store: ObjectStore, work: Callable[[ObjectStore], object]) -> None:
         self.result: object = None
         self.error: BaseException | None = None
-        self.ended = self.killed = False
-        self._waiting: deque[_Turn] = deque()
-        self._change = threading.Condition()
-        self._thread = threading.Thread(target=self._run, args=(work, GatedStore(store, self)), daemon=True)
-        self._thread.start()
+        self.killed = False
+        self._what = ""
+        self._greenlet = greenlet(self._run)
+        self._greenlet.switch(work, GatedStore(store, self))
+
+    @property
+    def ended(self) -> bool:
+        """Tell whether the work has come to its end."""
+        return self._greenlet.dead
 
     def step(self) -> bool:
         """Let one operation happen; False if the work has ended."""
-        with self._change:
-            if not self._change.wait_for(lambda: self._waiting or self.ended, _PATIENCE):
-                raise AssertionError("a process neither ends nor uses the store")
-            if not self._waiting:
-                return False
-            turn = self._waiting.popleft()
-            turn.allowed = True
-            self._change.notify_all()
-            self._change.wait_for(lambda: turn.over, _PATIENCE)
+        if self.ended:
+            return False
+        self._enter()
         return True
 
     def next_operation(self) -> str:
         """Return the operation before which it stands still, as `put <name>` or the like; empty if it has ended."""
-        with self._change:
-            if not self._change.wait_for(lambda: self._waiting or self.ended, _PATIENCE):
-                raise AssertionError("a process neither ends nor uses the store")
-            return self._waiting[0].what if self._waiting else ""
+        return "" if self.ended else self._what
 
     def run(self) -> None:
         """Let it come to its end."""
         while self.step():
             pass
-        self._thread.join(_PATIENCE)
 
     def kill(self) -> None:
         """End it here: no operation of it happens any more."""
-        with self._change:
-            self.killed = True
-            self._change.notify_all()
-        self._thread.join(_PATIENCE)
+        self.killed = True
+        while not self.ended:
+            self._enter()
 
     def gate(self, what: str, operation: Callable[[], R]) -> R:
         """Wait for the turn of an operation and do it."""
-        turn = _Turn(what)
-        with self._change:
-            self._waiting.append(turn)
-            self._change.notify_all()
-            self._change.wait_for(lambda: turn.allowed or self.killed)
-            try:
-                if self.killed:
-                    raise KilledError
-                return operation()
-            finally:
-                turn.over = True
-                self._change.notify_all()
+        assert getcurrent() is self._greenlet, f"{what}: a process has one thread"
+        self._what = what
+        self._greenlet.parent.switch()
+        if self.killed:
+            raise KilledError
+        return operation()
+
+    def _enter(self) -> None:
+        # Whoever lets it go on is who it comes back to.
+        self._greenlet.parent = getcurrent()
+        self._greenlet.switch()
 
     def _run(self, work: Callable[[ObjectStore], object], store: ObjectStore) -> None:
         try:
             self.result = work(store)
         except (RepositoryError, KilledError) as error:
             self.error = error
-        except BaseException as error:
-            self.error = error
-            raise
-        finally:
-            with self._change:
-                self.ended = True
-                self._change.notify_all()
 
 
-class _Turn:
-    def __init__(self, what: str) -> None:
-        self.what, self.allowed, self.over = what, False, False
+class AtOnce(Executor):
+    """In the place of a pool of threads: does what it is given at once, in the thread of a process."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        """Take what a pool is told."""
+
+    def submit(self, call: Callable[..., R], /, *args: Any, **kwargs: Any) -> Future[R]:
+        """Call it; return what came of it."""
+        future = Future[R]()
+        try:
+            future.set_result(call(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future
 
 
 class GatedStore:
