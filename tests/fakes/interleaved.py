@@ -35,7 +35,7 @@ class Process:
     @property
     def ended(self) -> bool:
         """Tell whether the work has come to its end."""
-        return self._greenlet.dead
+        return bool(self._greenlet.dead)
 
     def step(self) -> bool:
         """Let one operation happen; False if the work has ended."""

@@ -35,7 +35,7 @@ from longboat.repository import (
     write_tombstone,
 )
 from longboat.repository.commit import require_sound
-from longboat.repository.condemned import read_condemned
+from longboat.repository.condemned import StoredList, read_condemned
 from longboat.repository.errors import BackupBeingRemovedError, BackupNotFoundError, DamagedError
 from longboat.repository.layout import Kind, split_pack_name
 from longboat.repository.mark import references
@@ -108,6 +108,7 @@ class History:
         self.missed: list[bool] = []
         self._bytes = random.Random(0)
         self._whole: dict[str, dict[str, int]] = {}
+        self._lists: dict[str, StoredList] = {}
 
     def happen(self, step: Step) -> None:
         """Let one thing happen."""
@@ -208,9 +209,19 @@ class History:
 
         One is not read again while every version of every object that it was read from is still there.
         """
+        self._check_lists()
         for info in self.store.list(f"{PATH}/disks/"):
             if info.name not in self._whole or not self.noted.holds(self._whole[info.name]):
                 self._check(info.name)
+
+    def _check_lists(self) -> None:
+        """See that a list that has gone was there for a grace period, and that none of its packs is left."""
+        there = {each.info.name: each for each in read_condemned(self.repository)}
+        for name in self._lists.keys() - there.keys():
+            gone = self._lists[name]
+            assert self.store.now - gone.info.modified >= GRACE, name
+            assert set(self._packs()).isdisjoint(gone.content.ids()), name
+        self._lists = there
 
     def _check(self, place: str) -> None:
         self.noted.read = {}
@@ -304,7 +315,7 @@ _READERS = ["backups", "condemned", "damage", "rewrite", "roots", "tombstones", 
 def in_one_thread() -> Iterator[pytest.MonkeyPatch]:
     """Let exports work without threads; nothing is derived, decrypted and parsed again that is the same as before."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(commit, "references", lambda *args: references(*args, threads=1))
+        patch.setattr(commit, "references", lambda repository, manifest: references(repository, manifest, threads=1))
         for user in (map_builder, uploaded):
             patch.setattr(user, "ThreadPoolExecutor", AtOnce)
         patch.setattr(crypto, "derive", _derive)
