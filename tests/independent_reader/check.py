@@ -141,6 +141,18 @@ def check_condemned(repository: Repository, name: str) -> None:
         id_bytes(name, each)
 
 
+def check_closing(repository: Repository, name: str) -> None:
+    newest = repository.newest()
+    if newest is None or (repository.folder / name).read_bytes()[16:32] != newest.keys.key_id:
+        return
+    object_id = bytes.fromhex(Path(name).name)
+    with ObjectFile(repository.folder, name, objects.CLOSING, newest.keys, object_id) as file:
+        document = file.document()
+    value(name, document, "closed", str)
+    if id_field(name, document, "repositoryId") != repository.repository_id:
+        raise DamagedError(name, "closes another repository")
+
+
 def check_epoch(repository: Repository, name: str) -> None:
     document = plain_json(repository.folder, name)
     value(name, document, "number", int)
@@ -156,5 +168,6 @@ CHECKS: dict[str, Callable[[Repository, str], None]] = {
     rf"leases/{HEX}/[0-9]{{6}}": check_lease,
     rf"damage/{HEX}": check_damage,
     rf"condemned/{HEX}": check_condemned,
+    rf"closed/{HEX}": check_closing,
     r"epoch": check_epoch,
 }

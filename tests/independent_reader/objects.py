@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from tests.independent_reader.errors import DamagedError
 from tests.independent_reader.keys import ID_BYTES, Keys
 
-DATA_PACK, MAP_PACK, DISK, BACKUP, TOMBSTONE, LEASE, DAMAGE, CONDEMNED = range(1, 9)
+DATA_PACK, MAP_PACK, DISK, BACKUP, TOMBSTONE, LEASE, DAMAGE, CONDEMNED, _, CLOSING = range(1, 11)
 MAGIC = b"LONGBOAT"
 VERSION = 1
 HEADER = struct.Struct("<8sHBBI16s16s")

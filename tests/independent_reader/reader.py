@@ -20,6 +20,7 @@ from tests.independent_reader.objects import ObjectFile, parse_json
 T = TypeVar("T")
 ID = re.compile(r"[0-9a-f]{32}")
 REVISION = re.compile(r"[0-9]{6}")
+FOLDER = re.compile(r"([^.]+)(?:\.([2-9]|[1-9][0-9]+))?")
 DISK_NAME = re.compile(r"disks/[0-9a-f]{32}/[0-9]{8}T[0-9]{6}Z-[0-9a-f]{32}")
 PLAIN_LIMIT = 4096
 ARCHIVE_LIMIT = 64 << 20
@@ -101,13 +102,25 @@ def find_repository(folder: Path) -> Path:
 class Repository:
     def __init__(self, folder: Path, key_text: str) -> None:
         opener = Opener.from_text(key_text)
-        self.folder = folder
+        self.folder, self.key_text = folder, key_text
         header = plain_json(folder, "repository")
         check_version("repository", header)
         if header.get("format") != "longboat-repository":
             raise DamagedError("repository", "is not the header of a repository")
         self.repository_id = id_field("repository", header, "repositoryId")
         self.keys = self._open_keys(opener, id_field("repository", header, "keyId"))
+
+    def newest(self) -> "Repository | None":
+        """The namespace's repository that has the highest number, if this is not the one."""
+        found = {}
+        own = FOLDER.fullmatch(self.folder.name)
+        for each in self.folder.parent.iterdir():
+            match = FOLDER.fullmatch(each.name)
+            if own and match and match[1] == own[1] and (each / "repository").is_file():
+                found[int(match[2] or 1)] = each
+        if not found or found[max(found)] == self.folder:
+            return None
+        return Repository(found[max(found)], self.key_text)
 
     def backups(self) -> Iterator[Backup | ReaderError]:
         """Every backup in its newest revision; one that is damaged does not hide the others."""

@@ -14,11 +14,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from longboat.cli import repo_key, repo_output, repo_prune, repo_restore, repo_verify
+from longboat.cli import repo_key, repo_new_master, repo_output, repo_prune, repo_restore, repo_verify
 from longboat.cli.repo_access import (
     Key,
     UsageError,
-    choose_paths,
     open_all,
     open_at,
     parse_key,
@@ -28,18 +27,25 @@ from longboat.cli.repo_access import (
     store_settings,
 )
 from longboat.cli.repo_arguments import parser
-from longboat.cli.repo_contents import Backup, Contents, read_contents, read_disks
+from longboat.cli.repo_contents import Contents, read_contents, read_disks
+from longboat.cli.repo_generations import (
+    TOO_LATE,
+    Found,
+    choose_one,
+    choose_paths,
+    closed_since,
+    find_everywhere,
+    late_in,
+)
 from longboat.mover.errors import MoverError
 from longboat.repository import (
     ObjectStore,
     Repository,
     RepositoryError,
-    find_backup,
     open_store,
     parse_recovery_public,
-    read_tombstones,
 )
-from longboat.repository.errors import BackupNotFoundError, KeyTextError, RepositoryNotFoundError
+from longboat.repository.errors import KeyTextError, RepositoryNotFoundError
 
 OK, FAILED, USAGE, RETRY, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -114,32 +120,39 @@ def _list(session: Session) -> int:
 
 
 def _contents(session: Session, path: str) -> Contents:
+    contents = Contents(path)
     try:
-        return read_contents(path, open_at(session.store, path, session.key))
+        repository = open_at(session.store, path, session.key)
+        contents = read_contents(path, repository)
+        contents.closed = closed_since(session.store, path, session.key)
+        late = late_in(session.store, path, repository, session.key)
+        contents.problems += [f"{name}: {TOO_LATE}" for name in late]
     except RepositoryError as error:
         if error.retryable:
             raise
-        return Contents(path, problems=[str(error)])
+        contents.problems.append(str(error))
+    return contents
 
 
 def _show(session: Session) -> int:
-    path, repository, backup = _find(session)
-    disks = read_disks(repository, backup)
+    found = _find(session, accept=True)
+    backup, disks = found.backup, read_disks(found.repository, found.backup)
     if session.json:
-        told = {"repository": path, **repo_output.backup_json(backup), "metadata": backup.manifest.metadata}
+        told = {"repository": found.path, **repo_output.backup_json(backup), "metadata": backup.manifest.metadata}
         told["diskManifests"] = [repo_output.disk_json(*each) for each in disks]
-        repo_output.print_json(told, sys.stdout)
+        repo_output.print_json(told | {"doubt": found.doubt or None}, sys.stdout)
     else:
-        repo_output.print_backup(backup, path, disks, sys.stdout)
-    return FAILED if any(isinstance(stored, str) for _, stored in disks) else OK
+        repo_output.print_backup(backup, found.path, disks, sys.stdout)
+    return FAILED if found.doubt or any(isinstance(stored, str) for _, stored in disks) else OK
 
 
 def _restore(session: Session) -> int:
-    _, repository, backup = _find(session)
-    if backup.tombstone:
-        print(f"longboat repo: backup {backup.manifest.name} is deleted, and not yet removed", file=sys.stderr)
-    stored = repo_restore.read_disk(repository, repo_restore.choose_disk(backup.manifest, session.arguments.disk))
-    outcome = repo_restore.restore(session.arguments, repository, stored, session.console)
+    found = _find(session, session.arguments.accept_late)
+    if found.backup.tombstone:
+        print(f"longboat repo: backup {found.backup.manifest.name} is deleted, and not yet removed", file=sys.stderr)
+    disk = repo_restore.choose_disk(found.backup.manifest, session.arguments.disk)
+    stored = repo_restore.read_disk(found.repository, disk)
+    outcome = repo_restore.restore(session.arguments, found.repository, stored, session.console)
     if session.json:
         repo_output.print_json(outcome, sys.stdout)
     else:
@@ -148,20 +161,23 @@ def _restore(session: Session) -> int:
 
 
 def _verify(session: Session) -> int:
-    console, now = session.console, datetime.now(UTC)
-    reports = repo_verify.verify_all(session.arguments, session.repositories(), console.err, console.clock, now)
+    console, now, opened = session.console, datetime.now(UTC), session.repositories()
+    late = {path: late_in(session.store, path, repository, session.key) for path, repository in opened}
+    reports = repo_verify.verify_all(session.arguments, opened, console.err, console.clock, now)
     if session.json:
-        repo_output.print_json([repo_verify.report_json(*each) for each in reports], sys.stdout)
+        told = [repo_verify.report_json(*each) | {"lateManifests": late[each[0]]} for each in reports]
+        repo_output.print_json(told, sys.stdout)
     else:
         for each in reports:
-            repo_verify.print_report(*each, sys.stdout)
-    return OK if all(report.state == "ok" for _, report in reports) else FAILED
+            repo_verify.print_report(*each, late[each[0]], sys.stdout)
+    return OK if all(report.state == "ok" and not late[path] for path, report in reports) else FAILED
 
 
 def _prune(session: Session) -> int:
     reports = []
     for path, repository in session.repositories():
-        report = repo_prune.prune_one(session.arguments, repository, lambda: datetime.now(UTC))
+        closed = closed_since(session.store, path, session.key)
+        report = repo_prune.prune_one(session.arguments, repository, lambda: datetime.now(UTC), closed)
         reports.append(repo_prune.report_json(path, report) | {"note": repo_prune.left_undone(repository, report)})
         if not session.json:
             repo_prune.print_report(path, report, sys.stdout)
@@ -175,7 +191,9 @@ def _prune(session: Session) -> int:
 
 
 def _key(session: Session) -> int:
-    return _list_keys(session) if session.arguments.key_command == "list" else _rotate(session)
+    if session.arguments.key_command == "list":
+        return _list_keys(session)
+    return _new_master(session) if session.arguments.new_master else _rotate(session)
 
 
 def _list_keys(session: Session) -> int:
@@ -203,12 +221,34 @@ def _rotate(session: Session) -> int:
     return OK
 
 
+def _new_master(session: Session) -> int:
+    arguments = session.arguments
+    if arguments.new_key_file or arguments.remove_old:
+        raise UsageError(
+            "--new-master: not together with --new-key-file or --remove-old; replace the store's key first"
+        )
+    recovery = _recipient(arguments.recovery_recipient) if arguments.recovery_recipient else None
+    # All are opened before the first one is changed: a key that does not fit changes nothing.
+    planned = repo_new_master.plan(session.store, session.paths, session.key, recovery, arguments.start)
+    question = f"Give {len(planned)} namespaces new master keys? The next backup of each of their disks is a full one."
+    if not arguments.yes and not session.console.confirm(question):
+        raise UsageError("nothing was changed")
+    done = [repo_new_master.rotate(each, session.key, recovery) for each in planned]
+    if session.json:
+        repo_output.print_json(done, sys.stdout)
+    else:
+        repo_output.print_new_masters(done, sys.stdout)
+    return OK
+
+
 def _rotation(session: Session) -> repo_key.Rotation:
     arguments = session.arguments
     new_key = _new_key(arguments.new_key_file) if arguments.new_key_file else None
     recovery = _recipient(arguments.recovery_recipient) if arguments.recovery_recipient else None
     if new_key is None and recovery is None:
-        raise UsageError("--new-key-file or --recovery-recipient: at least one is needed")
+        raise UsageError("--new-key-file, --recovery-recipient or --new-master: at least one is needed")
+    if arguments.start is not None:
+        raise UsageError("--from: only with --new-master")
     if arguments.remove_old and new_key is None:
         raise UsageError("--remove-old: needs --new-key-file, or no store key would be left")
     return repo_key.Rotation(new_key, recovery, arguments.remove_old)
@@ -231,20 +271,13 @@ def _recipient(text: str) -> bytes:
         raise UsageError(f"--recovery-recipient: {error}") from None
 
 
-def _find(session: Session) -> tuple[str, Repository, Backup]:
+def _find(session: Session, accept: bool) -> Found:
     name = session.arguments.backup
-    found = []
-    for path, repository in session.repositories():
-        manifest = find_backup(repository, name)
-        if manifest:
-            stones = [stone for stone in read_tombstones(repository) if stone.backup_name == name]
-            found.append((path, repository, Backup(manifest, stones[0] if stones else None)))
-    if len(found) > 1:
-        places = ", ".join(path for path, _, _ in found)
-        raise UsageError(f"--repository: backup {name!r} is in {len(found)} repositories, name one: {places}")
-    if not found:
-        raise BackupNotFoundError(f"{session.store.describe()}: no backup {name!r}; see longboat repo list")
-    return found[0]
+    found = find_everywhere(session.store, session.repositories(), session.key, name)
+    chosen = choose_one(session.store, found, name, accept)
+    if chosen.doubt:
+        print(f"longboat repo: {chosen.doubt}", file=sys.stderr)
+    return chosen
 
 
 def _confirm(question: str) -> bool:

@@ -22,8 +22,8 @@ from longboat.repository import (
 )
 from longboat.repository.errors import KeyTextError
 from longboat.repository.key_text import RECOVERY_SECRET_PREFIX
-from longboat.repository.layout import BACKUPS, DISKS, KEYS, MAPS, PACKS
-from longboat.repository.object_store import ObjectStore
+from longboat.repository.layout import BACKUPS, DISKS, HEADER_NAME, KEYS, MAPS, PACKS
+from longboat.repository.object_store import ObjectStore, exists
 
 _OURS = {folder.rstrip("/") for folder in (PACKS, MAPS, DISKS, BACKUPS, KEYS)}
 _OPTIONS = {"endpoint": "--endpoint", "bucket": "--bucket", "prefix": "--prefix", "path": "--folder"}
@@ -147,21 +147,15 @@ def open_at(store: ObjectStore, path: str, key: Key) -> Repository:
 
 
 def repository_paths(store: ObjectStore) -> list[str]:
-    """Return the paths (`<cluster id>/<namespace UID>`) of the repositories below the store's prefix."""
+    """Return the paths (`<cluster id>/<folder of a namespace>`) of the repositories below the store's prefix."""
     paths = (f"{cluster}/{namespace}" for cluster in store.folders("") for namespace in store.folders(f"{cluster}/"))
-    return sorted(path for path in paths if _OURS.intersection(store.folders(f"{path}/")))
+    return sorted(path for path in paths if _is_repository(store, path))
 
 
-def choose_paths(paths: list[str], wanted: str) -> list[str]:
-    """Return the paths that a text names: a path, a namespace's UID, or the beginning of either. Raises UsageError."""
-    found = [path for path in paths if wanted in (path, path.split("/")[1])]
-    found = found or [path for path in paths if path.startswith(wanted) or path.split("/")[1].startswith(wanted)]
-    if wanted and not found:
-        known = ", ".join(paths[:5]) or "none"
-        raise UsageError(
-            f"--repository: none begins with {wanted!r}; there are: {known}{' …' if len(paths) > 5 else ''}"
-        )
-    return found or paths
+def _is_repository(store: ObjectStore, path: str) -> bool:
+    ours = _OURS.intersection(store.folders(f"{path}/"))
+    # Keys alone are what is left of a rotation that ended before its header, and will be made again.
+    return exists(store, f"{path}/{HEADER_NAME}") if ours == {KEYS.rstrip("/")} else bool(ours)
 
 
 def open_all(store: ObjectStore, paths: list[str], key: Key) -> Iterator[tuple[str, Repository]]:

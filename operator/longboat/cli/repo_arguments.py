@@ -56,7 +56,11 @@ def _command(commands: Commands, name: str, what: str) -> argparse.ArgumentParse
     store.add_argument("--prefix", help="what the BackupStore's spec.s3.prefix says")
     store.add_argument("--ca-file", metavar="FILE", help="certificates that the endpoint's one is checked with")
     store.add_argument("--key-file", metavar="FILE", help="the store's key, or the recovery secret")
-    store.add_argument("--repository", metavar="NAME", help="<cluster id>/<namespace UID>, either, or how it begins")
+    store.add_argument(
+        "--repository",
+        metavar="NAME",
+        help="<cluster id>/<namespace UID>, either, or how it begins; with .<n> one alone of the namespace's",
+    )
     made.add_argument("-o", "--output", choices=("table", "json"), default="table", help="form of the output")
     return made
 
@@ -108,6 +112,13 @@ def _percent(text: str) -> float:
     return share
 
 
+def _number(text: str) -> int:
+    number = int(text) if text.isascii() and text.isdigit() else 0
+    if not number:
+        raise argparse.ArgumentTypeError(f"expected 1 or more, found {text}")
+    return number
+
+
 def _disk(made: argparse.ArgumentParser) -> None:
     made.add_argument("backup", help="the backup's name")
     made.add_argument("target", help="where to write it; a file gets its name when it is complete")
@@ -116,6 +127,9 @@ def _disk(made: argparse.ArgumentParser) -> None:
     made.add_argument(
         "--salvage", action="store_true", help="go on without what is damaged: it is zeros then, and told"
     )
+    made.add_argument(
+        "--accept-late", action="store_true", help="also what came too late after its repository had been closed"
+    )
 
 
 def _key(commands: Commands) -> None:
@@ -123,10 +137,18 @@ def _key(commands: Commands) -> None:
     keys = commands.add_parser("key", help=what, description=what[0].upper() + what[1:] + ".")
     verbs = keys.add_subparsers(dest="key_command", required=True, metavar="command")
     _command(verbs, "list", "list for whom the master keys are wrapped")
-    made = _command(verbs, "rotate", "wrap the master keys for another key")
+    made = _command(verbs, "rotate", "wrap the master keys for another key, or make new master keys")
     made.add_argument("--new-key-file", metavar="FILE", help="the store's new key (longboat key generate)")
     made.add_argument(
         "--recovery-recipient", metavar="KEY", help="also for this public key (longboat-recovery-public-1-…)"
     )
     made.add_argument("--remove-old", action="store_true", help="take all other store keys away; asks first")
+    made.add_argument(
+        "--new-master",
+        action="store_true",
+        help="after a leak: a new repository with a fresh master key, to which all is written from then on; asks first",
+    )
+    made.add_argument(
+        "--from", dest="start", type=_number, metavar="N", help="which repository of the namespace it replaces"
+    )
     made.add_argument("-y", "--yes", action="store_true", help="do not ask")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, TypeVar
 
 from longboat.repository import BackupManifest, Repository, RepositoryError, StoredDisk, Tombstone, read_disk_manifest
@@ -46,13 +47,14 @@ class Backup:
 
 @dataclass
 class Contents:
-    """A repository's backups, the oldest first, and what could not be read of it."""
+    """A repository's backups, the oldest first, what could not be read of it, and since when it is closed, if it is."""
 
     path: str
     repository_id: str = ""
     key_id: str = ""
     backups: list[Backup] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    closed: datetime | None = None
 
     @property
     def namespaces(self) -> list[str]:

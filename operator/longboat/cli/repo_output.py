@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, TextIO
 
 from longboat.cli.repo_contents import Backup, Contents
+from longboat.cli.repo_generations import place_of
 from longboat.plan.quantities import size_text
 from longboat.repository import StoredDisk
 
@@ -31,11 +32,13 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], out: TextIO,
 
 def contents_json(contents: Contents) -> Object:
     """Return a repository as `repo list -o json` tells it."""
-    cluster, namespace_uid = contents.path.split("/")[:2]
+    place = place_of(contents.path)
     return {
         "repository": contents.path,
-        "clusterId": cluster,
-        "namespaceUid": namespace_uid,
+        "clusterId": place.cluster_id,
+        "namespaceUid": place.namespace_uid,
+        "number": place.number,
+        "closed": _moment(contents.closed) if contents.closed else None,
         "namespaces": contents.namespaces,
         "repositoryId": contents.repository_id,
         "keyId": contents.key_id,
@@ -66,7 +69,8 @@ def backup_json(backup: Backup) -> Object:
 def print_contents(contents: Contents, out: TextIO) -> None:
     """Write a repository with its backups for people."""
     names = f" (namespace {', '.join(contents.namespaces)})" if contents.namespaces else ""
-    print(f"Repository {contents.path}{names}", file=out)
+    closed = f", closed since {_moment(contents.closed)}" if contents.closed else ""
+    print(f"Repository {contents.path}{names}{closed}", file=out)
     if contents.backups:
         print_table(_HEAD, [_row(each) for each in contents.backups], out, "  ")
     elif not contents.problems:
@@ -168,3 +172,17 @@ def print_rotations(done: Sequence[Mapping[str, Any]], out: TextIO) -> None:
     """Write what a rotation did."""
     rows = [(each["repository"], ", ".join(each["added"]) or "-", str(each["removed"])) for each in done]
     print_table(("REPOSITORY", "ADDED", "REMOVED"), rows, out)
+
+
+def print_new_masters(done: Sequence[Mapping[str, Any]], out: TextIO) -> None:
+    """Write which repositories are written to from now on, and which ones they have closed."""
+    rows = [
+        (
+            each["repository"],
+            each["masterKeyId"][:8],
+            "made" if each["made"] else "completed",
+            ", ".join(f"{path} since {since}" for path, since in each["closed"].items()) or "-",
+        )
+        for each in done
+    ]
+    print_table(("REPOSITORY", "MASTER KEY", "", "CLOSED"), rows, out)

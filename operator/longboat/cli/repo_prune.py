@@ -33,18 +33,22 @@ def prune_one(
     arguments: argparse.Namespace,
     repository: Repository,
     clock: Callable[[], datetime],
+    closed: datetime | None = None,
     random: Callable[[], str] = lambda: secrets.token_hex(16),
 ) -> PruneReport:
-    """Prune a repository, or say what that would free unless --yes was given. Raises RepositoryError."""
+    """Prune a repository, or say what that would free unless --yes was given. Raises RepositoryError.
+
+    `closed` is since when it is closed by a newer one of the namespace.
+    """
     grace, allow_most = grace_of(arguments), arguments.allow_most
     if not arguments.yes or arguments.dry_run:
-        return prune(repository, now=clock(), grace=grace, dry_run=True, allow_most=allow_most)
+        return prune(repository, now=clock(), grace=grace, dry_run=True, allow_most=allow_most, closed=closed)
     current = read_epoch(repository)
     # The operator's own token is taken up, so that it still finds itself in charge afterwards.
     token = current.token if current else _BY_HAND + random()
     epoch = advance_epoch(repository, {token}, token)
     try:
-        return prune(repository, now=clock(), grace=grace, epoch=epoch, allow_most=allow_most)
+        return prune(repository, now=clock(), grace=grace, epoch=epoch, allow_most=allow_most, closed=closed)
     finally:
         if token.startswith(_BY_HAND) and read_epoch(repository) == epoch:
             # Nobody was in charge before; whoever will be must not find a stranger.

@@ -8,6 +8,7 @@ from contextlib import closing
 from datetime import datetime
 from typing import Any, TextIO
 
+from longboat.cli.repo_generations import TOO_LATE
 from longboat.cli.repo_progress import Bar
 from longboat.plan.quantities import size_text
 from longboat.repository import Repository, VerifyReport, find_backup, verify
@@ -31,9 +32,11 @@ def report_json(path: str, report: VerifyReport) -> dict[str, Any]:
     return {"repository": path, **report.model_dump(mode="json", by_alias=True)}
 
 
-def print_report(path: str, report: VerifyReport, out: TextIO) -> None:
-    """Write a report for people: what is damaged, whom it hurts, what was looked at."""
+def print_report(path: str, report: VerifyReport, late: Sequence[str], out: TextIO) -> None:
+    """Write a report for people: what is damaged, whom it hurts, what came too late, what was looked at."""
     print(f"Repository {path}: {report.state}", file=out)
+    for name in late:
+        print(f"  LATE  {name}: {TOO_LATE}", file=out)
     for damage in report.damage:
         place = f", frame at {damage.frame_offset}" if damage.frame_offset is not None else ""
         print(f"  {damage.problem.upper()}  {damage.object}{place}: {damage.detail}", file=out)

@@ -102,8 +102,9 @@ def _store_finding(store: BackupStore, affects: tuple[Ability, ...]) -> Finding:
     if condition is None:
         return Finding("stores", store.name, Verdict.UNKNOWN, "not tried out yet", "wait for the operator", affects)
     if condition.status != "True":
+        verdict = Verdict.WARNING if condition.status == "Unknown" else Verdict.ERROR
         # The message of the condition carries the remedy.
-        return Finding("stores", store.name, Verdict.ERROR, f"{condition.reason}: {condition.message}", "", affects)
+        return Finding("stores", store.name, verdict, f"{condition.reason}: {condition.message}", "", affects)
     warnings = [each for each in store.status.conditions or () if each.type in ("SameSite", "NoRecoveryRecipient")]
     if warnings:
         return Finding("stores", store.name, Verdict.WARNING, " | ".join(w.message for w in warnings), "", affects)

@@ -140,7 +140,9 @@ METRICS = (
     ),
     # Not where it is: whatever can reach the port would read it.
     Metric("longboat_store_info", "gauge", "1; a BackupStore.", ("store",)),
-    Metric("longboat_store_up", "gauge", "1 if backups can be written and read, else 0.", ("store",)),
+    Metric(
+        "longboat_store_up", "gauge", "1 if backups can be written and read, else 0; absent if unknown.", ("store",)
+    ),
     Metric(
         "longboat_store_warning",
         "gauge",
@@ -228,7 +230,7 @@ def store_samples(store: Object) -> Iterator[Sample]:
     status, name = store.get("status") or {}, store["metadata"]["name"]
     conditions = {each["type"]: each for each in status.get("conditions") or ()}
     yield "longboat_store_info", (name,), 1.0
-    if "Available" in conditions:
+    if conditions.get("Available", {"status": "Unknown"})["status"] != "Unknown":
         yield "longboat_store_up", (name,), float(_holds(conditions, "Available"))
     reasons = {str(each["reason"]) for each in conditions.values() if each["type"] in _WARNING_CONDITIONS}
     for reason in sorted(reasons & _WARNINGS):

@@ -29,6 +29,8 @@ from longboat.repository import Rights, StoreCheck, StoreSettings, check_store
 
 RETRY = timedelta(seconds=30)
 """A store in trouble is tried out this often, so that a repair is seen soon."""
+KEY_NOT_TRIED = "KeyNotTried"
+"""Condition of a store that works, of which it is not known whether its key is the right one."""
 
 Check = Callable[[StoreSettings, datetime, Rights], StoreCheck]
 Locks = Callable[[Context, BackupStore, BackupStoreStatus], BackupStoreStatus]
@@ -42,7 +44,10 @@ class Result:
     reason: str | None = None
     retryable: bool = True
     clock_skew: timedelta | None = None
-    writable: bool = False
+    writable: bool | None = False
+    """None: those who write use credentials that were not tried out."""
+    untried: str | None = None
+    """Why it is not known whether the key is the right one, though the store works."""
 
 
 def reconcile(
@@ -76,7 +81,7 @@ def _period(ctx: Context, store: BackupStore) -> timedelta:
 
 
 def _checked(ctx: Context, store: BackupStore, check: Check) -> BackupStoreStatus:
-    result = _try_out(ctx, store, check)
+    result = _of_namespaces(store, _try_out(ctx, store, check))
     skew = None if result.clock_skew is None else int(result.clock_skew.total_seconds())
     return store.status.model_copy(
         update={
@@ -107,18 +112,17 @@ def _try_out(ctx: Context, store: BackupStore, check: Check) -> Result:
         # The key is looked at first: a store that can be reached and not be opened is no good.
         access.store_key(store)
         found = _try_credentials(ctx, store, access, check)
-        if not found.reason:
-            _try_key(ctx, store)
+        return found if found.reason else _with_key(ctx, store, found)
     except StoreProblemError as problem:
         return _lacking(problem)
-    return found
 
 
 def _try_credentials(ctx: Context, store: BackupStore, access: StoreAccess, check: Check) -> Result:
     """Return what came of the exports' credentials, or of the first others that are not well: backups go on then."""
     first = _found(check(access.settings_of(store), ctx.now(), "create"))
     others: dict[Purpose, CredentialsSecretRef | None] = {
-        "restore": store.spec.restore_credentials_secret_ref,
+        # If namespaces have to have their own, no restore is made with the store's.
+        "restore": None if _asks_for_own(store) else store.spec.restore_credentials_secret_ref,
         "maintenance": store.spec.maintenance_credentials_secret_ref,
     }
     for purpose, ref in others.items():
@@ -140,6 +144,25 @@ def _try_other(ctx: Context, store: BackupStore, access: StoreAccess, check: Che
     return found if named else replace(found, message=f"{field}: {found.message}")
 
 
+def _of_namespaces(store: BackupStore, result: Result) -> Result:
+    """Return what the failure of credentials means that no backup and no restore is made with."""
+    if not _asks_for_own(store) or result.reason not in _OF_CREDENTIALS or result.writable:
+        return result
+    message = (
+        "backups and restores are made with the credentials of their namespaces, which are not tried out here"
+        " (spec.namespaceCredentials is Required). The store's own do not work, so that its backups are neither"
+        f" verified nor pruned: {result.message}"
+    )
+    return replace(result, message=message, writable=None)
+
+
+def _asks_for_own(store: BackupStore) -> bool:
+    return store.spec.namespace_credentials == "Required"
+
+
+_OF_CREDENTIALS = frozenset({"CredentialsNotFound", "CredentialsIncomplete", "WrongCredentials", "AccessDenied"})
+
+
 def _found(found: StoreCheck) -> Result:
     reason = None if found.ok else str(found.problem)
     retryable = found.problem in ("Unreachable", "StoreFailure")
@@ -158,6 +181,25 @@ def _rights(store: BackupStore, purpose: Purpose) -> Rights:
     return "remove" if purpose == "maintenance" and not tried else "read"
 
 
+def _with_key(ctx: Context, store: BackupStore, found: Result) -> Result:
+    """Try out the key; what is wrong with the repository that this is done with alone holds up nobody else."""
+    try:
+        _try_key(ctx, store)
+    except StoreProblemError as problem:
+        if problem.reason not in _OF_ONE_REPOSITORY:
+            raise
+        message = (
+            "whether the key is the right one could not be tried out, as the repository of the operator's own namespace"
+            f" can't be opened: {problem.reason}: {problem.message}. It holds no backups: remove its folder from the"
+            " bucket, and it is made anew"
+        )
+        return replace(found, untried=message)
+    return found
+
+
+_OF_ONE_REPOSITORY = frozenset({"Damaged", "RepositoryDamaged", "UnsupportedFormat"})
+
+
 def _try_key(ctx: Context, store: BackupStore) -> None:
     """Open the repository of the operator's own namespace: made with the first key, it refuses any other one."""
     own = ctx.cluster.get(NAMESPACE, ctx.settings.namespace)
@@ -170,12 +212,18 @@ def _conditions(ctx: Context, store: BackupStore, result: Result) -> list[Condit
     conditions = with_condition(
         store.status.conditions,
         "Available",
-        "False" if result.reason else "True",
+        "True" if not result.reason else "Unknown" if result.writable is None else "False",
         reason,
         result.message,
         now=now,
         generation=generation,
     )
+    if result.untried is None:
+        conditions = without_condition(conditions, KEY_NOT_TRIED)
+    else:
+        conditions = with_condition(
+            conditions, KEY_NOT_TRIED, "True", KEY_NOT_TRIED, result.untried, now=now, generation=generation
+        )
     if not result.reason:
         return kstatus.ready(conditions, reason, result.message, now=now, generation=generation)
     if result.retryable:

@@ -184,6 +184,22 @@ def test_a_wrong_key_is_found_before_any_backup_needs_it(world: World, checks: C
     assert condition(world, "Stalled")[0] == "True"
 
 
+@pytest.mark.parametrize("reason", ["RepositoryDamaged", "Damaged", "UnsupportedFormat"])
+def test_repository_that_only_the_key_is_tried_out_with_holds_up_no_other_one(
+    world: World, checks: Checks, reason: str
+) -> None:
+    world.add_store()
+    world.repositories.problem = StoreProblemError(reason, "c/uid/header: no such thing", retryable=False)
+    assert look(world, checks) == timedelta(minutes=5)
+    assert (world.store().status.available, world.store().status.writable) == ("Yes", True)
+    assert condition(world)[:2] == condition(world, "Ready")[:2] == ("True", "Available")
+    assert condition(world, "KeyNotTried")[0] == "True" and "c/uid/header" in condition(world, "KeyNotTried")[2]
+    world.repositories.problem = None
+    world.clock.by(minutes=5)
+    look(world, checks)
+    assert find(world.store().status.conditions, "KeyNotTried") is None
+
+
 def test_standing_warnings_come_and_go(world: World, checks: Checks) -> None:
     world.set(location="lon-1")
     pair = generate_recovery_pair()

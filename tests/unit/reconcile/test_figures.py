@@ -180,8 +180,8 @@ def test_backup_that_hangs_is_told_with_its_age(world: Watched) -> None:
     assert world.told("longboat_backups_unfinished") == {}
 
 
-@pytest.mark.parametrize(("status", "up"), [("True", 1.0), ("False", 0.0)])
-def test_store_that_is_away_is_down(world: Watched, status: str, up: float) -> None:
+@pytest.mark.parametrize(("status", "up"), [("True", 1.0), ("False", 0.0), ("Unknown", None)])
+def test_store_that_is_away_is_down(world: Watched, status: str, up: float | None) -> None:
     store = world.cluster.get(BACKUP_STORE, "offsite")
     assert store is not None
     its = {
@@ -193,7 +193,7 @@ def test_store_that_is_away_is_down(world: Watched, status: str, up: float) -> N
     }
     world.cluster.update_status(store | {"status": {"conditions": [its], "lastCheckTime": "2026-01-07T10:17:00Z"}})
     world.tick.once()
-    assert world.told("longboat_store_up") == {("offsite",): up}
+    assert world.told("longboat_store_up") == ({} if up is None else {("offsite",): up})
     assert world.told("longboat_store_last_check_timestamp_seconds") == {("offsite",): world.clock().timestamp()}
 
 

@@ -214,6 +214,53 @@ def test_a_missing_secret_of_a_purpose_is_told_once_by_its_field_and_names_no_ba
     assert (world.store().status.writable, world.store().status.clock_skew_seconds) == (True, 2)
 
 
+NO_SECRET: dict[str, str] = {}
+
+
+@pytest.mark.parametrize(
+    ("secret", "bad", "reason"),
+    [
+        (None, None, "CredentialsNotFound"),
+        (NO_SECRET, None, "CredentialsIncomplete"),
+        ({"accessKeyID": "a", "secretAccessKey": "b"}, StoreProblem.DENIED, "AccessDenied"),
+        ({"accessKeyID": "a", "secretAccessKey": "b"}, StoreProblem.CREDENTIALS, "WrongCredentials"),
+    ],
+)
+def test_store_whose_namespaces_all_have_credentials_of_their_own_is_not_called_unavailable_for_want_of_others(
+    world: World, secret: dict[str, str] | None, bad: StoreProblem | None, reason: str
+) -> None:
+    checks = Checks()
+    world.cluster.delete(SECRET, "offsite-s3", SYSTEM)
+    if secret is not None:
+        world.add_secret("offsite-s3", **secret)
+    if bad is not None:
+        checks.answer = StoreCheck(bad, "may not")
+    world.add_store(namespaceCredentials="Required")
+    assert backup_store.reconcile(world.context(), "", "offsite", check=checks) == timedelta(seconds=30)
+    found = find(world.store().status.conditions, "Available")
+    assert found is not None and (found.status, found.reason) == ("Unknown", reason)
+    assert "credentials of their namespaces" in found.message and "neither verified nor pruned" in found.message
+    assert (world.store().status.available, world.store().status.writable) == (reason, None)
+    ready = find(world.store().status.conditions, "Ready")
+    assert ready is not None and (ready.status, ready.reason) == ("False", reason)
+
+
+def test_what_is_wrong_with_the_store_itself_is_told_whosever_the_credentials_are(world: World) -> None:
+    checks = Checks(StoreCheck(StoreProblem.BUCKET, "there is no such bucket"))
+    world.add_store(namespaceCredentials="Required")
+    backup_store.reconcile(world.context(), "", "offsite", check=checks)
+    found = find(world.store().status.conditions, "Available")
+    assert found is not None and (found.status, found.reason) == ("False", "BucketNotFound")
+    assert world.store().status.writable is False
+
+
+def test_secret_of_restores_that_no_restore_uses_need_not_be_there(world: World) -> None:
+    world.cluster.delete(SECRET, "offsite-read", SYSTEM)
+    world.add_store(**OWN, namespaceCredentials="Required")
+    backup_store.reconcile(world.context(), "", "offsite", check=Checks())
+    assert world.store().status.available == "Yes"
+
+
 def test_credentials_of_a_purpose_that_are_none_are_told_by_its_field(world: World) -> None:
     world.add_secret("google", serviceAccountKey=GOOGLE_KEY)
     world.add_secret("google-read", serviceAccountKey="hidden-secret")

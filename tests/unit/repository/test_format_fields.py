@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from longboat.repository.closing import ClosingRecord
 from longboat.repository.condemned import CondemnedList
 from longboat.repository.damage import DamageRecord
 from longboat.repository.documents import Document
@@ -64,6 +65,7 @@ def declared(model: type[Document]) -> dict[str, object]:
         (small_document("damage"), DamageRecord),
         (small_document("condemned list"), CondemnedList),
         (small_document("rewrite list"), RewriteList),
+        (small_document("closing"), ClosingRecord),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )

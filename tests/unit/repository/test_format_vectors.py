@@ -5,12 +5,15 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from longboat.repository import find_backup, open_or_create_repository, parse_store_key
+from longboat.repository.closing import ClosingRecord
 from longboat.repository.crypto import RepositoryKeys, derive
+from longboat.repository.documents import open_document, seal_document
 from longboat.repository.key_text import (
     RECOVERY_SECRET_PREFIX,
     STORE_KEY_PREFIX,
@@ -18,12 +21,13 @@ from longboat.repository.key_text import (
     generate_recovery_pair,
     parse_recovery_public,
 )
-from longboat.repository.layout import Kind, pack_name
+from longboat.repository.layout import Kind, closing_name, pack_name
 from longboat.repository.packs import PackWriter, open_frame, read_pack_index
 from longboat.repository.pages import FrameRef, build_page, decode_page, encode_page, page_table
 from longboat.repository.wrapping import WrapKey, add_wrap, unwrap_master
 from tests.fakes.object_store import MemoryStore
 from tests.independent_reader import keys as independent
+from tests.independent_reader.objects import CLOSING, ObjectFile
 from tests.independent_reader.reader import parse_page
 from tests.unit.mover.disks import PATH, restore
 
@@ -169,3 +173,15 @@ def test_page_is_that_of_the_document() -> None:
     assert frame.wanted == [(1, 0, block_id), (3, 0, block_id)]
     count, table = page_table(page)
     assert f"`{count.to_bytes(2, 'little').hex()}{table.hex()}`" in DOCUMENT
+
+
+def test_closing_is_that_of_the_document(tmp_path: Path) -> None:
+    record = ClosingRecord(repository_id=counted(0xF0, 16).hex(), closed=datetime(2026, 11, 22, 3, 30, tzinfo=UTC))
+    sealed = seal_document(KEYS, Kind.CLOSING, PACK_ID, record)
+    assert f"`{closing_name(PACK_ID)}`" in DOCUMENT
+    assert f"| 0 | header | `{sealed[:48].hex()}` |" in DOCUMENT
+    assert f"| 48 | frame | `{sealed[48:].hex()}` |" in DOCUMENT
+    assert open_document(KEYS, Kind.CLOSING, sealed, ClosingRecord) == (PACK_ID, record)
+    (tmp_path / "closing").write_bytes(sealed)
+    with ObjectFile(tmp_path, "closing", CLOSING, independent.Keys(MASTER, REPOSITORY), PACK_ID) as file:
+        assert file.document() == {"repositoryId": counted(0xF0, 16).hex(), "closed": "2026-11-22T03:30:00Z"}

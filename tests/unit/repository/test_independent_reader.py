@@ -18,11 +18,13 @@ from longboat.mover.export_disk import run_export
 from longboat.repository import (
     DiskIdentity,
     advance_epoch,
+    find_generations,
     generate_recovery_pair,
     open_or_create_repository,
     parse_recovery_public,
     read_disk_manifest,
     reference_to,
+    rotate_master_key,
     sweep_tombstones,
     update_backup_expiry,
     write_backup_manifest,
@@ -260,6 +262,25 @@ def test_what_an_interrupted_writer_and_the_maintenance_leave_agrees(world: Worl
     world.agree()
     world.back_up("next", content | {4 * BLOCK: b"changed"})
     world.agree()
+
+
+def test_repositories_before_and_after_a_new_master_key_agree(world: World) -> None:
+    world.back_up("old", content_of(1))
+    (cluster, uid), recovery = PATH.split("/"), parse_recovery_public(RECOVERY.public)
+    for number in (1, 2):
+        newest = rotate_master_key(find_generations(world.store, cluster, uid), STORE_KEY, number, recovery)
+    # One under the second key, and one under the third.
+    assert len(world.names("closed/")) == 2
+    folder = world.reader().folder
+    world.agree()
+    for each in (folder, folder.with_name(f"{uid}.2"), folder.with_name(f"{uid}.3")):
+        assert check(Reader(each, STORE_TEXT)) == []
+    assert Reader(folder.with_name(f"{uid}.3"), STORE_TEXT).keys.key_id == newest.keys.key_id
+    for closing in (folder / "closed").iterdir():
+        data = closing.read_bytes()
+        closing.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    (failure,) = check(Reader(folder, STORE_TEXT))
+    assert "does not authenticate" in str(failure)
 
 
 def test_a_change_of_any_object_is_found(world: World) -> None:

@@ -1,0 +1,132 @@
+"""The repositories of a namespace as `longboat repo` names them, and what is believed in those that are closed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from longboat.cli.repo_access import Key, UsageError, open_at
+from longboat.cli.repo_contents import Backup
+from longboat.repository import (
+    ObjectStore,
+    Repository,
+    RepositoryError,
+    find_backup,
+    find_backup_in_time,
+    find_generations,
+    late_manifests,
+    parse_generation,
+    read_tombstones,
+)
+from longboat.repository.errors import BackupNotFoundError, LateManifestError
+
+_SOME = 5  # Paths that a message names.
+TOO_LATE = "it came too late after the repository had been closed, and is not believed"
+ACCEPT_LATE = "--accept-late restores it nevertheless (in a copy of a store all time stamps are those of the copying)"
+
+
+@dataclass(frozen=True, order=True)
+class Place:
+    """What a repository's path says: whose it is, and which one of the namespace's it is, from 1."""
+
+    cluster_id: str
+    namespace_uid: str
+    number: int
+
+    def is_meant_by(self, text: str) -> bool:
+        """Tell whether a text names this repository, or all of its namespace; `<UID>.1` is the first one alone."""
+        names = self.namespace_uid, f"{self.namespace_uid}.{self.number}"
+        return text in {*names, *(f"{self.cluster_id}/{name}" for name in names)}
+
+
+def place_of(path: str) -> Place:
+    """Return what a path says; a folder of another form counts as a namespace of its own."""
+    cluster, folder = path.split("/")[:2]
+    uid, number = parse_generation(folder) or (folder, 1)
+    return Place(cluster, uid, number)
+
+
+def choose_paths(paths: Iterable[str], wanted: str) -> list[str]:
+    """Return the paths that a text names: a namespace's, one of them, or what begins so. Raises UsageError."""
+    paths = sorted(paths, key=place_of)
+    found = [path for path in paths if place_of(path).is_meant_by(wanted)]
+    found = found or [path for path in paths if path.startswith(wanted) or path.split("/")[1].startswith(wanted)]
+    if wanted and not found:
+        known = ", ".join(paths[:_SOME]) or "none"
+        more = " …" if len(paths) > _SOME else ""
+        raise UsageError(f"--repository: none begins with {wanted!r}; there are: {known}{more}")
+    return found or paths
+
+
+def closed_since(store: ObjectStore, path: str, key: Key) -> datetime | None:
+    """Return since when a repository is closed by a newer one of its namespace; None for the newest one.
+
+    RepositoryError if that can't be told, as the newest one does not open with the key.
+    """
+    place = place_of(path)
+    if parse_generation(path.split("/")[1]) is None:
+        return None
+    found = find_generations(store, place.cluster_id, place.namespace_uid)
+    if found.newest in (None, place.number):
+        return None
+    closing = found.closing(place.number, open_at(store, found.path(found.newest or 1), key))
+    return closing.closed if closing else None
+
+
+def late_in(store: ObjectStore, path: str, repository: Repository, key: Key) -> list[str]:
+    """Return the manifests of an open repository that came too late after it was closed. Raises RepositoryError."""
+    closed = closed_since(store, path, key)
+    return late_manifests(repository, closed) if closed else []
+
+
+@dataclass(frozen=True)
+class Found:
+    """A backup, where it is, and why it is not believed, if so: it came after its repository had been closed."""
+
+    path: str
+    repository: Repository
+    backup: Backup
+    doubt: str = ""
+
+
+def find_everywhere(store: ObjectStore, opened: Iterable[tuple[str, Repository]], key: Key, name: str) -> list[Found]:
+    """Return the backups of that name in all repositories. Raises RepositoryError."""
+    found = []
+    for path, repository in opened:
+        manifest = find_backup(repository, name)
+        if manifest:
+            stones = [stone for stone in read_tombstones(repository) if stone.backup_name == name]
+            backup = Backup(manifest, stones[0] if stones else None)
+            found.append(Found(path, repository, backup, _doubt(store, path, repository, key, name)))
+    return found
+
+
+def choose_one(store: ObjectStore, found: Sequence[Found], name: str, accept: bool) -> Found:
+    """Return the one that is believed, or the only one if all are accepted. Raises UsageError, RepositoryError."""
+    good = [each for each in found if not each.doubt]
+    chosen = good or found
+    if len(chosen) > 1:
+        places = ", ".join(each.path for each in chosen)
+        raise UsageError(f"--repository: backup {name!r} is in {len(chosen)} repositories, name one: {places}")
+    if not chosen:
+        raise BackupNotFoundError(f"{store.describe()}: no backup {name!r}; see longboat repo list")
+    if chosen[0].doubt and not accept:
+        raise LateManifestError(f"{chosen[0].doubt}; {ACCEPT_LATE}")
+    return chosen[0]
+
+
+def _doubt(store: ObjectStore, path: str, repository: Repository, key: Key, name: str) -> str:
+    try:
+        closed = closed_since(store, path, key)
+    except RepositoryError as error:
+        if error.retryable:
+            raise
+        return f"it can't be told whether backup {name!r} came after {path} had been closed: {error}"
+    try:
+        find_backup_in_time(repository, name, closed)
+    except RepositoryError as error:
+        if error.retryable:
+            raise
+        return str(error)
+    return ""
