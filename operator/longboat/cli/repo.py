@@ -33,9 +33,11 @@ from longboat.cli.repo_generations import (
     Found,
     choose_one,
     choose_paths,
+    clear_all_remains,
     closed_since,
     find_everywhere,
     late_in,
+    standing_of,
 )
 from longboat.mover.errors import MoverError
 from longboat.repository import (
@@ -176,11 +178,13 @@ def _verify(session: Session) -> int:
 def _prune(session: Session) -> int:
     reports = []
     for path, repository in session.repositories():
-        closed = closed_since(session.store, path, session.key)
-        report = repo_prune.prune_one(session.arguments, repository, lambda: datetime.now(UTC), closed)
+        standing = standing_of(session.store, path, session.key)
+        report = repo_prune.prune_one(session.arguments, repository, lambda: datetime.now(UTC), standing)
         reports.append(repo_prune.report_json(path, report) | {"note": repo_prune.left_undone(repository, report)})
         if not session.json:
             repo_prune.print_report(path, report, sys.stdout)
+    if session.arguments.yes and not session.arguments.dry_run:
+        clear_all_remains(session.store, session.paths)
     if session.json:
         repo_output.print_json(reports, sys.stdout)
     elif note := next((each["note"] for each in reports if each["note"]), None):

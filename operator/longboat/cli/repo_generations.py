@@ -20,6 +20,7 @@ from longboat.repository import (
     read_tombstones,
 )
 from longboat.repository.errors import BackupNotFoundError, LateManifestError
+from longboat.repository.retire import clear_remains
 
 _SOME = 5  # Paths that a message names.
 TOO_LATE = "it came too late after the repository had been closed, and is not believed"
@@ -59,19 +60,40 @@ def choose_paths(paths: Iterable[str], wanted: str) -> list[str]:
     return found or paths
 
 
-def closed_since(store: ObjectStore, path: str, key: Key) -> datetime | None:
-    """Return since when a repository is closed by a newer one of its namespace; None for the newest one.
+@dataclass(frozen=True)
+class Standing:
+    """Since when a repository is closed by a newer one of its namespace, and whether it ends when it is empty."""
+
+    closed: datetime | None = None
+    may_retire: bool = False
+
+
+def standing_of(store: ObjectStore, path: str, key: Key) -> Standing:
+    """Return how a repository stands among those of its namespace.
 
     RepositoryError if that can't be told, as the newest one does not open with the key.
     """
     place = place_of(path)
     if parse_generation(path.split("/")[1]) is None:
-        return None
+        return Standing()
     found = find_generations(store, place.cluster_id, place.namespace_uid)
     if found.newest in (None, place.number):
-        return None
-    closing = found.closing(place.number, open_at(store, found.path(found.newest or 1), key))
-    return closing.closed if closing else None
+        return Standing()
+    newest = open_at(store, found.path(found.newest or 1), key)
+    closing = found.closing(place.number, newest)
+    return Standing(closing.closed if closing else None, found.may_retire(place.number, newest))
+
+
+def closed_since(store: ObjectStore, path: str, key: Key) -> datetime | None:
+    """Return since when a repository is closed, None for the newest one of its namespace. Raises RepositoryError."""
+    return standing_of(store, path, key).closed
+
+
+def clear_all_remains(store: ObjectStore, paths: Iterable[str]) -> None:
+    """Remove what is left of ended repositories of the namespaces that have these. Raises RepositoryError."""
+    for cluster, uid in {(place.cluster_id, place.namespace_uid) for place in map(place_of, paths)}:
+        if parse_generation(uid):
+            clear_remains(find_generations(store, cluster, uid))
 
 
 def late_in(store: ObjectStore, path: str, repository: Repository, key: Key) -> list[str]:

@@ -6,10 +6,12 @@ import argparse
 import secrets
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, TextIO
 
 from longboat.api.common import parse_duration
 from longboat.cli.repo_access import UsageError
+from longboat.cli.repo_generations import Standing
 from longboat.plan.quantities import size_text
 from longboat.repository import PruneReport, Repository, Tally, advance_epoch, prune, read_epoch
 from longboat.repository.layout import EPOCH_NAME
@@ -33,22 +35,26 @@ def prune_one(
     arguments: argparse.Namespace,
     repository: Repository,
     clock: Callable[[], datetime],
-    closed: datetime | None = None,
+    standing: Standing,
     random: Callable[[], str] = lambda: secrets.token_hex(16),
 ) -> PruneReport:
-    """Prune a repository, or say what that would free unless --yes was given. Raises RepositoryError.
-
-    `closed` is since when it is closed by a newer one of the namespace.
-    """
-    grace, allow_most = grace_of(arguments), arguments.allow_most
+    """Prune a repository, or say what that would free unless --yes was given. Raises RepositoryError."""
+    run = partial(
+        prune,
+        repository,
+        grace=grace_of(arguments),
+        allow_most=arguments.allow_most,
+        closed=standing.closed,
+        may_retire=standing.may_retire,
+    )
     if not arguments.yes or arguments.dry_run:
-        return prune(repository, now=clock(), grace=grace, dry_run=True, allow_most=allow_most, closed=closed)
+        return run(now=clock(), dry_run=True)
     current = read_epoch(repository)
     # The operator's own token is taken up, so that it still finds itself in charge afterwards.
     token = current.token if current else _BY_HAND + random()
     epoch = advance_epoch(repository, {token}, token)
     try:
-        return prune(repository, now=clock(), grace=grace, epoch=epoch, allow_most=allow_most, closed=closed)
+        return run(now=clock(), epoch=epoch)
     finally:
         if token.startswith(_BY_HAND) and read_epoch(repository) == epoch:
             # Nobody was in charge before; whoever will be must not find a stranger.
@@ -80,6 +86,7 @@ def report_json(path: str, report: PruneReport) -> dict[str, Any]:
         "toRewrite": _tally(report.to_rewrite),
         "unknownObjects": report.unknown,
         "postponed": report.postponed or None,
+        "retired": report.retired,
     }
 
 
@@ -100,6 +107,11 @@ def print_report(path: str, report: PruneReport, out: TextIO) -> None:
         print(f"  {report.unknown} objects are not Longboat's and are left alone", file=out)
     if report.postponed:
         print(f"  nothing was condemned: {report.postponed}", file=out)
+    if report.retired:
+        print(
+            f"  it is closed and nothing is left in it: its keys and header {'go' if report.dry_run else 'went'}",
+            file=out,
+        )
 
 
 def _tally(tally: Tally) -> dict[str, int]:

@@ -62,10 +62,11 @@ def run_prune(
         dry_run=job.dry_run,
         allow_most=_allowed(job.allowed) if job.allowed else False,
         closed=job.closed,
+        may_retire=job.may_retire,
         threads=job.workers or 8,
         progress=_Lines(emit, clock).tell,
     )
-    if job.dry_run:
+    if job.dry_run or report.retired:
         return _result(report, WriteOnceReport())
     return _result(report, keep_write_once(job.store, job.repository_path, epoch_time(repository)))
 
@@ -104,6 +105,7 @@ def _result(report: PruneReport, kept: WriteOnceReport) -> PruneResult:
         unknown=report.unknown,
         note=report.postponed,
         asked=_question(report.asked) if report.asked else None,
+        retired=report.retired,
         locks_extended=kept.extended,
         purged=PruneCount(objects=kept.removed, bytes=kept.removed_bytes),
         locked=kept.locked,

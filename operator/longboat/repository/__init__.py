@@ -8,7 +8,8 @@ The bytes are described in docs/reference/repository-format.md. Where things are
   `versioned_store`, `write_once` (with `s3_versions`, `s3_requests`): S3 buckets that keep versions and locks.
 - `key_text`: keys as text for Secrets and safes. `wrapping`: the master key, wrapped for its recipients.
 - `repository`: opening and creating. `generations`: a namespace's repositories, one for each master key; `closing`:
-  what is still believed in an old one. `backups`: manifests, written and found. `tombstones`: deletion, undo, sweep.
+  what is still believed in an old one; `retire`: its end.
+- `backups`: manifests, written and found. `tombstones`: deletion, undo, sweep.
   `leases`, `epoch`: how writers and removers stay out of each other's way. `parents`: what an export builds on.
 - `verify` (and `verify_*`): is everything there and whole; `damage`: what is not, remembered; `copies`: healing.
 - `prune`: deleting what nothing refers to; `mark` (what manifests refer to), `roots`, `condemned`, `clutter` are its
@@ -83,6 +84,7 @@ if TYPE_CHECKING:
         open_with_master_key,
         open_with_recovery,
     )
+    from .retire import is_finished, retire
     from .settings import SECRETS, StoreSettings, loopback_host
     from .tombstones import (
         SweepReport,
@@ -162,6 +164,8 @@ _HOMES = {
     "open_repository": "repository",
     "open_with_master_key": "repository",
     "open_with_recovery": "repository",
+    "is_finished": "retire",
+    "retire": "retire",
     "SECRETS": "settings",
     "StoreSettings": "settings",
     "loopback_host": "settings",
@@ -228,6 +232,7 @@ __all__ = [
     "generations_in",
     "has_tombstone",
     "holds_backup",
+    "is_finished",
     "keep_write_once",
     "late_manifests",
     "list_backups",
@@ -252,6 +257,7 @@ __all__ = [
     "remove_tombstone",
     "require_none_late",
     "require_on_time",
+    "retire",
     "rotate_master_key",
     "stale_markers",
     "sweep_tombstones",

@@ -62,6 +62,11 @@ class Generations:
         """Return the path of the nth one below the store's prefix."""
         return f"{self.cluster_id}/{generation_name(self.namespace_uid, n)}"
 
+    def may_retire(self, n: int, newest: Repository) -> bool:
+        """Tell whether the nth one may end when nothing is left in it: the oldest one, closed by the newest key."""
+        closing = self.closing(n, newest)
+        return n == self.numbers[0] and closing is not None and closing.sealed
+
     def closing(self, n: int, newest: Repository) -> Closing | None:
         """Return since when the nth one is closed, None for the newest one, which is given open.
 

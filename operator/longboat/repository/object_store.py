@@ -93,6 +93,10 @@ class ScopedStore:
         """See contents()."""
         return contents(self._store, self._folder + name, max_size)
 
+    def has_versions(self, prefix: str) -> bool:
+        """See has_versions()."""
+        return has_versions(self._store, self._folder + prefix)
+
     def get_range(self, name: str, offset: int, length: int) -> Data:
         """See ObjectStore."""
         return self._store.get_range(self._folder + name, offset, length)
@@ -125,6 +129,12 @@ def contents(store: ObjectStore, name: str, max_size: int) -> Iterator[bytes]:
     """Yield what get() returns, then the object's other versions if the store is one that tells them apart."""
     versions = getattr(store, "get_versions", None)
     yield from versions(name, max_size) if versions is not None else [store.get(name, max_size)]
+
+
+def has_versions(store: ObjectStore, prefix: str) -> bool:
+    """Tell whether there is an object below a folder, or if the store is one that tells, a hidden version of one."""
+    hidden = getattr(store, "has_versions", None)
+    return bool(hidden(prefix)) if hidden is not None else next(iter(store.list(prefix)), None) is not None
 
 
 def put_once(store: ObjectStore, name: str, data: bytes) -> None:

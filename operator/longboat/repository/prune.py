@@ -28,6 +28,7 @@ from .mark import DEFAULT_THREADS, SHARED, DiskMarks, Marks, map_pack_sizes, mar
 from .object_store import ObjectInfo
 from .parallel import in_batches
 from .repository import Repository
+from .retire import retire
 from .rewrite import Candidates, RewriteList, advice_objects, to_rewrite, write_advice
 from .roots import LeasedPacks, mark_manifests, read_leases
 
@@ -87,6 +88,7 @@ class PruneReport:
     anew. `live_by_claim` are the bytes of the live ones by the name of the claim whose disk they are ("": of several
     disks, and map packs). `unknown` counts objects among the packs that are not ours and are left alone. `postponed`
     says why nothing was condemned, if so; `asked` for what it needs somebody who says that it is meant (`allow_most`).
+    `retired` tells that nothing was left in a closed repository and that its keys and header went.
     """
 
     dry_run: bool = False
@@ -103,6 +105,7 @@ class PruneReport:
     unknown: int = 0
     postponed: str = ""
     asked: Asked | None = None
+    retired: bool = False
 
     @property
     def freed(self) -> Tally:
@@ -128,6 +131,7 @@ def prune(
     dry_run: bool = False,
     allow_most: bool | Asked = False,
     closed: datetime | None = None,
+    may_retire: bool = False,
     threads: int = DEFAULT_THREADS,
     progress: Callable[[PruneProgress], None] = lambda _: None,
 ) -> PruneReport:
@@ -138,7 +142,8 @@ def prune(
     found. A dry run needs no epoch, takes `now` for the store's time, and writes nothing. Unless `allow_most`, nothing
     is condemned if more than the share MOST of all bytes would be: manifests may be hidden. Leave for what an earlier
     run `asked` about is leave for notably more neither. `closed` is since when the repository is closed, if it is:
-    LateManifestError names what was written too late after that, and nothing is deleted. DamagedError,
+    LateManifestError names what was written too late after that, and nothing is deleted. If it `may_retire`, as it is
+    the oldest one of its namespace, its keys and header go once nothing is left in it. DamagedError,
     UnsupportedFormatError or a StoreError ends the run; what was deleted until then was rightly deleted.
     """
     if grace < MIN_GRACE:
@@ -146,6 +151,8 @@ def prune(
     require_none_late(repository, closed)
     run = _Prune(repository, _store_time(repository, now, epoch, dry_run), grace, epoch, dry_run, threads, progress)
     run.run(allow_most)
+    if closed is not None and may_retire:
+        run.report.retired = retire(repository, closed, run.now, epoch)
     return run.report
 
 
@@ -192,7 +199,7 @@ class _Prune:
         threads: int,
         progress: Callable[[PruneProgress], None],
     ) -> None:
-        self._repository, self._now, self._before, self._epoch = repository, now, now - grace, epoch
+        self._repository, self.now, self._before, self._epoch = repository, now, now - grace, epoch
         self._threads, self._progress = threads, progress
         self.report = PruneReport(dry_run)
         self._unreferenced: dict[Kind, list[bytes]] = {kind: [] for kind in _FOLDERS}
@@ -202,7 +209,7 @@ class _Prune:
     def run(self, allow_most: bool | Asked) -> None:
         self._fence()
         # Before the manifests: a writer that ends meanwhile has written its manifest before its lease goes.
-        leases = read_leases(self._repository, self._now - LEASE_TTL, self._before - LEASE_TTL)
+        leases = read_leases(self._repository, self.now - LEASE_TTL, self._before - LEASE_TTL)
         # Also before them: a record that comes later may name what a manifest refers to that is not seen any more.
         damage = read_records(self._repository)
         marks = self._mark()
@@ -313,9 +320,7 @@ class _Prune:
         packs, maps = ([pack.hex() for pack in self._unreferenced[kind]] for kind in _FOLDERS)
         if (packs or maps) and not self.report.dry_run:
             self._fence()
-            write_condemned(
-                self._repository, CondemnedList(marked=self._now, packs=tuple(packs), map_packs=tuple(maps))
-            )
+            write_condemned(self._repository, CondemnedList(marked=self.now, packs=tuple(packs), map_packs=tuple(maps)))
 
     def _advise(self, disks: list[DiskMarks]) -> list[ObjectInfo]:
         """Tell the next backups which packs are mostly dead; return the lists of before."""
@@ -326,7 +331,7 @@ class _Prune:
             if not self.report.dry_run:
                 self._fence()
                 names = tuple(pack.hex() for pack, _ in packs)
-                content = RewriteList(disk_key=disks[disk].disk_key, marked=self._now, packs=names)
+                content = RewriteList(disk_key=disks[disk].disk_key, marked=self.now, packs=names)
                 write_advice(self._repository, disks[disk].disk_hash, content)
         return before
 
@@ -334,7 +339,7 @@ class _Prune:
         gone, together = damage.tidy(before)
         if together and not self.report.dry_run:
             self._fence()
-            record_damage(self._repository, together, self._now)
+            record_damage(self._repository, together, self.now)
         return gone
 
     def _remove(self, reason: str, objects: Iterable[ObjectInfo]) -> None:

@@ -41,6 +41,10 @@ class RemovingStore(BucketStore):
                     self._versions.hide(name)
                 return
 
+    def has_versions(self, prefix: str) -> bool:
+        """Tell whether anything below a folder is left, be it hidden by a delete marker."""
+        return any(not each.marker for each in self._versions.below(prefix))
+
     def put_if_match(self, name: str, data: Data, etag: str) -> str:
         """See ObjectStore. What was replaced is removed, as far as the credentials allow."""
         written = super().put_if_match(name, data, etag)

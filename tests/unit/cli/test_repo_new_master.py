@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -193,15 +194,20 @@ def test_a_leaked_store_key_is_replaced_before_the_master_keys(world: World, cap
     assert numbers(world) == (1, 2)
 
 
-def late_world(world: World) -> None:
-    """Close the shop's old repository an hour ago, and write another backup into it with the old key."""
-    rotate(world)
-    age(world, SHOP, 3 * LEASE_TTL)
-    age(world, NEW, 2 * LEASE_TTL)
+def late_by(world: World, period: timedelta) -> None:
+    """Have the shop's old repository be closed that long ago."""
+    age(world, SHOP, 2 * period)
+    age(world, NEW, period)
     # The moment that is sealed is of now: an interrupted rotation takes it from the newer header.
     for file in (world.folder / "store/prod" / SHOP / "closed").iterdir():
         file.unlink()
     rotate(world)
+
+
+def late_world(world: World) -> None:
+    """Close the shop's old repository an hour ago, and write another backup into it with the old key."""
+    rotate(world)
+    late_by(world, 2 * LEASE_TTL)
     world.backup(world.shop, SHOP, "forged", "data")
 
 
@@ -253,3 +259,22 @@ def test_another_recovery_recipient_may_be_named(world: World) -> None:
     assert world(*command) == 0
     assert world("list", "--repository", NEW, key=world.write("second", pair.secret)) == 0
     assert Path(world.folder / "store/prod" / NEW / "repository").exists()
+
+
+def test_an_old_repository_in_which_nothing_is_left_ends_with_a_prune(world: World, capsys: Capture) -> None:
+    rotate(world)
+    stored = world.folder / "store/prod" / SHOP
+    for folder in ("backups", "disks", "packs", "maps"):
+        shutil.rmtree(stored / folder)
+    late_by(world, timedelta(days=8))
+    capsys.readouterr()
+    assert world("prune", "--repository", SHOP) == 0
+    assert "its keys and header go\n" in capsys.readouterr().out
+    assert numbers(world) == (1, 2)
+    assert world("prune", "--repository", SHOP, "--yes", "-o", "json") == 0
+    assert [each["retired"] for each in told(capsys)] == [True, False]
+    assert numbers(world) == (2,)
+    assert not [path for path in stored.rglob("*") if path.is_file()]
+    assert world("list", "--repository", UID) == 0
+    assert rotate(world) == 0
+    assert numbers(world) == (2, 3)
