@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -77,6 +78,15 @@ def test_object_reads_back_whole_and_in_ranges(store: ObjectStore) -> None:
     assert store.head("packs/ab/object-1").size == len(data)
     store.put_new("buffer", memoryview(bytearray(b"view"))[1:])
     assert store.get("buffer", 10) == b"iew"
+
+
+@pytest.mark.parametrize("start", [0, 1], ids=["whole pages of memory", "memory between pages"])
+def test_large_object_is_taken_from_any_memory(store: ObjectStore, start: int) -> None:
+    memory = mmap.mmap(-1, 3 << 20)
+    memory.write(os.urandom(len(memory)))
+    data = memoryview(memory)[start:-5]
+    store.put_new("packs/ab/large", data)
+    assert store.get("packs/ab/large", len(data)) == bytes(data)
 
 
 def test_folders_are_told_without_what_is_in_them(store: ObjectStore) -> None:

@@ -24,6 +24,7 @@ from .errors import (
 from .object_store import Data, ObjectInfo, check_name
 from .settings import StoreSettings
 
+_LARGE, _PAGE = 1 << 20, 4096
 _STAGING = ".longboat-staging"  # Begins with a dot, so that no object can have this name.
 
 
@@ -159,8 +160,27 @@ class FolderStore:
 
 def _write_all(handle: int, data: Data) -> None:
     view = memoryview(data)
+    if len(view) >= _LARGE:
+        view = view[_write_directly(handle, view) :]
     while view:
         view = view[os.write(handle, view) :]
+
+
+def _write_directly(handle: int, view: memoryview) -> int:
+    """Write whole pages past the page cache, which would cost 1 to 2 ns of CPU time per byte; return how many bytes."""
+    flags = fcntl.fcntl(handle, fcntl.F_GETFL)
+    done, end = 0, len(view) // _PAGE * _PAGE
+    try:
+        fcntl.fcntl(handle, fcntl.F_SETFL, flags | os.O_DIRECT)
+        while done < end:
+            done += os.write(handle, view[done:end])
+    except OSError as error:
+        # Neither every file system nor all memory is fit for it.
+        if error.errno != errno.EINVAL:
+            raise
+    finally:
+        fcntl.fcntl(handle, fcntl.F_SETFL, flags)
+    return done
 
 
 def _sync_folder(path: Path) -> None:

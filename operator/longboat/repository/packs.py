@@ -9,6 +9,8 @@ it serves resuming, pruning, verifying and salvaging.
 
 from __future__ import annotations
 
+import contextlib
+import mmap
 import queue
 import struct
 import threading
@@ -43,20 +45,20 @@ class PackSink:
         self.uploaded: list[str] = []
         self.stored_bytes = 0
         self._store = store
-        self._free: queue.SimpleQueue[bytearray | None] = queue.SimpleQueue()
+        self._free: queue.SimpleQueue[memoryview | None] = queue.SimpleQueue()
         self._pool = ThreadPoolExecutor(uploads, thread_name_prefix="upload")
         self._failure: BaseException | None = None
         self._lock = threading.Lock()
         for _ in range(buffers):
             self._free.put(None)
 
-    def take_buffer(self) -> bytearray:
+    def take_buffer(self) -> memoryview:
         """Return a buffer of `capacity` bytes, waiting until one is free."""
         buffer = self._free.get()
         self.raise_failure()
-        return bytearray(self.capacity) if buffer is None else buffer
+        return _memory(self.capacity) if buffer is None else buffer
 
-    def submit(self, name: str, buffer: bytearray, length: int) -> None:
+    def submit(self, name: str, buffer: memoryview, length: int) -> None:
         """Upload the first `length` bytes of a buffer and take the buffer back."""
         self._pool.submit(self._upload, name, buffer, length)
 
@@ -80,10 +82,10 @@ class PackSink:
         with self._lock:
             return self.uploaded[count:]
 
-    def _upload(self, name: str, buffer: bytearray, length: int) -> None:
+    def _upload(self, name: str, buffer: memoryview, length: int) -> None:
         try:
             if self._failure is None:
-                put_fresh(self._store, name, memoryview(buffer)[:length])
+                put_fresh(self._store, name, buffer[:length])
                 with self._lock:
                     self.uploaded.append(name)
                     self.stored_bytes += length
@@ -93,68 +95,96 @@ class PackSink:
             self._free.put(buffer)
 
 
+def _memory(size: int) -> memoryview:
+    """Return memory that is taken as it is written to, in huge pages where there are some."""
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with contextlib.suppress(OSError):
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return memoryview(memory)
+
+
+class _Pack:
+    """A pack in the making: frames get their places one after the other and are sealed side by side.
+
+    It is complete when all have let go of it: each who seals a frame, and the writer, who adds no more.
+    """
+
+    def __init__(self, cipher: ObjectCipher, buffer: memoryview) -> None:
+        self.cipher, self.buffer = cipher, buffer
+        self.buffer[:HEADER_BYTES] = cipher.header
+        self._used, self._index = HEADER_BYTES, bytearray()
+        self._holders, self._lock = 1, threading.Lock()
+
+    def has_room(self, length: int, ids: int) -> bool:
+        # Blocks that compress to next to nothing fill the index sooner than the pack, and readers bound an index, too.
+        index = len(self._index) + _INDEX_ENTRY.size + ids
+        return index <= MAX_FRAME_PLAIN and self._used + length + index + MIN_PACK_TAIL <= len(self.buffer)
+
+    def reserve(self, length: int, blocks: int, ids: bytes) -> int:
+        at = self._used
+        self._used += length
+        self._index += _INDEX_ENTRY.pack(at, length, blocks) + ids
+        with self._lock:
+            self._holders += 1
+        return at
+
+    def let_go(self) -> bool:
+        with self._lock:
+            self._holders -= 1
+            return not self._holders
+
+    def complete(self) -> int:
+        """Add index and footer; return the length in bytes."""
+        at = self._used
+        end = at + self.cipher.seal_into(self.buffer[at:], at, bytes(self._index), len(self._index), RAW)
+        FOOTER.pack_into(self.buffer, end, at, FOOTER_MAGIC)
+        return end + FOOTER.size
+
+
 class PackWriter:
-    """Fills packs of one kind with frames; safe to call from many threads."""
+    """Fills packs of one kind with frames; safe to call from many threads, which seal at the same time."""
 
     def __init__(self, keys: RepositoryKeys, kind: Kind, sink: PackSink, random: Callable[[int], bytes]) -> None:
         """Write packs of `kind` into the sink; `random` gives their ids."""
         self._keys, self._kind, self._sink, self._random = keys, kind, sink, random
         self._lock = threading.Lock()
-        self._buffer: bytearray | None = None
-        self._cipher: ObjectCipher
-        self._used = 0
-        self._index = bytearray()
+        self._pack: _Pack | None = None
 
     def append(self, payload: Data, plain_length: int, codec: int, blocks: int, ids: bytes = b"") -> FrameRef:
         """Seal a frame into the current pack and return where it will be found."""
+        length = len(payload) + FRAME_OVERHEAD
         with self._lock:
-            needed = len(payload) + FRAME_OVERHEAD + _INDEX_ENTRY.size + len(ids)
-            if self._buffer is not None and not self._has_room(needed, _INDEX_ENTRY.size + len(ids)):
-                self._finish()
-            if self._buffer is None:
-                self._begin(needed)
-            return self._seal(payload, plain_length, codec, blocks, ids)
+            pack = self._with_room(length, len(ids))
+            at = pack.reserve(length, blocks, ids)
+        # A pack of which a frame could not be sealed is let go of by too few, so that it is never uploaded.
+        pack.cipher.seal_into(pack.buffer[at:], at, payload, plain_length, codec)
+        self._let_go(pack)
+        return FrameRef(pack.cipher.object_id, at, length, blocks)
 
     def finish(self) -> None:
         """Upload the pack begun last, if there is one."""
         with self._lock:
-            if self._buffer is not None:
-                self._finish()
+            self._finish()
 
-    def _begin(self, needed: int) -> None:
-        self._cipher = ObjectCipher(self._keys, self._kind, self._random(ID_BYTES))
-        self._buffer = self._sink.take_buffer()
-        self._buffer[:HEADER_BYTES] = self._cipher.header
-        self._used = HEADER_BYTES
-        self._index.clear()
-        if self._used + needed + self._tail() > len(self._buffer):
-            raise ValueError(f"a frame of {needed} bytes does not fit into a pack of {len(self._buffer)}")
-
-    def _seal(self, payload: Data, plain_length: int, codec: int, blocks: int, ids: bytes) -> FrameRef:
-        assert self._buffer is not None
-        at = self._used
-        length = self._cipher.seal_into(memoryview(self._buffer)[at:], at, payload, plain_length, codec)
-        self._used += length
-        self._index += _INDEX_ENTRY.pack(at, length, blocks) + ids
-        return FrameRef(self._cipher.object_id, at, length, blocks)
+    def _with_room(self, length: int, ids: int) -> _Pack:
+        if self._pack is not None and not self._pack.has_room(length, ids):
+            self._finish()
+        if self._pack is None:
+            cipher = ObjectCipher(self._keys, self._kind, self._random(ID_BYTES))
+            pack = _Pack(cipher, self._sink.take_buffer())
+            if not pack.has_room(length, ids):
+                raise ValueError(f"a frame of {length} bytes does not fit into a pack of {len(pack.buffer)}")
+            self._pack = pack
+        return self._pack
 
     def _finish(self) -> None:
-        assert self._buffer is not None
-        buffer, at = self._buffer, self._used
-        view = memoryview(buffer)
-        end = at + self._cipher.seal_into(view[at:], at, bytes(self._index), len(self._index), RAW)
-        FOOTER.pack_into(buffer, end, at, FOOTER_MAGIC)
-        view.release()
-        self._buffer = None
-        self._sink.submit(pack_name(self._kind, self._cipher.object_id), buffer, end + FOOTER.size)
+        pack, self._pack = self._pack, None
+        if pack is not None:
+            self._let_go(pack)
 
-    def _has_room(self, needed: int, entry: int) -> bool:
-        # Blocks that compress to next to nothing fill the index sooner than the pack, and readers bound an index, too.
-        fits = self._used + needed + self._tail() <= len(self._buffer or b"")
-        return fits and len(self._index) + entry <= MAX_FRAME_PLAIN
-
-    def _tail(self) -> int:
-        return len(self._index) + FRAME_OVERHEAD + FOOTER.size
+    def _let_go(self, pack: _Pack) -> None:
+        if pack.let_go():
+            self._sink.submit(pack_name(self._kind, pack.cipher.object_id), pack.buffer, pack.complete())
 
 
 def open_frame(keys: RepositoryKeys, kind: Kind, ref: FrameRef, frame: Data, plain_length: int) -> bytes:

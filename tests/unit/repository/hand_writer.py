@@ -33,10 +33,10 @@ class DirectSink:
     def __init__(self, repository: Repository) -> None:
         self._store, self.uploaded = repository.store, list[str]()
 
-    def take_buffer(self) -> bytearray:
-        return bytearray(1 << 16)
+    def take_buffer(self) -> memoryview:
+        return memoryview(bytearray(1 << 16))
 
-    def submit(self, name: str, buffer: bytearray, length: int) -> None:
+    def submit(self, name: str, buffer: memoryview, length: int) -> None:
         put_fresh(self._store, name, bytes(buffer[:length]))
         self.uploaded.append(name)
 

@@ -8,6 +8,7 @@ import struct
 import threading
 import tracemalloc
 from array import array
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import zstandard
@@ -21,6 +22,7 @@ from longboat.repository.documents import open_document
 from longboat.repository.errors import DamagedError, StoreFailureError, UnsupportedFormatError
 from longboat.repository.layout import ID_BYTES, MAX_FRAME_BLOCKS, MAX_FRAME_PLAIN, Kind
 from longboat.repository.manifests import DiskManifest
+from longboat.repository.object_store import Data
 from longboat.repository.packs import PackSink, PackWriter, open_frame, read_pack_index
 from longboat.repository.pages import FrameRef, build_page, decode_page, encode_page, max_page_bytes, page_packs
 from tests.fakes.object_store import FaultyStore, MemoryStore
@@ -192,6 +194,35 @@ def test_failed_upload_ends_every_writer_that_waits() -> None:
     assert len(failures) == 4
     with pytest.raises(StoreFailureError):
         sink.close()
+
+
+def test_pack_is_complete_only_when_every_frame_in_it_is_sealed(monkeypatch: pytest.MonkeyPatch) -> None:
+    store, go_on, begun = MemoryStore(), threading.Event(), threading.Event()
+    seal = ObjectCipher.seal_into
+
+    def slow(cipher: ObjectCipher, out: memoryview, offset: int, payload: Data, length: int, codec: int) -> int:
+        if bytes(payload) == b"s" * 300:
+            begun.set()
+            assert go_on.wait(30)
+        return seal(cipher, out, offset, payload, length, codec)
+
+    monkeypatch.setattr(ObjectCipher, "seal_into", slow)
+    sink = PackSink(store, capacity=1000)
+    writer = PackWriter(KEYS, Kind.DATA_PACK, sink, os.urandom)
+    with ThreadPoolExecutor(1) as pool:
+        late = pool.submit(writer.append, b"s" * 300, 300, RAW, 1, b"s" * 16)
+        assert begun.wait(30)
+        refs = [writer.append(b"f" * 300, 300, RAW, 1, b"f" * 16) for _ in range(6)]
+        assert refs[-1].pack != refs[0].pack
+        go_on.set()
+        assert late.result().pack == refs[0].pack
+    writer.finish()
+    sink.close()
+    packs = {name.rsplit("/", 1)[1]: content[0] for name, content in store.objects.items()}
+    for ref, byte in [(late.result(), b"s"), *((each, b"f") for each in refs)]:
+        sealed = packs[ref.pack.hex()][ref.offset : ref.offset + ref.length]
+        assert open_frame(KEYS, Kind.DATA_PACK, ref, sealed, 300) == byte * 300
+    assert sum(len(read_pack_index(KEYS, Kind.DATA_PACK, pack)) for pack in packs.values()) == 7
 
 
 def sealed_json(plain: bytes) -> bytes:

@@ -135,10 +135,10 @@ class _Sink:
 
     name, data = "", b""
 
-    def take_buffer(self) -> bytearray:
-        return bytearray(4096)
+    def take_buffer(self) -> memoryview:
+        return memoryview(bytearray(4096))
 
-    def submit(self, name: str, buffer: bytearray, length: int) -> None:
+    def submit(self, name: str, buffer: memoryview, length: int) -> None:
         self.name, self.data = name, bytes(buffer[:length])
 
 
