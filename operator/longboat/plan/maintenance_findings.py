@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from longboat.api import DiskBackup
-from longboat.api.common import Model
+from longboat.api.common import Condition, Model
 from longboat.api.disk_backup import DiskBackupStatus
 from longboat.mover import VerifyResult
 from longboat.plan.conditions import ConditionStatus, find, holds, with_condition, without_condition
@@ -59,10 +59,10 @@ class Finding:
 
 def finding(backup: DiskBackup, known: Knowledge) -> Finding | None:
     """Return what is to be said of a backup that a run has looked at, None if that is not known."""
-    hurt = known.hurt.get(backup.name)
-    if hurt is not None:
+    hurt, is_missing = known.hurt.get(backup.name), holds(backup.status.conditions, DATA_MISSING)
+    if hurt is not None and (hurt.lost or not is_missing):
         return _hurt(hurt)
-    if not known.complete or holds(backup.status.conditions, DATA_MISSING):
+    if hurt is not None or is_missing or not known.complete:
         return None
     return Finding("True", VERIFIED, "everything that it is made of is there, and what was read of its data is whole")
 
@@ -117,9 +117,14 @@ def with_presence(backup: DiskBackup, missing: str | None, now: datetime) -> Dis
     if missing and (before is None or before.reason != DAMAGED):
         verified = DATA_MISSING
         conditions = with_condition(conditions, VERIFIED, "False", verified, missing, now=moment, generation=generation)
-    elif not missing and before is not None and before.reason == DATA_MISSING:
+    elif not missing and before is not None and (before.reason == DATA_MISSING or _contradicted(status, before)):
         verified, message = None, "the store holds its data again: the next verification says whether it is whole"
         conditions = with_condition(
             conditions, VERIFIED, "Unknown", "NotYet", message, now=moment, generation=generation
         )
     return status.model_copy(update={"conditions": conditions, "verified": verified})
+
+
+def _contradicted(status: DiskBackupStatus, verified: Condition) -> bool:
+    """Return whether a backup was called verified and without its data at once, as older versions left it."""
+    return verified.status == "True" and holds(status.conditions, DATA_MISSING)

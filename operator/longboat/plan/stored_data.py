@@ -24,8 +24,8 @@ class Held:
     """The id of the repository that it was made into."""
     path: str
     """The path of that repository."""
-    told: bool
-    """Whether it says already that data is missing."""
+    told: bool | None
+    """Whether it says already that data is missing; None: it says so, and also that all was there when verified."""
 
     def lacks(self, backups: Set[str], objects: Set[str]) -> str | None:
         """Return in words what is not among the backups and disk manifests that the store lists; None if all is."""
@@ -51,7 +51,8 @@ def held_by(backup: Mapping[str, Any]) -> Held:
     """Return what a DiskBackup relies on."""
     status = backup["status"]
     good = (each for each in status.get("disks") or () if each.get("phase") == "Completed" and each.get("manifest"))
-    told = any(each["type"] == DATA_MISSING and each["status"] == "True" for each in status.get("conditions") or ())
+    true = {str(each["type"]) for each in status.get("conditions") or () if each["status"] == "True"}
+    told = None if {DATA_MISSING, "Verified"} <= true else DATA_MISSING in true
     disks = {str(each.get("name")): str(each["manifest"]) for each in good}
     repository, path = (str(status["store"].get(each)) for each in ("id", "repository"))
     return Held(backup["metadata"]["name"], str(status["manifest"]), disks, repository, path, told)

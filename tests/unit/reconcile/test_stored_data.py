@@ -10,8 +10,9 @@ import pytest
 
 from longboat.api import BackupStore
 from longboat.kube.kinds import BACKUP_STORE, DISK_BACKUP
+from longboat.mover import VerifyResult
 from longboat.plan.conditions import find
-from longboat.plan.maintenance_findings import Finding, with_finding
+from longboat.plan.maintenance_findings import Finding, Hurt, Knowledge, finding, with_finding
 from longboat.reconcile import backup_policy, backup_store, retention, stored_data
 from longboat.reconcile.context import Context
 from longboat.reconcile.objects import save_status
@@ -130,6 +131,42 @@ def test_a_backup_whose_data_is_gone_is_not_called_whole_by_what_an_earlier_veri
     put_back()
     look(ctx)
     assert verified(world, "two") == (None, "Unknown", "NotYet"), "nobody has read it since it is back"
+
+
+def as_older_versions_left(world: BackupWorld, name: str) -> None:
+    """What is said of missing data, beside what an earlier verification had said."""
+    backup = world.backup(name)
+    save_status(
+        world.cluster, backup, with_finding(backup, Finding("True", "Verified", "ok"), world.clock(), timedelta(0))
+    )
+    assert verified(world, name) == ("Yes", "True", "Verified") and name in said(world)
+
+
+@pytest.mark.parametrize("is_back", [False, True])
+def test_a_backup_that_older_versions_called_whole_and_missing_at_once_is_corrected_once(
+    world: BackupWorld, ctx: Context, is_back: bool
+) -> None:
+    put_back = lose_manifest(world, "two")
+    look(ctx)
+    as_older_versions_left(world, "two")
+    if is_back:
+        put_back()
+    look(ctx)
+    corrected = (None, "Unknown", "NotYet") if is_back else ("DataMissing", "False", "DataMissing")
+    assert verified(world, "two") == corrected and ("two" in said(world)) is not is_back
+    writes = world.cluster.writes
+    look(ctx)
+    assert world.cluster.writes == writes
+
+
+def test_what_can_be_had_elsewhere_makes_no_backup_whole_whose_data_is_gone(world: BackupWorld, ctx: Context) -> None:
+    lose_manifest(world, "two")
+    look(ctx)
+    for lost in (False, True):
+        hurt = Hurt(backup="two", lost=lost, disks=("'data'",))
+        knowledge = Knowledge({"two": hurt}, VerifyResult.model_construct(damaged=1, share=100))
+        found = finding(world.backup("two"), knowledge)
+        assert (found and found.reason) == ("Damaged" if lost else None)
 
 
 def test_a_damaged_backup_whose_manifest_comes_back_is_damaged_as_before(world: BackupWorld, ctx: Context) -> None:
