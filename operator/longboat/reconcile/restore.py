@@ -1,4 +1,4 @@
-"""Restore: plan, claim, fill, bind, attach. Each stage finds out itself whether it is done already."""
+"""Restore: plan, is it there?, claim, fill, bind, attach. Each stage finds out itself whether it is done already."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ from longboat.reconcile.restore_claim import claim
 from longboat.reconcile.restore_cleanup import left_empty, take_back
 from longboat.reconcile.restore_fill import fill
 from longboat.reconcile.restore_pin import pin
+from longboat.reconcile.restore_stored import stored
 
 AT_FIRST, SOON = timedelta(seconds=1), timedelta(seconds=3)
 FIRST_RETRY, LAST_RETRY = timedelta(seconds=10), timedelta(minutes=10)
-_STAGES = (pin, claim, fill, bind, attach)
+_STAGES = (pin, stored, claim, fill, bind, attach)
 
 
 def reconcile(ctx: Context, namespace: str, name: str) -> timedelta | None:

@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime
 
-from longboat.api import BackupStore, Restore
+from longboat.api import Restore
 from longboat.kube.kinds import (
-    BACKUP_STORE,
-    NAMESPACE,
     PERSISTENT_VOLUME,
     PERSISTENT_VOLUME_CLAIM,
     SECRET,
@@ -17,7 +15,6 @@ from longboat.kube.kinds import (
 from longboat.kube.port import AlreadyExistsError, Object, RefusedError
 from longboat.mover import Failure
 from longboat.plan.disks import vm_disks
-from longboat.plan.generations import generation_at
 from longboat.plan.mover import Mover, hung, standing_since
 from longboat.plan.new_volume import is_bound
 from longboat.plan.problem import Problem
@@ -39,13 +36,11 @@ from longboat.reconcile import mover as movers
 from longboat.reconcile.context import Context
 from longboat.reconcile.mover import MoverState
 from longboat.reconcile.new_volume import claim_says, proven_new_of_class
-from longboat.reconcile.objects import load
-from longboat.reconcile.repositories import StoreProblemError, for_namespace, told_in_namespace
+from longboat.reconcile.repositories import for_namespace
 from longboat.reconcile.restore_bind import staging_of
 from longboat.reconcile.restore_stage import Stage, updated
+from longboat.reconcile.restore_stored import opened
 from longboat.reconcile.snapshot_support import machine
-from longboat.reconcile.store_access import problem_of
-from longboat.repository import RepositoryError, require_on_time
 
 
 def fill(ctx: Context, restore: Restore) -> Stage:
@@ -144,37 +139,9 @@ def _start(ctx: Context, restore: Restore, staging: Object, state: MoverState) -
 
 
 def _mover(ctx: Context, restore: Restore, staging: Object) -> Mover | Problem:
-    name = restore.status.store or ""
-    store = load(ctx.cluster, BACKUP_STORE, BackupStore, "", name)
-    namespace = ctx.cluster.get(NAMESPACE, restore.namespace)
-    if store is None or namespace is None:
-        return Problem(
-            "StoreNotFound", f"BackupStore {name!r}, which holds the backup, does not exist; create it again"
-        )
-    uid = namespace["metadata"]["uid"]
-    try:
-        access = ctx.repositories.find(
-            store,
-            uid,
-            restore.status.repository_id,
-            namespace=restore.namespace,
-            purpose="restore",
-            generation=generation_at(restore.status.repository or "", uid),
-        )
-        # Read for its manifest only: what was written after a repository had been closed is not restored.
-        closed = ctx.repositories.closed(store, uid, access.generation, namespace=restore.namespace, purpose="restore")
-        require_on_time(access.repository, [restore.status.manifest or ""], closed)
-    except StoreProblemError as error:
-        return Problem(error.reason, told_in_namespace(name, error))
-    except RepositoryError as error:
-        return Problem(error.reason, told_in_namespace(name, problem_of(error)))
-    if access.path != restore.status.repository:
-        return Problem(
-            "RepositoryMismatch",
-            f"the backup lies in repository {restore.status.repository!r}, but this namespace's is {access.path!r}: it "
-            "was made by an earlier namespace of this name, or in another cluster; ask the administrator to restore it",
-            final=True,
-        )
+    access = opened(ctx, restore)
+    if isinstance(access, Problem):
+        return access
     job = restore_job(restore, access.settings, access.path, access.master_key, ctx.settings.mover_user)
     return mover_of(restore, restore.status.attempts or 1, staging, job, _affinity(ctx, restore))
 
