@@ -14,7 +14,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from longboat.cli import repo_key, repo_new_master, repo_output, repo_prune, repo_restore, repo_verify
+from longboat.cli import (
+    mount_tree,
+    repo_key,
+    repo_mount,
+    repo_new_master,
+    repo_output,
+    repo_prune,
+    repo_restore,
+    repo_verify,
+)
 from longboat.cli.repo_access import (
     Key,
     UsageError,
@@ -110,9 +119,7 @@ def _list(session: Session) -> int:
     found = [_contents(session, path) for path in session.paths]
     wanted = session.arguments.namespace
     if wanted:
-        found = [each for each in found if wanted in each.namespaces]
-        for each in found:
-            each.backups = [backup for backup in each.backups if backup.namespace == wanted]
+        found = [_only(each, wanted) for each in found if wanted in each.namespaces]
     if session.json:
         repo_output.print_json([repo_output.contents_json(each) for each in found], sys.stdout)
     else:
@@ -160,6 +167,39 @@ def _restore(session: Session) -> int:
     else:
         print(repo_restore.outcome_text(outcome))
     return FAILED if outcome.get("lostBytes") else OK
+
+
+def _mount(session: Session) -> int:
+    # What is missing on this machine is told before anything is read from the store.
+    fuse, mountpoint, cache_bytes = repo_mount.prepare(session.arguments)
+    tree, problems = _tree(session)
+    if not tree.files:
+        raise BackupNotFoundError(f"{session.store.describe()}: no backup to show. {' '.join(problems)}".rstrip())
+    out = repo_mount.Reporter(session.json, problems, sys.stdout, sys.stderr)
+    whole = repo_mount.serve(fuse, mountpoint, tree, cache_bytes, out)
+    return OK if whole and not problems else FAILED
+
+
+def _tree(session: Session) -> tuple[mount_tree.Tree, list[str]]:
+    files, problems = list[mount_tree.DiskFile](), list[str]()
+    for path in session.paths:
+        try:
+            repository = open_at(session.store, path, session.key)
+            found = _only(read_contents(path, repository), session.arguments.namespace)
+            files += mount_tree.read_files(found, repository)
+            problems += found.problems
+        except RepositoryError as error:
+            if error.retryable:
+                raise
+            problems.append(f"repository {path}: {error}")
+    return mount_tree.build_tree(files), problems
+
+
+def _only(contents: Contents, namespace: str | None) -> Contents:
+    """Leave the backups made in a namespace, if one is named."""
+    if namespace:
+        contents.backups = [backup for backup in contents.backups if backup.namespace == namespace]
+    return contents
 
 
 def _verify(session: Session) -> int:
@@ -306,6 +346,7 @@ _COMMANDS: dict[str, Callable[[Session], int]] = {
     "show": _show,
     "restore": _restore,
     "export": _restore,
+    "mount": _mount,
     "verify": _verify,
     "prune": _prune,
     "key": _key,

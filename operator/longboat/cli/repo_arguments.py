@@ -29,6 +29,7 @@ def parser() -> argparse.ArgumentParser:
     _show(commands)
     _restore(commands)
     _export(commands)
+    _mount(commands)
     _verify(commands)
     _prune(commands)
     _key(commands)
@@ -84,6 +85,13 @@ def _export(commands: Commands) -> None:
     made = _command(commands, "export", "write a disk of a backup into an image file")
     _disk(made)
     made.add_argument("--format", choices=("raw", "qcow2"), default="qcow2", help="%(default)s if absent")
+
+
+def _mount(commands: Commands) -> None:
+    made = _command(commands, "mount", "show the disks of all backups as files, read-only, until it is unmounted")
+    made.add_argument("mountpoint", help="an empty folder")
+    made.add_argument("-n", "--namespace", help="only backups made in the namespace of this name")
+    made.add_argument("--cache", default="64Mi", metavar="SIZE", help="of blocks kept in memory (%(default)s)")
 
 
 def _verify(commands: Commands) -> None:
