@@ -123,13 +123,16 @@ def _namespaces(files: list[DiskFile]) -> dict[tuple[str, str], str]:
 
 
 def _named(files: list[DiskFile]) -> Iterator[tuple[str, DiskFile]]:
-    """Yield the files of one directory with their names, by moment, then with the backup's, then with the disk's."""
-    rest = sorted(files, key=lambda file: (file.created, file.backup, file.disk))
+    """Yield the files of one directory with their names: by moment, where needed with backup, disk and a number."""
+    rest, taken = sorted(files, key=lambda file: (file.created, file.backup, file.disk)), set[str]()
     for parts in (1, 2, 3):
         named = [(_name(file, parts), file) for file in rest]
         uses = Counter(name for name, _ in named)
-        yield from (each for each in named if uses[each[0]] == 1)
-        rest = [file for name, file in named if uses[name] > 1]
+        clear = {name for name, _ in named if uses[name] == 1 and name not in taken}
+        yield from (each for each in named if each[0] in clear)
+        rest, taken = [file for name, file in named if name not in clear], taken | clear
+    # Names that are cut off, or that had characters replaced, may still be the same.
+    yield from ((f"{number}.{_name(file, 1)}", file) for number, file in enumerate(rest, 1))
 
 
 def _name(file: DiskFile, parts: int) -> str:

@@ -78,7 +78,7 @@ class Mounted:
 
 def prepare(arguments: argparse.Namespace) -> tuple[Any, Path, int]:
     """Return the FUSE library, the mountpoint and the size of the cache in bytes; UsageError or MountError."""
-    return _fuse(), _mountpoint(Path(arguments.mountpoint)), _cache_bytes(arguments.cache)
+    return load_library(), _mountpoint(Path(arguments.mountpoint)), _cache_bytes(arguments.cache)
 
 
 def serve(fuse: Any, mountpoint: Path, tree: Tree, cache_bytes: int, out: Reporter) -> bool:
@@ -159,7 +159,7 @@ def _signals_to(events: SimpleQueue[str]) -> Iterator[None]:
             signal.signal(each, handler)
 
 
-def _fuse() -> Any:
+def load_library() -> Any:
     # mfusepy would take libfuse 2 if there are both; its kernel interface is the older one.
     if find_library("fuse3"):
         os.environ.setdefault("FUSE_LIBRARY_NAME", "fuse3")
