@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from longboat.repository import Repository
 from longboat.repository.crypto import RepositoryKeys
-from longboat.repository.errors import DamagedError, ObjectNotFoundError, RepositoryError
+from longboat.repository.errors import RepositoryError
 from longboat.repository.layout import Kind, pack_name
 from longboat.repository.packs import open_frame
 from longboat.repository.pages import FrameRef
@@ -81,27 +81,16 @@ class FrameCache:
         return mine[frame]
 
     def _fetch(self, order: _Order, fetch: RangeFetch) -> None:
-        try:
-            self._read(order, fetch)
-        except BaseException as error:
-            # Nobody may wait for ever, whatever has happened.
-            for frame, _ in fetch.frames:
-                self._fail(order, frame, error)
-
-    def _read(self, order: _Order, fetch: RangeFetch) -> None:
         name = pack_name(Kind.DATA_PACK, fetch.pack)
         try:
             data = memoryview(order.repository.store.get_range(name, fetch.start, fetch.length))
-        except (DamagedError, ObjectNotFoundError):
-            if len(fetch.frames) == 1:
-                raise
-            # Other frames of the range may be whole; the damaged one is found.
-            for each in fetch.frames:
-                self._fetch(order, RangeFetch(fetch.pack, [each]))
-            return
-        for frame, _ in fetch.frames:
-            at = frame.offset - fetch.start
-            self._open(order, frame, data[at : at + frame.length])
+            for frame, _ in fetch.frames:
+                at = frame.offset - fetch.start
+                self._open(order, frame, data[at : at + frame.length])
+        except BaseException as error:
+            # Nobody may wait for ever, whatever has happened. Who needs a frame of a range that fails reads it alone.
+            for frame, _ in fetch.frames:
+                self._fail(order, frame, error)
 
     def _open(self, order: _Order, frame: FrameRef, sealed: memoryview) -> None:
         size = order.block_size
