@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from longboat.cli.repo_contents import Backup, Contents
+from longboat.cli.repo_generations import place_of
 from longboat.cli.repo_restore import read_disk
 from longboat.repository import DiskReference, Repository, RepositoryError
 
@@ -36,6 +37,12 @@ class DiskFile:
     def disk(self) -> str:
         """The disk's name in the machine."""
         return self.reference.disk
+
+    @property
+    def home(self) -> tuple[str, str]:
+        """Cluster id and namespace UID; further repositories of a namespace have further backups of the same disks."""
+        place = place_of(self.repository_path)
+        return place.cluster_id, place.namespace_uid
 
 
 @dataclass
@@ -105,20 +112,20 @@ def build_tree(files: Iterable[DiskFile]) -> Tree:
     namespaces = _namespaces(files)
     places = defaultdict[tuple[str, str], list[DiskFile]](list)
     for file in files:
-        places[namespaces[file.repository_path, file.namespace], _safe(file.claim or file.disk)].append(file)
+        places[namespaces[file.home, file.namespace], _safe(file.claim or file.disk)].append(file)
     for (namespace, claim), some in sorted(places.items()):
         for name, file in _named(some):
             tree.add((namespace, claim, name), file)
     return tree
 
 
-def _namespaces(files: list[DiskFile]) -> dict[tuple[str, str], str]:
-    """Return the directory of each repository's namespaces: its name, and where two have the same the place as well."""
-    labels = {(f.repository_path, f.namespace): f.namespace or f.repository_path.split("/")[-1] for f in files}
+def _namespaces(files: list[DiskFile]) -> dict[tuple[tuple[str, str], str], str]:
+    """Return the directory of each namespace: its name, with where it was if several have the same one."""
+    labels = {(file.home, file.namespace): file.namespace or file.home[1] for file in files}
     uses = Counter(labels.values())
     return {
-        (path, namespace): _safe(label if uses[label] == 1 else f"{label}-{path.replace('/', '-')}")
-        for (path, namespace), label in labels.items()
+        (home, namespace): _safe(label if uses[label] == 1 else "-".join((label, *home)))
+        for (home, namespace), label in labels.items()
     }
 
 

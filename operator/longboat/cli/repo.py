@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from longboat.cli import (
-    mount_tree,
     repo_key,
     repo_mount,
     repo_new_master,
@@ -24,6 +23,8 @@ from longboat.cli import (
     repo_restore,
     repo_verify,
 )
+from longboat.cli.mount_contents import gather, only
+from longboat.cli.mount_tree import build_tree
 from longboat.cli.repo_access import (
     Key,
     UsageError,
@@ -56,7 +57,7 @@ from longboat.repository import (
     open_store,
     parse_recovery_public,
 )
-from longboat.repository.errors import KeyTextError, RepositoryNotFoundError
+from longboat.repository.errors import BackupNotFoundError, KeyTextError, RepositoryNotFoundError
 
 OK, FAILED, USAGE, RETRY, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -119,7 +120,7 @@ def _list(session: Session) -> int:
     found = [_contents(session, path) for path in session.paths]
     wanted = session.arguments.namespace
     if wanted:
-        found = [_only(each, wanted) for each in found if wanted in each.namespaces]
+        found = [only(each, wanted) for each in found if wanted in each.namespaces]
     if session.json:
         repo_output.print_json([repo_output.contents_json(each) for each in found], sys.stdout)
     else:
@@ -172,34 +173,13 @@ def _restore(session: Session) -> int:
 def _mount(session: Session) -> int:
     # What is missing on this machine is told before anything is read from the store.
     fuse, mountpoint, cache_bytes = repo_mount.prepare(session.arguments)
-    tree, problems = _tree(session)
-    if not tree.files:
-        raise BackupNotFoundError(f"{session.store.describe()}: no backup to show. {' '.join(problems)}".rstrip())
-    out = repo_mount.Reporter(session.json, problems, sys.stdout, sys.stderr)
-    whole = repo_mount.serve(fuse, mountpoint, tree, cache_bytes, out)
-    return OK if whole and not problems else FAILED
-
-
-def _tree(session: Session) -> tuple[mount_tree.Tree, list[str]]:
-    files, problems = list[mount_tree.DiskFile](), list[str]()
-    for path in session.paths:
-        try:
-            repository = open_at(session.store, path, session.key)
-            found = _only(read_contents(path, repository), session.arguments.namespace)
-            files += mount_tree.read_files(found, repository)
-            problems += found.problems
-        except RepositoryError as error:
-            if error.retryable:
-                raise
-            problems.append(f"repository {path}: {error}")
-    return mount_tree.build_tree(files), problems
-
-
-def _only(contents: Contents, namespace: str | None) -> Contents:
-    """Leave the backups made in a namespace, if one is named."""
-    if namespace:
-        contents.backups = [backup for backup in contents.backups if backup.namespace == namespace]
-    return contents
+    arguments = session.arguments
+    shown = gather(session.store, session.paths, session.key, arguments.namespace, arguments.accept_late)
+    if not shown.files:
+        raise BackupNotFoundError(f"{session.store.describe()}: no backup to show. {' '.join(shown.problems)}".rstrip())
+    out = repo_mount.Reporter(session.json, shown.problems, sys.stdout, sys.stderr)
+    whole = repo_mount.serve(fuse, mountpoint, build_tree(shown.files), cache_bytes, out)
+    return OK if whole and not shown.problems else FAILED
 
 
 def _verify(session: Session) -> int:

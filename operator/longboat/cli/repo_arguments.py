@@ -16,6 +16,9 @@ The key: --key-file, or $LONGBOAT_KEY, or it is asked for: the store's key (long
 """
 
 
+_ACCEPT_LATE = "also what came too late after its repository had been closed"
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the parser; `command` names the subcommand, `key_command` that of `key`."""
     top = argparse.ArgumentParser(
@@ -91,6 +94,7 @@ def _mount(commands: Commands) -> None:
     made = _command(commands, "mount", "show the disks of all backups as files, read-only, until it is unmounted")
     made.add_argument("mountpoint", help="an empty folder")
     made.add_argument("-n", "--namespace", help="only backups made in the namespace of this name")
+    made.add_argument("--accept-late", action="store_true", help=_ACCEPT_LATE)
     made.add_argument("--cache", default="64Mi", metavar="SIZE", help="of blocks kept in memory (%(default)s)")
 
 
@@ -135,9 +139,7 @@ def _disk(made: argparse.ArgumentParser) -> None:
     made.add_argument(
         "--salvage", action="store_true", help="go on without what is damaged: it is zeros then, and told"
     )
-    made.add_argument(
-        "--accept-late", action="store_true", help="also what came too late after its repository had been closed"
-    )
+    made.add_argument("--accept-late", action="store_true", help=_ACCEPT_LATE)
 
 
 def _key(commands: Commands) -> None:

@@ -77,7 +77,7 @@ class World:
             result = run_export(job, emit=lambda _: None)
             references.append(reference_to(read_disk_manifest(repository, result.manifest), disk))
         metadata = {
-            "diskBackup": {"namespace": path.split("-")[-1], "spec": {"policyRef": {"name": "daily"}}},
+            "diskBackup": {"namespace": path.split("-")[-1].split(".")[0], "spec": {"policyRef": {"name": "daily"}}},
             "status": {"consistency": "Application", "sameMoment": True, "virtualMachine": "db"},
         }
         expiry = {"retention": {"keepFor": "30d", "keepLast": 3}, "hold": False}

@@ -33,6 +33,7 @@ from longboat.repository import (
 from tests.unit.mover.disks import BLOCK
 
 from .repo_world import BLOG, SHOP, SIZE, STATE, WHEN, Capture, World, world
+from .test_repo_new_master import back_up_anew, late_world
 
 __all__ = ["world"]
 DATA = "/shop/claim-data/20261122T033000Z.img"
@@ -161,6 +162,21 @@ def test_what_can_not_be_read_is_left_out_and_told(world: World, mounted: Callab
     err = capsys.readouterr().err
     assert "left out: backup web-1, disk data: " in err
     assert "left out: repository cluster-1/cccc-other: " in err
+
+
+def test_a_namespaces_repositories_are_one_directory_and_what_came_late_is_left_out(
+    world: World, mounted: Callable[..., int], capsys: Capture
+) -> None:
+    late_world(world)
+    back_up_anew(world, "db-2")
+    capsys.readouterr()
+    seen = list[str]()
+    use = lambda files: seen.extend(path.split(".")[1] for path in walk(files, "/shop/claim-data"))  # noqa: E731
+    assert mounted(use, "-n", "shop") == 1
+    assert seen == ["db-1", "db-2"]
+    assert "left out: backup forged: " in capsys.readouterr().err
+    assert mounted(use, "-n", "shop", "--accept-late") == 0
+    assert seen[2:] == ["db-1", "db-2", "forged"]
 
 
 def test_damage_is_an_input_error_with_its_place_in_the_log(
