@@ -281,7 +281,7 @@ def test_even_maintenance_can_not_remove_what_is_locked(locked: Bucket, tmp_path
     for each in list(store.list("")):
         store.delete(each.name)
     assert list(store.list("")) == []
-    report = keep_write_once(removing(locked), PATH, datetime.now(UTC) + timedelta(days=8))
+    report = keep_write_once(removing(locked), PATH, datetime.now(UTC) + timedelta(days=8), needed=nothing)
     assert (report.removed, report.extended, report.locked > 5) == (0, 0, True)
     oldest = locked.restore.model_copy(update={"read_versions": "Oldest"})
     assert restored(oldest, tmp_path, name) == expected(1)
@@ -292,16 +292,24 @@ def test_even_maintenance_can_not_remove_what_is_locked(locked: Bucket, tmp_path
 
 def test_what_was_hidden_is_purged_late_and_what_can_be_seen_stays(versioned: Bucket) -> None:
     store, now = open_store(versioned.maintenance), datetime.now(UTC)
-    for name in ("packs/aa/gone", "packs/aa/seen"):
+    for name in ("packs/aa/gone", "packs/aa/seen", "packs/aa/needed", "keys/a/b"):
         store.put_new(f"{PATH}/{name}", b"data")
-    store.delete(f"{PATH}/packs/aa/gone")
+    for name in ("packs/aa/gone", "packs/aa/needed", "keys/a/b"):
+        store.delete(f"{PATH}/{name}")
     send(versioned.maintenance, "PUT", f"prod/{PATH}/packs/aa/seen", b"other")
-    assert keep_write_once(versioned.maintenance, PATH, now + timedelta(days=8)).removed == 0
+    assert keep_write_once(versioned.maintenance, PATH, now + timedelta(days=8), needed=nothing).removed == 0
     settings = removing(versioned)
-    assert keep_write_once(settings, PATH, now + timedelta(days=6)).removed == 0
-    report = keep_write_once(settings, PATH, now + timedelta(days=8))
-    assert (report.removed, report.removed_bytes) == (2, 4)
-    assert [each.name for each in S3Versions(versioned.root).below(f"{PATH}/")] == [f"{PATH}/packs/aa/seen"] * 2
+    assert keep_write_once(settings, PATH, now + timedelta(days=6), needed=nothing).removed == 0
+    # Only a prune knows what may go, and what backups need was hidden by somebody else.
+    assert keep_write_once(settings, PATH, now + timedelta(days=8)).removed == 0
+    report = keep_write_once(settings, PATH, now + timedelta(days=8), needed=lambda name: name.endswith("/needed"))
+    assert (report.removed, report.removed_bytes, report.hidden) == (2, 4, 1)
+    left = [each.name.removeprefix(f"{PATH}/") for each in S3Versions(versioned.root).below(f"{PATH}/")]
+    assert left == ["keys/a/b"] * 2 + ["packs/aa/needed"] * 2 + ["packs/aa/seen"] * 2
+
+
+def nothing(_: str) -> bool:
+    return False
 
 
 def test_all_versions_go_and_a_missing_object_is_no_error(versioned: Bucket) -> None:

@@ -25,7 +25,10 @@ class Prune(Model):
     every: Duration = Field(
         "1d", description="How often each repository is pruned; they are spread over this time. 1h or more."
     )
-    suspend: bool = Field(False, description="Whether nothing is pruned. What no backup refers to stays and costs.")
+    suspend: bool = Field(
+        False,
+        description="Whether nothing is removed from the store for good: what nothing refers to, and the trash, stay.",
+    )
     dry_run: bool = Field(
         False,
         description="Whether runs only say what they would free, in status.maintenance.prune; nothing is removed.",

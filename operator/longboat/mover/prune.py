@@ -68,7 +68,8 @@ def run_prune(
     )
     if job.dry_run or report.retired:
         return _result(report, WriteOnceReport())
-    return _result(report, keep_write_once(job.store, job.repository_path, epoch_time(repository)))
+    kept = keep_write_once(job.store, job.repository_path, epoch_time(repository), needed=report.needed)
+    return _result(report, kept)
 
 
 def _epoch(repository: Repository, job: PruneJob) -> Epoch:
@@ -103,7 +104,7 @@ def _result(report: PruneReport, kept: WriteOnceReport) -> PruneResult:
         to_rewrite=_count(report.to_rewrite),
         live_by_claim=largest(report.live_by_claim),
         unknown=report.unknown,
-        note=report.postponed,
+        note="; ".join(filter(None, (report.postponed, _hidden(kept)))),
         asked=_question(report.asked) if report.asked else None,
         retired=report.retired,
         locks_extended=kept.extended,
@@ -126,6 +127,12 @@ def largest(bytes_by_claim: Mapping[str, int], room: int = ROOM_FOR_CLAIMS) -> d
         else:
             rest += size
     return told | {"": rest} if bytes_by_claim else told
+
+
+def _hidden(kept: WriteOnceReport) -> str:
+    if not kept.hidden:
+        return ""
+    return f"{kept.hidden} packs that backups need are hidden by delete markers, which are not ours: remove the markers"
 
 
 def _question(asked: Asked) -> PruneQuestion:

@@ -144,10 +144,24 @@ class Due:
 def rules_of(store: BackupStore, work: Work) -> Rules:
     """Return what a store asks for a kind of work; an annotation that is no moment counts as none."""
     asked = store.spec.maintenance.prune if work == "prune" else store.spec.maintenance.verify
+    if work == "prune" and removals_held(store):
+        # A request or a leave from before must not end what somebody needs the time for.
+        return Rules(None)
     every = None if asked.suspend else parse_duration(asked.every)
     codes = store.metadata.annotations.get(CONFIRM_PRUNE, "")
     confirmed = frozenset(filter(None, (code.strip() for code in codes.split(","))))
     return Rules(every, requested_at(store, work), confirmed)
+
+
+def removals_held(store: BackupStore) -> str:
+    """Return the field by which a store asks that nothing be removed from it for good, an empty text if none does.
+
+    Who reads the oldest versions of objects is about to repair what somebody has done to the bucket.
+    """
+    if store.spec.maintenance.prune.suspend:
+        return "spec.maintenance.prune.suspend"
+    s3 = store.spec.s3
+    return "spec.s3.readVersions: Oldest" if s3 is not None and s3.read_versions == "Oldest" else ""
 
 
 def bucket_of(store: BackupStore) -> str:

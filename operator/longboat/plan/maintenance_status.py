@@ -11,7 +11,15 @@ from longboat.api.common import Condition, Time, format_time, parse_duration
 from longboat.api.maintenance import MaintenanceStatus, PruneStatus, VerifyStatus
 from longboat.mover import VerifyResult
 from longboat.plan.conditions import ConditionStatus, with_condition, without_condition
-from longboat.plan.maintenance import CONFIRM_PRUNE, RepositoryRecord, Work, misread, next_run, rules_of
+from longboat.plan.maintenance import (
+    CONFIRM_PRUNE,
+    RepositoryRecord,
+    Work,
+    misread,
+    next_run,
+    removals_held,
+    rules_of,
+)
 from longboat.plan.quantities import size_text
 
 PRUNED, VERIFIED = "Pruned", "Verified"
@@ -122,10 +130,8 @@ def _pruned(store: BackupStore, records: Records) -> _Finding:
         return _Finding("False", "PruneFailed", _failures("pruned", failing, "prune"))
     if asking := [each for each in records if each.prune.question is not None]:
         return _Finding("False", "PruneHeld", _questions(asking))
-    if store.spec.maintenance.prune.suspend:
-        return _Finding(
-            "False", "Suspended", "spec.maintenance.prune.suspend: what nothing refers to stays in the store"
-        )
+    if field := removals_held(store):
+        return _Finding("False", "Suspended", f"{field}: what nothing refers to, and the trash, stay in the store")
     if missing := [each for each in records if each.prune.ended is None]:
         return _Finding("Unknown", "NotYet", _missing("pruned", missing, records))
     if store.spec.maintenance.prune.dry_run:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,8 @@ DATA_MISSING = "DataMissing"
 """The condition of a DiskBackup whose data is not in the store any more, and its reason."""
 NOT_SEEN = "BackupsNotSeen"
 """The condition of a BackupStore in which nothing at all is where backups were: it may lead elsewhere."""
+NOT_IN_SIGHT = "BackupsNotInSight"
+"""Why a prune does not begin: manifests of DiskBackups that nobody deleted are not in the store."""
 _TOLD = 5
 
 
@@ -72,6 +74,15 @@ def missing(what: str, store: str) -> str:
     return (
         f"BackupStore {store!r} does not hold {what} any more, though nobody deleted this DiskBackup: it can't be"
         " restored whole; restore from another one, and have an administrator find out who removed it"
+    )
+
+
+def not_in_sight(namespace: str, names: Sequence[str]) -> str:
+    """Return why nothing is pruned in a namespace's repository: these DiskBackups are not in the store whole."""
+    rest = f" and {len(names) - _TOLD} more" if len(names) > _TOLD else ""
+    return (
+        f"{namespace}: manifests of DiskBackups {', '.join(names[:_TOLD])}{rest} are not in the store though nobody"
+        " deleted them: their data is not freed; bring the manifests back, or delete these DiskBackups if it may go"
     )
 
 

@@ -12,7 +12,7 @@ from datetime import datetime
 from pydantic import ValidationError
 
 from longboat.api import BackupStore
-from longboat.kube.kinds import JOB, SECRET
+from longboat.kube.kinds import JOB, NAMESPACE, SECRET
 from longboat.kube.port import AlreadyExistsError, Object, RefusedError
 from longboat.mover import Failure, PruneResult, VerifyResult
 from longboat.plan import maintenance as plan
@@ -27,6 +27,7 @@ from longboat.reconcile.epochs import Token, new_token, own_tokens, require_char
 from longboat.reconcile.maintenance_records import read, update
 from longboat.reconcile.mover import MoverState
 from longboat.reconcile.repositories import RepositoryAccess, StoreProblemError
+from longboat.reconcile.stored_data import require_in_sight
 from longboat.reconcile.trash_notes import Place
 
 log = logging.getLogger(__name__)
@@ -70,10 +71,18 @@ def _opened(ctx: Context, record: RepositoryRecord, work: Work, store: BackupSto
         access = _open(ctx, record, work, store)
         if work == "prune" and not dry_run:
             require_charge(ctx, _place(record), access)
+            if (namespace := _living_namespace(ctx, record)) is not None:
+                require_in_sight(ctx, store.name, namespace, access)
     except StoreProblemError as problem:
         _fail(ctx, record, work, problem.reason, problem.message)
         raise
     return access
+
+
+def _living_namespace(ctx: Context, record: RepositoryRecord) -> str | None:
+    """Return the name of the repository's namespace, None if it is gone: another one may have its name."""
+    found = ctx.cluster.get(NAMESPACE, record.namespace) if record.namespace else None
+    return record.namespace if found and found["metadata"]["uid"] == record.namespace_uid else None
 
 
 def _open(ctx: Context, record: RepositoryRecord, work: Work, store: BackupStore) -> RepositoryAccess:

@@ -1,4 +1,4 @@
-"""Keeps write-once buckets: locks of what backups need are extended, and what was hidden goes when its lock is over.
+"""Keeps write-once buckets: locks of what backups need are extended. What was hidden is for prunes to remove.
 
 Every repository of this cluster in the bucket is looked at, also those of namespaces that are gone.
 """
@@ -65,7 +65,7 @@ def keep_locks(
 
 def _is_due(ctx: Context, store: BackupStore, status: BackupStoreStatus) -> bool:
     s3 = store.spec.s3
-    if s3 is None or not (s3.object_lock or s3.delete_versions):
+    if s3 is None or s3.object_lock is None:
         return False
     if status.available != "Yes" or not ctx.settings.cluster_id:
         return False

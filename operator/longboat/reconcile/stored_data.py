@@ -16,7 +16,16 @@ from longboat.kube.kinds import BACKUP_STORE, DISK_BACKUP, NAMESPACE
 from longboat.kube.port import ConflictError, NotFoundError
 from longboat.plan.generations import generation_at
 from longboat.plan.maintenance_findings import with_presence
-from longboat.plan.stored_data import DATA_MISSING, Held, held_by, missing, nothing_seen, relies_on
+from longboat.plan.stored_data import (
+    DATA_MISSING,
+    NOT_IN_SIGHT,
+    Held,
+    held_by,
+    missing,
+    not_in_sight,
+    nothing_seen,
+    relies_on,
+)
 from longboat.reconcile.context import Context
 from longboat.reconcile.objects import load, reference, save_status
 from longboat.reconcile.repositories import RepositoryAccess, StoreProblemError
@@ -87,6 +96,21 @@ def _look(ctx: Context, store: BackupStore, namespace: str, uid: str, generation
     other = f"{access.path} is another repository than that of {elsewhere} of its {len(held)} backups"
     again = _tell_backups(ctx, namespace, store.name, here, lambda each: each.lacks(found, objects))
     return _Seen(other if elsewhere else None, again)
+
+
+def require_in_sight(ctx: Context, store: str, namespace: str, access: RepositoryAccess) -> None:
+    """Return if the repository lists what a namespace's finished DiskBackups rely on; StoreProblemError otherwise.
+
+    For prunes, which take what no manifest refers to for garbage: manifests that somebody hid must not end as that.
+    """
+    held = [held_by(each) for each in ctx.cluster.list(DISK_BACKUP, namespace) if relies_on(each, store)]
+    here = [each for each in held if each.repository == access.repository.id]
+    if not here:
+        return
+    revisions, objects = _listed(access, {name for each in here for name in each.disks.values()})
+    found = {each.manifest for each in here if access.repository.keys.name_hash(each.manifest) in revisions}
+    if lacking := sorted(each.name for each in here if each.lacks(found, objects)):
+        raise StoreProblemError(NOT_IN_SIGHT, not_in_sight(namespace, lacking), retryable=False)
 
 
 def _listed(access: RepositoryAccess, disks: set[str]) -> tuple[set[str], set[str]]:

@@ -14,6 +14,7 @@ from longboat.api import BackupStore, DiskBackup
 from longboat.api.common import format_time
 from longboat.kube.kinds import BACKUP_STORE, DISK_BACKUP
 from longboat.kube.port import Object
+from longboat.plan.maintenance import removals_held
 from longboat.plan.names import FINALIZER
 from longboat.reconcile.context import Context
 from longboat.reconcile.epochs import Token, fence, new_token, require_charge
@@ -91,6 +92,8 @@ def sweep(ctx: Context, place: Place, token: Token = new_token) -> SweepReport:
         require_charge(ctx, place, access, token)
         # What is not in the trash needs nothing to keep it from being swept.
         forget_unseen(ctx, place, unseen_at(ctx, place).keys() - {stone.backup_name for stone in stones} - {EVERYTHING})
+        if _is_held(ctx, place):
+            return SweepReport()
         if not any(stone.deleted + period <= ctx.now() for stone in stones) and not stale_markers(access.repository):
             return SweepReport()
         epoch = fence(ctx, place, access, token())
@@ -103,6 +106,12 @@ def sweep(ctx: Context, place: Place, token: Token = new_token) -> SweepReport:
         log.warning("%s: DiskBackups %s exist, or did of late: their data stays", place.namespace, sorted(back))
     log.info("%s: removed %s from store %s", place.namespace, ", ".join(report.removed_backups), place.store)
     return report
+
+
+def _is_held(ctx: Context, place: Place) -> bool:
+    """Tell whether the store asks that nothing be removed; its condition Pruned says so to its administrator."""
+    store = load(ctx.cluster, BACKUP_STORE, BackupStore, "", place.store)
+    return store is None or bool(removals_held(store))
 
 
 def _applied_again(ctx: Context, place: Place, names: Iterable[str]) -> set[str]:

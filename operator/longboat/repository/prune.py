@@ -89,6 +89,7 @@ class PruneReport:
     disks, and map packs). `unknown` counts objects among the packs that are not ours and are left alone. `postponed`
     says why nothing was condemned, if so; `asked` for what it needs somebody who says that it is meant (`allow_most`).
     `retired` tells that nothing was left in a closed repository and that its keys and header went.
+    `needed` tells of an object's name whether it is that of a pack, there or not, which has a reference.
     """
 
     dry_run: bool = False
@@ -106,6 +107,7 @@ class PruneReport:
     postponed: str = ""
     asked: Asked | None = None
     retired: bool = False
+    needed: Callable[[str], bool] = field(default=lambda _: True, repr=False, compare=False)
 
     @property
     def freed(self) -> Tally:
@@ -186,6 +188,15 @@ class _Condemned:
                 yield each.info
 
 
+def _needed(marks: Marks, leases: LeasedPacks) -> Callable[[str], bool]:
+    def needed(name: str) -> bool:
+        pack = split_pack_name(name)
+        live = marks.data if pack and pack[0] is Kind.DATA_PACK else marks.pages
+        return pack is not None and (pack[1] in live or pack in leases.packs)
+
+    return needed
+
+
 class _Prune:
     """One run; its steps have the order that the argument in docs/explanation/prune.md relies on."""
 
@@ -216,6 +227,7 @@ class _Prune:
         # After the mark: a list that is gone by then must be no reason to delete anything.
         condemned = _Condemned(read_condemned(self._repository), self._before)
         self.report.leases, self.report.postponed = leases.live, leases.lost_parent(self._repository)
+        self.report.needed = _needed(marks, leases)
         clutter = {
             EXPIRED_LEASE: leases.expired,
             STALE_MARKER: list(old_markers(self._repository, self._before)),

@@ -49,7 +49,8 @@ class RemovingStore(BucketStore):
         """See ObjectStore. What was replaced is removed, as far as the credentials allow."""
         written = super().put_if_match(name, data, etag)
         with contextlib.suppress(StoreError):
-            for version in self._versions.of(name)[1:]:
+            # The oldest first: the younger ones may be locked still, and go when the next ones are written.
+            for version in reversed(self._versions.of(name)[1:]):
                 self._versions.delete(version)
         return written
 

@@ -12,7 +12,19 @@ from datetime import datetime, timedelta
 from itertools import groupby, islice
 
 from .errors import ObjectLockedError, StoreSettingsError
-from .layout import CONDEMNED, EPOCH_NAME, LEASES, REMOVING, REWRITE, TOMBSTONES
+from .layout import (
+    BACKUPS,
+    CONDEMNED,
+    DAMAGE,
+    DISKS,
+    EPOCH_NAME,
+    LEASES,
+    MAPS,
+    PACKS,
+    REMOVING,
+    REWRITE,
+    TOMBSTONES,
+)
 from .object_store import check_name
 from .s3_versions import S3Versions, Version
 from .settings import StoreSettings
@@ -25,13 +37,17 @@ HIDDEN_FOR = timedelta(days=7)
 VOLATILE = (LEASES, TOMBSTONES, REMOVING, EPOCH_NAME, CONDEMNED, REWRITE)
 """Names of what comes and goes: no backup is lost with it, so that its locks are never extended."""
 
+REMOVED = (PACKS, MAPS, DISKS, BACKUPS, TOMBSTONES, REMOVING, LEASES, CONDEMNED, REWRITE, DAMAGE)
+"""Names of what maintenance removes; nothing else is ever purged."""
+
 
 @dataclass
 class WriteOnceReport:
     """What was done to a repository's objects.
 
     `looked` objects were looked at for their locks, `extended` of them were given a new one. `removed` versions, of
-    `removed_bytes` bytes, are gone for good; `locked` are hidden objects that have to wait for the end of their lock.
+    `removed_bytes` bytes, are gone for good; `locked` are hidden objects that have to wait for the end of their lock,
+    `hidden` those that backups need: somebody else has hidden them, and they stay.
     `reached` is the last object that was looked at for its lock, None if none comes after it.
     """
 
@@ -40,6 +56,7 @@ class WriteOnceReport:
     removed: int = 0
     removed_bytes: int = 0
     locked: int = 0
+    hidden: int = 0
     reached: str | None = None
 
 
@@ -48,18 +65,24 @@ def _never() -> bool:
 
 
 def keep_write_once(
-    settings: StoreSettings, path: str, now: datetime, after: str = "", enough: Callable[[], bool] = _never
+    settings: StoreSettings,
+    path: str,
+    now: datetime,
+    after: str = "",
+    enough: Callable[[], bool] = _never,
+    needed: Callable[[str], bool] | None = None,
 ) -> WriteOnceReport:
     """Extend locks and purge what was hidden, in the repository at `path`, as far as the settings ask for either.
 
-    For maintenance, after each prune and at least twice in a lock's period; `now` is the store's time. Nothing is done
-    on stores other than S3. It ends when it was `enough`; the report's `reached` is what to begin `after` then.
+    For maintenance, after each prune and at least twice in a lock's period; `now` is the store's time. Only a prune can
+    tell which hidden objects are still `needed`: without that nothing is purged. Nothing is done on stores other than
+    S3. It ends when it was `enough`; the report's `reached` is what to begin `after` then.
     """
     report = WriteOnceReport()
     if settings.type == "s3" and settings.lock_mode is not None:
         extend_locks(settings, path, now, report, after, enough)
-    if settings.type == "s3" and settings.delete_versions and report.reached is None:
-        purge_hidden(settings, path, now, report, enough)
+    if settings.type == "s3" and settings.delete_versions and needed is not None and report.reached is None:
+        purge_hidden(settings, path, now, report, needed)
     return report
 
 
@@ -108,19 +131,22 @@ def purge_hidden(
     path: str,
     now: datetime,
     report: WriteOnceReport,
-    enough: Callable[[], bool] = _never,
+    needed: Callable[[str], bool],
 ) -> None:
     """Remove the versions of objects that were hidden at least HIDDEN_FOR ago, as far as they are not locked.
 
-    Everything of an object that can be seen stays. What is left when it was `enough` is for the next time.
+    Everything of an object that can be seen stays, and of one that is `needed`: it was not maintenance that hid it.
+    So do the header, keys, and whatever else maintenance never removes.
     """
     versions = _versions(settings, path)
-    for _, group in groupby(versions.below(""), key=lambda each: each.name):
+    for name, group in groupby(versions.below(""), key=lambda each: each.name):
         found = [*group]
-        if found[0].marker and found[0].modified + HIDDEN_FOR <= now:
+        if not found[0].marker or not name.startswith(REMOVED):
+            continue
+        if needed(name):
+            report.hidden += 1
+        elif found[0].modified + HIDDEN_FOR <= now:
             _purge(versions, found, report)
-        if enough():
-            return
 
 
 def _purge(versions: S3Versions, found: Iterable[Version], report: WriteOnceReport) -> None:

@@ -7,13 +7,13 @@ import os
 
 import pytest
 
-from longboat.kube.kinds import BACKUP_STORE, SECRET
+from longboat.kube.kinds import BACKUP_STORE, DISK_BACKUP, SECRET
 from longboat.mover import PruneJob, VerifyJob
 from longboat.plan import maintenance as plan
 from longboat.repository import StoreSettings
 from tests.unit.reconcile.backup_world import SHOP, SYSTEM
 from tests.unit.reconcile.maintenance_world import PRUNE, _no_sync, request, world
-from tests.unit.reconcile.upkeep_world import NOBODY, STORE, UpkeepWorld
+from tests.unit.reconcile.upkeep_world import NOBODY, SELDOM, STORE, UpkeepWorld
 
 __all__ = ["_no_sync", "world"]
 
@@ -86,7 +86,8 @@ def test_no_more_jobs_than_asked_for_and_none_while_the_store_is_not_available(w
 def test_most_of_a_repository_goes_only_when_somebody_says_so(
     world: UpkeepWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world.ask(verify=NOBODY, prune=NOBODY)
+    world.ask(verify=NOBODY, prune=SELDOM)
+    world.cluster.delete(DISK_BACKUP, world.backup().name, SHOP)
     for path in (world.folder / "store").rglob("*"):
         if path.is_file() and ("/disks/" in str(path) or "/backups/" in str(path)):
             path.unlink()

@@ -13,7 +13,7 @@ from longboat.repository import advance_epoch, read_epoch
 from tests.fakes.cluster import Killed
 from tests.unit.reconcile.backup_world import Grenade
 from tests.unit.reconcile.maintenance_world import PRUNE, _no_sync, world, world_in
-from tests.unit.reconcile.upkeep_world import NOBODY, UpkeepWorld
+from tests.unit.reconcile.upkeep_world import NOBODY, SELDOM, UpkeepWorld
 
 __all__ = ["_no_sync", "world"]
 
@@ -80,10 +80,10 @@ def test_a_prune_that_could_not_begin_yet_heeds_what_the_store_says_now(
 
 
 @pytest.mark.parametrize("after", [False, True])
-def test_a_suspended_prune_that_somebody_asked_for_goes_on_after_the_operator_was_killed(
+def test_a_prune_that_somebody_asked_for_goes_on_after_the_operator_was_killed(
     world: UpkeepWorld, monkeypatch: pytest.MonkeyPatch, after: bool
 ) -> None:
-    world.ask(verify=NOBODY, prune=NOBODY)
+    world.ask(verify=NOBODY, prune=SELDOM)
     world.until_idle()
     world.clock.advance(seconds=1)
     world.annotate(PRUNE, world.clock().strftime("%Y-%m-%dT%H:%M:%SZ"))

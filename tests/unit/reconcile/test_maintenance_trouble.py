@@ -13,13 +13,13 @@ from longboat.repository import advance_epoch
 from longboat.repository.errors import DamagedError
 from tests.unit.reconcile.backup_world import SHOP, SYSTEM
 from tests.unit.reconcile.maintenance_world import GONE, PRUNE, _no_sync, request, world
-from tests.unit.reconcile.upkeep_world import NOBODY, STORE, UpkeepWorld
+from tests.unit.reconcile.upkeep_world import NOBODY, SELDOM, STORE, UpkeepWorld
 
 __all__ = ["_no_sync", "world"]
 
 
 def test_a_run_that_fails_is_told_by_reason_and_tried_again_later_and_backups_go_on(world: UpkeepWorld) -> None:
-    world.ask(verify=NOBODY, prune=NOBODY)
+    world.ask(verify=NOBODY, prune=SELDOM)
     world.trouble = [DamagedError("manifest x can not be read")]
     request(world, PRUNE)
     failed = world.record().prune.failed
@@ -36,7 +36,7 @@ def test_a_run_that_fails_is_told_by_reason_and_tried_again_later_and_backups_go
     world.clock.advance(minutes=6)
     world.until_idle()
     assert [work for work, _ in world.runs] == ["prune"] and world.record().prune.failed is None
-    assert world.store_condition("Pruned") == ("False", "Suspended")
+    assert world.store_condition("Pruned") == ("True", "Pruned")
 
 
 def test_a_store_that_does_not_answer_costs_one_attempt_and_not_one_for_each_namespace(world: UpkeepWorld) -> None:
@@ -86,7 +86,7 @@ def test_a_job_whose_pod_does_not_start_makes_room_for_others(world: UpkeepWorld
 
 def test_prunes_and_sweeps_of_one_operator_know_each_others_tokens(world: UpkeepWorld) -> None:
     """Otherwise each would take the other for a second cluster, and nothing would be removed any more."""
-    world.ask(verify=NOBODY, prune=NOBODY)
+    world.ask(verify=NOBODY, prune=SELDOM)
     request(world, PRUNE)
     place = place_of(world.context(), world.backup())
     access = world.repositories.open(world.store(), world.uid())

@@ -90,8 +90,8 @@ def test_locks_are_extended_twice_in_their_shortest_period_with_the_credentials_
     assert world.store().status.locks_kept_time == world.clock.time.replace(microsecond=0)
 
 
-@pytest.mark.parametrize(("s3", "times"), [({}, 0), ({"deleteVersions": True}, 1)])
-def test_only_buckets_with_versions_or_locks_are_looked_through(
+@pytest.mark.parametrize(("s3", "times"), [({}, 0), ({"deleteVersions": True}, 0), (LOCK, 1)])
+def test_only_buckets_with_locks_are_looked_through(
     world: World, bucket: Bucket, s3: dict[str, Any], times: int
 ) -> None:
     add(world, **s3)

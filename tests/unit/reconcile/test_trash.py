@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from longboat.kube.kinds import DISK_BACKUP
+from longboat.kube.kinds import BACKUP_STORE, DISK_BACKUP
 from longboat.reconcile import trash, trash_notes
 from longboat.reconcile.repositories import StoreProblemError
 from longboat.repository import read_tombstones, remove_tombstone, write_tombstone
 from tests.fakes.cluster import KillAt, Killed
 from tests.unit.reconcile.deletion_world import add_backup, buried, repository, uid_of, user_deletes, world
-from tests.unit.reconcile.policy_world import SHOP, Clock, World
+from tests.unit.reconcile.policy_world import SHOP, STORE_SPEC, Clock, World
 
 __all__ = ["world"]
 
@@ -27,6 +28,24 @@ def test_a_users_deletion_keeps_the_data_for_the_trash_period(world: World) -> N
     world.clock.by(days=6)
     assert trash.sweep(world.context(), place).removed_backups == []
     world.clock.by(days=2)
+    assert trash.sweep(world.context(), place).removed_backups == ["b"]
+
+
+@pytest.mark.parametrize(
+    "asked", [("maintenance", {"prune": {"suspend": True}}), ("s3", {**STORE_SPEC["s3"], "readVersions": "Oldest"})]
+)
+def test_the_trash_is_not_emptied_while_a_bucket_is_put_right(world: World, asked: tuple[str, Any]) -> None:
+    add_backup(world, "b")
+    user_deletes(world, "b")
+    [place] = trash_notes.places(world.context())
+    field, value = asked
+    before = world.cluster.get(BACKUP_STORE, "offsite")
+    world.cluster.patch(BACKUP_STORE, "offsite", [{"op": "add", "path": f"/spec/{field}", "value": value}])
+    world.clock.by(days=30)
+    assert trash.sweep(world.context(), place).removed_backups == []
+    assert buried(world) == ["b"]
+    assert before is not None
+    world.cluster.patch(BACKUP_STORE, "offsite", [{"op": "replace", "path": "/spec", "value": before["spec"]}])
     assert trash.sweep(world.context(), place).removed_backups == ["b"]
 
 

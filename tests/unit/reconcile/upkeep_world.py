@@ -28,6 +28,8 @@ from tests.unit.reconcile.backup_world import SHOP, SYSTEM, BackupWorld
 
 STORE = "offsite"
 NOBODY = {"suspend": True}
+SELDOM = {"every": "9999d"}
+"""Prunes come when somebody asks for them: a store whose prunes are suspended does not heed that."""
 
 
 @dataclass
