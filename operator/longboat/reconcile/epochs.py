@@ -18,11 +18,12 @@ from longboat.api.common import format_time
 from longboat.kube.kinds import BACKUP_STORE
 from longboat.plan.take_over import CONFLICT, approved, whole_seconds
 from longboat.reconcile import maintenance_records
+from longboat.reconcile.config_maps import Data
 from longboat.reconcile.context import Context
 from longboat.reconcile.objects import load
 from longboat.reconcile.repositories import RepositoryAccess, StoreProblemError
 from longboat.reconcile.store_access import problem_of
-from longboat.reconcile.trash_notes import Data, Place, data_of, noted, update
+from longboat.reconcile.trash_notes import Place, data_of, noted, update
 from longboat.repository import Epoch, RepositoryError, advance_epoch, epoch_time, read_epoch
 
 log = logging.getLogger(__name__)

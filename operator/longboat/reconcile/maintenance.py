@@ -37,9 +37,9 @@ from longboat.reconcile.context import Context
 from longboat.reconcile.epochs import Token, new_token
 from longboat.reconcile.objects import load, namespace_names, reference, save_status
 from longboat.reconcile.repositories import StoreProblemError
-from longboat.reconcile.store_access import PATIENCE, StoreAccess
+from longboat.reconcile.store_access import StoreAccess, folders
 from longboat.reconcile.store_locks import Folders
-from longboat.repository import RepositoryError, StoreSettings, open_store
+from longboat.repository import RepositoryError
 from longboat.repository.errors import RepositoryNotFoundError
 
 log = logging.getLogger(__name__)
@@ -76,11 +76,6 @@ class Memory:
 
 
 _MEMORY: dict[str, Memory] = {}
-
-
-def folders(settings: StoreSettings, path: str) -> list[str]:
-    """Return the names of the folders in a folder of a store; RepositoryError soon if it does not answer."""
-    return list(open_store(settings, PATIENCE).folders(path))
 
 
 def reconcile(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from pydantic import ValidationError
 
@@ -19,13 +19,13 @@ from longboat.plan.generations import FIRST
 from longboat.plan.maintenance import RepositoryRecord
 from longboat.plan.maintenance_job import record_key
 from longboat.plan.names import MANAGED_BY, MANAGER, OWNER_KIND
+from longboat.reconcile.config_maps import Data, change_data
 from longboat.reconcile.context import Context
 from longboat.reconcile.repositories import RepositoryAccess
 
 log = logging.getLogger(__name__)
 
 LABELS = {MANAGED_BY: MANAGER, OWNER_KIND: "Maintenance"}
-_TRIES = 5
 
 Change = Callable[[RepositoryRecord], RepositoryRecord]
 
@@ -33,14 +33,14 @@ Change = Callable[[RepositoryRecord], RepositoryRecord]
 def all_records(cluster: Cluster, system: str) -> Iterator[RepositoryRecord]:
     """Yield the records of all stores; ``system`` is the operator's namespace. What can't be read is left out."""
     for each in cluster.list(CONFIG_MAP, system, LABELS):
-        if (record := _record(each)) is not None:
+        if (record := _record_in(each)) is not None:
             yield record
 
 
 def read(ctx: Context, key: str) -> RepositoryRecord | None:
     """Return the record of a repository (see record_key) as it is now, None if there is none that can be read."""
     found = ctx.cluster.get(CONFIG_MAP, _name(key), ctx.settings.namespace)
-    return None if found is None else _record(found)
+    return None if found is None else _record_in(found)
 
 
 def add(ctx: Context, record: RepositoryRecord) -> RepositoryRecord:
@@ -59,22 +59,18 @@ def update(ctx: Context, record: RepositoryRecord, change: Change) -> Repository
 
     Raises ConflictError if it is gone, can't be read, or changes all the time.
     """
-    name = _name(_key(record))
-    for _ in range(_TRIES):
-        found = ctx.cluster.get(CONFIG_MAP, name, ctx.settings.namespace)
-        before = None if found is None else _record(found)
-        if found is None or before is None:
-            break
-        if (after := change(before)) == before:
-            return before
-        version = {"op": "test", "path": "/metadata/resourceVersion", "value": found["metadata"]["resourceVersion"]}
-        try:
-            replace = {"op": "replace", "path": "/data", "value": _data(after)}
-            ctx.cluster.patch(CONFIG_MAP, name, [version, replace], ctx.settings.namespace)
-        except ConflictError:
-            continue
-        return after
-    raise ConflictError(f"configmaps {name!r} is gone, can't be read, or changes all the time")
+    name, result = _name(_key(record)), list[RepositoryRecord]()
+
+    def decide(data: Data | None) -> Data | None:
+        before = None if data is None else _record(name, data)
+        if before is None:
+            raise ConflictError(f"configmaps {name!r} is gone, or can't be read")
+        after = change(before)
+        result[:] = [after]
+        return None if after == before else _data(after)
+
+    change_data(ctx, name, LABELS, decide)
+    return result[0]
 
 
 def tokens_of(ctx: Context, store: str, folder: str) -> list[str]:
@@ -82,7 +78,7 @@ def tokens_of(ctx: Context, store: str, folder: str) -> list[str]:
     found = ctx.cluster.get(CONFIG_MAP, _name(record_key(store, folder)), ctx.settings.namespace)
     if found is None:
         return []
-    record = _record(found)
+    record = _record_in(found)
     if record is None:
         raise ConflictError(f"configmaps {found['metadata']['name']!r} can't be read")
     return record.tokens
@@ -123,10 +119,13 @@ def _data(record: RepositoryRecord) -> dict[str, str]:
     }
 
 
-def _record(found: Object) -> RepositoryRecord | None:
+def _record(name: str, data: Mapping[str, str] | None) -> RepositoryRecord | None:
     try:
-        return RepositoryRecord.model_validate_json((found.get("data") or {}).get("record", ""))
+        return RepositoryRecord.model_validate_json((data or {}).get("record", ""))
     except ValidationError as error:
-        name = found["metadata"]["name"]
         log.warning("ConfigMap %s can't be read, so that nothing is done in its repository: %s", name, error)
         return None
+
+
+def _record_in(found: Object) -> RepositoryRecord | None:
+    return _record(found["metadata"]["name"], found.get("data"))

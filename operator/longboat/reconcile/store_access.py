@@ -173,7 +173,12 @@ class StoreAccess:
         return SettingsReader(self.cluster, self.settings.namespace)
 
     def _folders(self, settings: StoreSettings) -> list[str]:
-        return list(open_store(settings, PATIENCE).folders(f"{self.settings.cluster_id}/"))
+        return folders(settings, f"{self.settings.cluster_id}/")
+
+
+def folders(settings: StoreSettings, path: str) -> list[str]:
+    """Return the names of the folders in a folder of a store; RepositoryError soon if it does not answer."""
+    return list(open_store(settings, PATIENCE).folders(path))
 
 
 def _told(look: Callable[[StoreSettings], T], settings: StoreSettings) -> T:

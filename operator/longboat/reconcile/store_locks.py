@@ -15,8 +15,8 @@ from longboat.plan.conditions import with_condition, without_condition
 from longboat.plan.maintenance import repositories_in
 from longboat.reconcile.context import Context
 from longboat.reconcile.repositories import StoreProblemError
-from longboat.reconcile.store_access import StoreAccess
-from longboat.repository import RepositoryError, StoreSettings, WriteOnceReport, keep_write_once, open_store
+from longboat.reconcile.store_access import StoreAccess, folders
+from longboat.repository import RepositoryError, StoreSettings, WriteOnceReport, keep_write_once
 
 EVERY = timedelta(hours=12)
 """A lock lasts for two days or more, and is extended when less than half of it is left."""
@@ -36,11 +36,6 @@ class Keep(Protocol):
 
 Folders = Callable[[StoreSettings, str], list[str]]
 """Returns the names of the folders in a folder of a store."""
-
-
-def folders(settings: StoreSettings, path: str) -> list[str]:
-    """Return the names of the folders in a folder of a store; raises RepositoryError."""
-    return list(open_store(settings).folders(path))
 
 
 def keep_locks(

@@ -15,9 +15,9 @@ from typing import Any
 from longboat.api import DiskBackup
 from longboat.api.common import format_time
 from longboat.kube.kinds import CONFIG_MAP, NAMESPACE
-from longboat.kube.port import AlreadyExistsError, ConflictError, Object
 from longboat.plan.generations import FIRST, folder_of, generation_at
 from longboat.plan.names import MANAGED_BY, MANAGER, OWNER_KIND, digest
+from longboat.reconcile.config_maps import Data, change_data
 from longboat.reconcile.context import Context
 from longboat.reconcile.repositories import StoreProblemError
 
@@ -26,10 +26,7 @@ HOUR = timedelta(hours=1)
 EVERYTHING = "*"
 """Stands for more names than are noted one by one; no object has this name."""
 MOST_NAMES = 500
-_TRIES = 5
 _GENERATION = "generation"
-
-Data = dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -157,34 +154,17 @@ def _place(data: Any) -> Place:
 
 def update(ctx: Context, place: Place, change: Callable[[Data], Data], *, create: bool = True) -> None:
     """Change what is noted of a repository; others that change it at the same moment lose nothing."""
-    for _ in range(_TRIES):
-        found = ctx.cluster.get(CONFIG_MAP, place.name, ctx.settings.namespace)
-        try:
-            if found is None and not create:
-                return
-            if found is None:
-                ctx.cluster.create(_config_map(ctx, place, change))
-            elif (data := change(found["data"])) != found["data"]:
-                version = {
-                    "op": "test",
-                    "path": "/metadata/resourceVersion",
-                    "value": found["metadata"]["resourceVersion"],
-                }
-                replace = {"op": "replace", "path": "/data", "value": data}
-                ctx.cluster.patch(CONFIG_MAP, place.name, [version, replace], ctx.settings.namespace)
-            return
-        except (AlreadyExistsError, ConflictError):
-            continue
-    raise ConflictError(f"configmaps {place.name!r} changes all the time")
+
+    def decide(data: Data | None) -> Data | None:
+        if data is None and not create:
+            return None
+        return change(_begun(place) if data is None else data)
+
+    change_data(ctx, place.name, LABELS, decide)
 
 
-def _config_map(ctx: Context, place: Place, change: Callable[[Data], Data]) -> Object:
+def _begun(place: Place) -> Data:
     data = {"store": place.store, "namespace": place.namespace, "namespaceUID": place.namespace_uid}
     if place.generation != FIRST:
         data[_GENERATION] = str(place.generation)
-    return {
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": {"name": place.name, "namespace": ctx.settings.namespace, "labels": LABELS},
-        "data": change(data),
-    }
+    return data

@@ -169,8 +169,12 @@ def test_a_store_that_does_not_answer_keeps_a_worker_for_a_minute_at_most(
     world.add_store()
     with pytest.raises(StoreProblemError):
         StoreAccess(world.cluster, world.settings).find(world.store(), "uid")
-    assert asked and asked[0].retry_for + asked[0].request <= 60
-    assert asked[0].connect < Patience().connect
+    with pytest.raises(RepositoryError):
+        # As the looks at its locks and at its repositories do.
+        store_access.folders(StoreAccess(world.cluster, world.settings).settings_of(world.store()), "cluster/")
+    assert len(asked) == 2
+    for patience in asked:
+        assert patience.retry_for + patience.request <= 60 and patience.connect < Patience().connect
 
 
 def test_all_credentials_are_tried_out_and_removing_once_for_each_change(world: World) -> None:
