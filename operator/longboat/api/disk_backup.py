@@ -51,7 +51,9 @@ class DiskBackupSpec(Model):
     slot: AskedTime | None = Field(
         None, description="The slot of the schedule that this run is for; absent for an ad-hoc run."
     )
-    hold: bool = Field(False, description="Keep the backup, beyond its expiry too, until this is false again.")
+    hold: bool = Field(
+        False, description="Keep the backup, beyond its expiry and its deletion too, until this is false again."
+    )
     expires_at: AskedTime | None = Field(
         None, description="Expire at this moment instead of the one that the policy's retention gives."
     )

@@ -38,6 +38,8 @@ class Facts:
     age: timedelta
     deletions: int
     limit: int
+    hold: bool
+    """Whether somebody has said that it is to be kept: in spec.hold, or in the rule that its manifest carries."""
 
 
 @dataclass(frozen=True)
@@ -54,21 +56,32 @@ _KEPT = "the data stays in the store; applying the DiskBackup again brings it ba
 
 def decide(facts: Facts) -> Verdict:
     """Return what to do about the deletion of a DiskBackup that is not running."""
-    if facts.tombstoned or not facts.has_data:
+    on_hold = facts.hold and facts.answer != "true"
+    if not facts.has_data or (facts.tombstoned and not on_hold):
         return Verdict(Act.RELEASE)
     if facts.namespace_going:
         return Verdict(Act.RELEASE, "DataKept", f"the namespace is being deleted: {_KEPT}, by an administrator")
     if facts.kind_going:
         return Verdict(Act.RELEASE, "DataKept", f"the kind DiskBackup is being removed: {_KEPT}")
-    if facts.answer == "false":
+    if facts.answer == "false" and not facts.tombstoned:
         return Verdict(Act.RELEASE, "DataKept", f'the annotation {CONFIRM} is "false": {_KEPT}')
     if facts.answer == "true":
         return Verdict(Act.BURY)
+    if on_hold:
+        # Who put it on hold need not be who deletes it.
+        return Verdict(Act.HOLD, "OnHold", _ON_HOLD)
     if facts.age < SETTLE:
         return Verdict(Act.WAIT)
     if facts.deletions > facts.limit:
         return Verdict(Act.HOLD, "ManyDeletions", _question(facts))
     return Verdict(Act.BURY)
+
+
+_ON_HOLD = (
+    "it is on hold, by spec.hold or by the rule that its manifest carries, and its data stays: to remove the data after"
+    f' the trash period, set spec.hold to false, or annotate this DiskBackup with {CONFIRM}="true", whatever holds it;'
+    f' with {CONFIRM}="false" the object goes and its data stays in the store'
+)
 
 
 def gave_up(problem: str) -> Verdict:

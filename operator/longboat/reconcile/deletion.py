@@ -15,6 +15,7 @@ from longboat.plan.conditions import find, with_condition
 from longboat.plan.deletion import ABANDON_WAIT, CONFIRM, SETTLE, STORE_WAIT, Act, Facts, Verdict, decide, gave_up
 from longboat.plan.names import FINALIZER
 from longboat.plan.problem import Problem
+from longboat.plan.recorded_rule import unconfirmed
 from longboat.plan.retention import FINISHED, has_data
 from longboat.reconcile import trash, trash_notes
 from longboat.reconcile.context import Context
@@ -92,7 +93,12 @@ def _facts(ctx: Context, backup: DiskBackup) -> Facts:
         age=_age(ctx, backup),
         deletions=0,
         limit=ctx.settings.deletion_limit,
+        hold=_is_on_hold(backup),
     )
+
+
+def _is_on_hold(backup: DiskBackup) -> bool:
+    return backup.spec.hold or unconfirmed(backup).hold
 
 
 def _age(ctx: Context, backup: DiskBackup) -> timedelta:
@@ -105,7 +111,10 @@ def _pending(ctx: Context, namespace: str) -> int:
     going = (each for each in ctx.cluster.list(DISK_BACKUP, namespace) if _is_going(each))
     waiting = readable(DiskBackup, going)
     return sum(
-        each.status.tombstoned_at is None and CONFIRM not in each.metadata.annotations and has_data(each)
+        each.status.tombstoned_at is None
+        and CONFIRM not in each.metadata.annotations
+        and not _is_on_hold(each)
+        and has_data(each)
         for each in waiting
     )
 
@@ -116,13 +125,25 @@ def _is_going(obj: Object | None) -> bool:
 
 def _hold(ctx: Context, backup: DiskBackup, verdict: Verdict) -> timedelta:
     before = find(backup.status.conditions, "DeletionHeld")
-    if before is None or before.status != "True":
+    if before is None or before.status != "True" or before.reason != verdict.reason:
         conditions = with_condition(
             backup.status.conditions, "DeletionHeld", "True", verdict.reason, verdict.message, now=ctx.now()
         )
-        save_status(ctx.cluster, backup, backup.status.model_copy(update={"conditions": conditions}))
+        backup = save_status(ctx.cluster, backup, backup.status.model_copy(update={"conditions": conditions}))
         ctx.cluster.event(reference(backup), "Warning", "DeletionHeld", verdict.message)
+    if backup.status.tombstoned_at is not None:
+        _unmark(ctx, backup)
     return ASK_AGAIN
+
+
+def _unmark(ctx: Context, backup: DiskBackup) -> None:
+    """Take off the mark of an expiry, or of this deletion, that the hold came too late for."""
+    try:
+        trash.dig_out(ctx, backup)
+    except StoreProblemError as problem:
+        log.warning("%s/%s: on hold, but still marked for removal: %s", backup.namespace, backup.name, problem.message)
+        return
+    save_status(ctx.cluster, backup, backup.status.model_copy(update={"tombstoned_at": None}))
 
 
 def _bury(ctx: Context, backup: DiskBackup) -> timedelta | None:

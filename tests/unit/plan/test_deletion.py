@@ -20,6 +20,7 @@ FACTS = Facts(
     age=timedelta(seconds=5),
     deletions=1,
     limit=10,
+    hold=False,
 )
 
 
@@ -38,6 +39,15 @@ FACTS = Facts(
         ({"deletions": 11, "answer": "false"}, Act.RELEASE),
         ({"deletions": 11, "answer": "perhaps"}, Act.HOLD),
         ({"deletions": 11, "answer": "true", "namespace_going": True}, Act.RELEASE),
+        ({"hold": True}, Act.HOLD),
+        ({"hold": True, "tombstoned": True}, Act.HOLD),
+        ({"hold": True, "answer": "true"}, Act.BURY),
+        ({"hold": True, "answer": "true", "tombstoned": True}, Act.RELEASE),
+        ({"hold": True, "answer": "false"}, Act.RELEASE),
+        ({"hold": True, "answer": "perhaps"}, Act.HOLD),
+        ({"hold": True, "has_data": False}, Act.RELEASE),
+        ({"hold": True, "namespace_going": True}, Act.RELEASE),
+        ({"hold": True, "kind_going": True}, Act.RELEASE),
     ],
 )
 def test_decisions(changes: dict[str, object], act: Act) -> None:
@@ -62,6 +72,14 @@ def test_a_held_deletion_says_how_to_answer_it() -> None:
     message = decide(replace(FACTS, deletions=12)).message
     assert 'longboat.dev/confirm-deletion="true"' in message
     assert 'longboat.dev/confirm-deletion="false"' in message
+
+
+def test_what_is_on_hold_says_how_it_goes_nevertheless() -> None:
+    verdict = decide(replace(FACTS, hold=True))
+    assert verdict.reason == "OnHold"
+    assert "spec.hold to false" in verdict.message
+    assert 'longboat.dev/confirm-deletion="true"' in verdict.message
+    assert 'longboat.dev/confirm-deletion="false"' in verdict.message
 
 
 def test_giving_up_keeps_the_data_and_says_so() -> None:

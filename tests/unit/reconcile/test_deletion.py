@@ -9,7 +9,16 @@ from longboat.plan.conditions import find
 from longboat.plan.names import FINALIZER
 from longboat.reconcile import deletion
 from longboat.repository import read_tombstones
-from tests.unit.reconcile.deletion_world import UNREACHABLE, add_backup, buried, settle, uid_of, user_deletes, world
+from tests.unit.reconcile.deletion_world import (
+    UNREACHABLE,
+    add_backup,
+    buried,
+    expire,
+    settle,
+    uid_of,
+    user_deletes,
+    world,
+)
 from tests.unit.reconcile.policy_world import SHOP, SYSTEM, World
 
 __all__ = ["world"]
@@ -66,6 +75,74 @@ def test_deletions_one_after_the_other_are_many_too(world: World) -> None:
     world.clock.by(minutes=41)
     settle(world)
     assert world.backups() == []
+
+
+def hold(world: World, name: str, on: bool = True) -> None:
+    world.cluster.patch(DISK_BACKUP, name, [{"op": "add", "path": "/spec/hold", "value": on}], SHOP)
+
+
+@pytest.mark.parametrize("expired", [False, True])
+def test_what_is_on_hold_survives_its_deletion_until_the_hold_ends(world: World, expired: bool) -> None:
+    add_backup(world, "b")
+    hold(world, "b")
+    add_backup(world, "newer")
+    if expired:
+        world.clock.by(days=8)
+    expire(world)
+    user_deletes(world, "b")
+    world.clock.by(days=30)
+    settle(world)
+    expire(world)
+    assert buried(world) == []
+    condition = find(world.backup("b").status.conditions, "DeletionHeld")
+    assert condition is not None
+    assert condition.reason == "OnHold"
+    assert world.reasons().count("DeletionHeld") == 1
+    hold(world, "b", on=False)
+    settle(world)
+    assert buried(world) == ["b"]
+
+
+@pytest.mark.parametrize(("text", "marked"), [("true", ["b"]), ("false", [])])
+def test_a_held_backup_goes_once_that_is_confirmed(world: World, text: str, marked: list[str]) -> None:
+    add_backup(world, "b")
+    hold(world, "b")
+    user_deletes(world, "b")
+    answer(world, "b", text)
+    settle(world)
+    assert world.backups() == []
+    assert buried(world) == marked
+
+
+def test_a_hold_that_only_the_manifest_tells_of_holds_a_deletion_too(world: World) -> None:
+    add_backup(world, "b")
+    world.set_status("b", unconfirmedRule={"hold": True})
+    user_deletes(world, "b")
+    assert buried(world) == []
+    condition = find(world.backup("b").status.conditions, "DeletionHeld")
+    assert condition is not None
+    assert condition.reason == "OnHold"
+
+
+def test_a_hold_that_comes_just_after_the_mark_takes_it_off_again(world: World) -> None:
+    add_backup(world, "b")
+    deletion.trash.bury(world.context(), world.backup("b"), by="retention")
+    world.set_status("b", tombstonedAt=world.clock.time.isoformat().replace("+00:00", "Z"))
+    hold(world, "b")
+    user_deletes(world, "b")
+    assert buried(world) == []
+    assert world.backup("b").status.tombstoned_at is None
+
+
+def test_held_backups_that_wait_make_no_other_deletion_one_of_many(world: World) -> None:
+    world.set(deletion_limit=2)
+    for number in range(4):
+        add_backup(world, f"held{number}")
+        hold(world, f"held{number}")
+    user_deletes(world, *(f"held{number}" for number in range(4)))
+    add_backup(world, "b")
+    user_deletes(world, "b")
+    assert buried(world) == ["b"]
 
 
 def answer(world: World, name: str, text: str) -> None:
