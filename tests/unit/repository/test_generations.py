@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Callable, Iterator
 from datetime import timedelta
+from typing import TypeVar
 
 import pytest
 from hypothesis import given
@@ -42,6 +44,7 @@ from tests.fakes.object_store import FaultyStore, KilledError, MemoryStore
 KEY, OTHER, CLUSTER, UID = b"k" * 32, b"o" * 32, "cluster", "aaaa-1111"
 FIRST, SECOND, THIRD = f"{CLUSTER}/{UID}", f"{CLUSTER}/{UID}.2", f"{CLUSTER}/{UID}.3"
 HOUR = timedelta(hours=1)
+R = TypeVar("R")
 
 
 def found(store: ObjectStore) -> Generations:
@@ -279,3 +282,52 @@ def test_a_closing_is_believed_only_from_the_newest_key_in_its_place() -> None:
     store.objects[name] = (data[:-1] + b"x", modified, version)
     with pytest.raises(DamagedError, match="fails authentication"):
         found(store).closing(1, second)
+
+
+class Interleaved(FaultyStore):
+    """Right before the nth operation somebody else does something in the store."""
+
+    def __init__(self, store: MemoryStore, at: int, other: Callable[[], object]) -> None:
+        super().__init__(store)
+        self._at, self._other = at, other
+
+    def _run(self, operation: Callable[[], R], writes: bool = False) -> R:
+        if self.operations == self._at:
+            self._other()
+        return super()._run(operation, writes)
+
+
+def operations_of_a_rotation() -> int:
+    counter = FaultyStore(made()[0])
+    rotate(counter)
+    return counter.operations
+
+
+@pytest.mark.parametrize("at", range(operations_of_a_rotation()))
+def test_wherever_another_rotation_comes_in_between_both_have_the_same_repository(at: int) -> None:
+    store, _ = made()
+    rivals: list[Repository] = []
+    mine = rotate(Interleaved(store, at, lambda: rivals.append(rotate(store))))
+    assert found(store).numbers == (1, 2)
+    assert mine.master_key == rivals[0].master_key == open_newest(found(store), KEY).master_key
+    closing = found(store).closing(1, mine)
+    assert closing is not None and closing.sealed
+
+
+@pytest.mark.parametrize("at", range(operations_of_a_rotation()))
+def test_wherever_two_further_rotations_come_in_between_the_newest_key_closes_all(at: int) -> None:
+    store, _ = made()
+
+    def twice() -> None:
+        rotate(store)
+        store.advance(HOUR)
+        rotate(store, current=2)
+
+    with contextlib.suppress(GenerationConflictError):
+        rotate(Interleaved(store, at, twice))
+    third = open_newest(found(store), KEY)
+    assert found(store).numbers == (1, 2, 3)
+    for n, path in ((1, SECOND), (2, THIRD)):
+        closing = found(store).closing(n, third)
+        assert closing is not None and closing.sealed
+        assert closing.closed == store.head(f"{path}/repository").modified
