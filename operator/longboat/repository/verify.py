@@ -73,7 +73,7 @@ class _Run:
         self._known = read_damage(self._repository, self._unreadable_record)
         self._others |= key_faults(self._repository)
         self._sizes = pack_sizes(self._repository)
-        self._scan = Scan(self._repository, pool, self._sizes, self._known, self._sample)
+        self._scan = Scan(self._repository, pool, self._sizes, self._known, self._sample, self._inventory.objects)
         sampled = self._inventory.disks_of(names)
         for name in self._order(sampled):
             stored = self._scan.disk(name, name in sampled, self._progress)

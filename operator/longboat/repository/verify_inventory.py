@@ -30,7 +30,8 @@ from .wrapping import MAX_WRAP, WrappedKey
 class BackupEntry:
     """A backup: `disks` are names in the machine, names of disk manifests, and bytes (0 if not known).
 
-    `fault` says why the backup's own manifest can't be read.
+    `objects` are the ids of the objects that have to lie under those names, as far as the backup says so. `fault` says
+    why the backup's own manifest can't be read.
     """
 
     name: str
@@ -39,6 +40,7 @@ class BackupEntry:
     deleted: bool = False
     disks: list[tuple[str, str, int]] = field(default_factory=list)
     fault: str = ""
+    objects: dict[str, str] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
@@ -57,6 +59,11 @@ class Inventory:
     def total_bytes(self) -> int:
         """Bytes of all disks of all backups."""
         return sum(size for entry in self.backups for _, _, size in entry.disks)
+
+    @property
+    def objects(self) -> dict[str, str]:
+        """Ids of the objects that backups name, by the names of the disk manifests."""
+        return {name: object_id for entry in self.backups for name, object_id in entry.objects.items()}
 
     def disks_of(self, names: set[str] | None) -> set[str]:
         """Return the disk manifests of the backups called so, or all."""
@@ -116,7 +123,8 @@ def _entry(repository: Repository, hashed: str, name: str) -> BackupEntry | None
     except DamagedError as error:
         return BackupEntry(hashed, name, fault=str(error))
     disks = [(disk.disk, disk.manifest, disk.size_bytes) for disk in manifest.disks]
-    return BackupEntry(manifest.name, name, manifest.created, disks=disks)
+    objects = {disk.manifest: disk.object_id for disk in manifest.disks}
+    return BackupEntry(manifest.name, name, manifest.created, disks=disks, objects=objects)
 
 
 def _add_unnamed(entries: dict[str, BackupEntry], disks: list[str]) -> None:

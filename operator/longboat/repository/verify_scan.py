@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor
 
 from .backups import StoredDisk, read_disk_manifest
@@ -32,10 +32,11 @@ class Scan:
         sizes: dict[tuple[Kind, bytes], int],
         known: Damage,
         sample: Sample,
+        objects: Mapping[str, str],
     ) -> None:
-        """Prepare a walk. `known` damage is read whether it is in the sample or not."""
+        """Prepare a walk. `known` damage is read whether it is in the sample or not; `objects`: see Inventory."""
         self._repository, self._pool, self._sizes, self._known, self._sample = repository, pool, sizes, known, sample
-        self.findings = Findings()
+        self.findings, self._objects = Findings(), objects
         self.checker = FrameChecker(repository, pool, self.findings)
         self.lost_disks: dict[str, Fault] = {}
         self.pages = 0
@@ -55,8 +56,13 @@ class Scan:
         return stored
 
     def _manifest(self, name: str) -> StoredDisk | None:
+        wanted = self._objects.get(name)
         try:
-            return persistently(lambda: read_disk_manifest(self._repository, name))
+            stored = persistently(lambda: read_disk_manifest(self._repository, name, wanted))
+            if wanted is None or stored.object_id == wanted:
+                return stored
+            # A restore would refuse it.
+            self.lost_disks[name] = Fault("Damaged", f"it is object {stored.object_id}, the backup has {wanted}")
         except BackupNotFoundError as error:
             self.lost_disks[name] = Fault("Missing", str(error))
         except DamagedError as error:
