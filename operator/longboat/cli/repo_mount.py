@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import json
 import os
@@ -47,7 +48,7 @@ class Mounted:
     def __init__(self, fuse: Any, mountpoint: Path, events: SimpleQueue[str]) -> None:
         """Prepare; `events` gets ENDED when the mount is gone, however it went."""
         self._fuse, self.mountpoint, self._events = fuse, mountpoint, events
-        self.code = 0
+        self.code = 1  # Until it has ended well.
 
     def begin(self, files: BackupFiles) -> None:
         """Mount."""
@@ -62,6 +63,7 @@ class Mounted:
         threads = {"max_idle_threads": _IDLE_THREADS} if self._fuse.fuse_version_major >= 3 else {}
         try:
             self._fuse.FUSE(files, str(self.mountpoint), foreground=True, **names, **options, **timeouts, **threads)
+            self.code = 0
         except RuntimeError as error:
             self.code = int(str(error)) if str(error).isdigit() else 1
         finally:
@@ -198,17 +200,9 @@ def _mountpoint(path: Path) -> Path:
         if path.is_mount() or any(path.iterdir()):
             raise UsageError(f"{path}: expected an empty folder; something is mounted or lies there")
     except OSError as error:
-        stale = "; unmount what is there: fusermount3 -u" if path and not _answers(path) else ""
+        stale = f"; unmount what was left there: fusermount3 -u {path}" if error.errno == errno.ENOTCONN else ""
         raise UsageError(f"{path}: {error.strerror}{stale}") from None
     return path
-
-
-def _answers(path: Path) -> bool:
-    try:
-        path.stat()
-    except OSError:
-        return False
-    return True
 
 
 def _cache_bytes(text: str) -> int:

@@ -76,7 +76,8 @@ class DiskReader:
         if offset < 0 or end <= offset:
             return b""
         self._fetch_ahead(offset, end)
-        return self._cut(self._contents(offset, end), offset, end)
+        contents = self._contents(offset, end)
+        return self._cut(contents, offset, end) if contents else bytes(end - offset)
 
     def _cut(self, contents: Contents, offset: int, end: int) -> bytes:
         size, zeros = self._block_size, bytes(self._block_size)
@@ -102,13 +103,14 @@ class DiskReader:
 
     def _needed(self, offset: int, end: int) -> Needed:
         needed: Needed = defaultdict(list)
-        size, per_page = self._block_size, self._map.manifest.page_blocks
-        for block in range(offset // size, -(-end // size)):
-            number, index = divmod(block, per_page)
-            page = self._page(number)
-            place = page.place(index) if page else None
-            if page and place:
-                needed[place[0]].append(BlockTarget(place[1], block, page.block_id(index)))
+        per_page, first, last = self._map.manifest.page_blocks, offset // self._block_size, -(-end // self._block_size)
+        for number in range(first // per_page, -(-last // per_page)):
+            page, base = self._page(number), number * per_page
+            if page is None:
+                continue
+            for index in range(max(first - base, 0), min(last - base, page.blocks)):
+                if place := page.place(index):
+                    needed[place[0]].append(BlockTarget(place[1], base + index, page.block_id(index)))
         return needed
 
     def _page(self, number: int) -> Page | None:
