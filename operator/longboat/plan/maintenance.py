@@ -104,6 +104,8 @@ class RepositoryRecord(Model):
     namespace_uid: str
     generation: int | None = None
     """Which of the namespace's repositories it is; None is the first one, of which older versions know, too."""
+    repository_id: str | None = None
+    """Which repository the runs were of, None if that was not noted yet: the store may lead elsewhere by now."""
     seen: Time
     """When the repository was first seen."""
     missing: Time | None = None
@@ -283,6 +285,18 @@ def begin(
     else:
         attempt = _verify_attempt(attempt, record.verify, store)
     return _with(record, work, number=attempt.number, attempt=attempt)
+
+
+def of_repository(record: RepositoryRecord, repository_id: str) -> RepositoryRecord:
+    """Return the record as it is of a repository: what was found in another one says nothing of it.
+
+    The numbers of runs go on, as Jobs are named by them, and tokens stay: the store may be led back.
+    """
+    if record.repository_id not in (None, repository_id):
+        prune = PruneRuns(number=record.prune.number, attempt=record.prune.attempt)
+        verify = VerifyRuns(number=record.verify.number, attempt=record.verify.attempt)
+        record = record.model_copy(update={"prune": prune, "verify": verify})
+    return record.model_copy(update={"repository_id": repository_id})
 
 
 def _prune_attempt(

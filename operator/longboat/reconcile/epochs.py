@@ -12,6 +12,7 @@ import logging
 import secrets
 from collections.abc import Callable, Collection
 from datetime import datetime
+from itertools import chain
 
 from longboat.api import BackupStore
 from longboat.api.common import format_time
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 
 Token = Callable[[], str]
 _CONTESTED = "contested"
+_REPOSITORY = "repositoryID"
 
 
 def new_token() -> str:
@@ -47,7 +49,7 @@ def require_charge(ctx: Context, place: Place, access: RepositoryAccess, token: 
         written = epoch_time(access.repository) if epoch else ctx.now()
     except RepositoryError as error:
         raise problem_of(error) from error
-    if epoch is None or epoch.token in own_tokens(ctx, place):
+    if epoch is None or epoch.token in own_tokens(ctx, place) or _is_adopted(ctx, place, access, epoch):
         _note_contest(ctx, place, None)
         return
     store = load(ctx.cluster, BACKUP_STORE, BackupStore, "", place.store)
@@ -75,7 +77,7 @@ def fence(
 
     Raises StoreProblemError: EpochConflict if the present token is neither noted nor one of these others.
     """
-    known = note_token(ctx, place, token)
+    known = note_token(ctx, place, token, access.repository.id)
     try:
         epoch = advance_epoch(access.repository, {*known, *others, *own_tokens(ctx, place)}, token)
     except RepositoryError as error:
@@ -90,7 +92,7 @@ def fence(
     return epoch
 
 
-def note_token(ctx: Context, place: Place, token: str) -> list[str]:
+def note_token(ctx: Context, place: Place, token: str, repository_id: str) -> list[str]:
     """Note down a token before it is written into a repository's epoch; return all that may be in it, with this one.
 
     Any of them may be the current one, as an attempt that failed may still have written its token.
@@ -99,10 +101,25 @@ def note_token(ctx: Context, place: Place, token: str) -> list[str]:
 
     def added(data: Data) -> Data:
         known[:] = [*(each for each in tokens_of(data) if each != token), token]
-        return data | {"tokens": json.dumps(known)}
+        return data | {"tokens": json.dumps(known), _REPOSITORY: repository_id}
 
     update(ctx, place, added)
     return known
+
+
+def _is_adopted(ctx: Context, place: Place, access: RepositoryAccess, epoch: Epoch) -> bool:
+    """Return whether this operator wrote an epoch while the BackupStore had another name; noted under this one then.
+
+    Tokens and the ids of repositories are random: one that was noted for this very repository is nobody else's.
+    """
+    repository_id = access.repository.id
+    records = maintenance_records.all_records(ctx.cluster, ctx.settings.namespace)
+    by_prunes = (each.tokens for each in records if each.repository_id == repository_id)
+    by_others = (tokens_of(data) for _, data in noted(ctx) if data.get(_REPOSITORY) == repository_id)
+    if not any(epoch.token in tokens for tokens in chain(by_prunes, by_others)):
+        return False
+    note_token(ctx, place, epoch.token, repository_id)
+    return True
 
 
 def own_tokens(ctx: Context, place: Place) -> list[str]:

@@ -49,7 +49,7 @@ def start(ctx: Context, store: BackupStore, due: Due, token: Token = new_token) 
         if moment is None or moment > ctx.now():
             return False
         access = _opened(ctx, record, due.work, store, store.spec.maintenance.prune.dry_run)
-        record = _note(ctx, record, due.work, store, token)
+        record = _note(ctx, record, due.work, store, token, access.repository.id)
     elif attempt.job is not None:
         if ctx.cluster.get(JOB, job_name(record, due.work, attempt.number), ctx.settings.namespace) is None:
             _fail(ctx, record, due.work, "JobDeleted", "somebody deleted the Job; there will be another one")
@@ -99,10 +99,16 @@ def _place(record: RepositoryRecord) -> Place:
     return Place(record.store, record.namespace, record.namespace_uid, record.generation or FIRST)
 
 
-def _note(ctx: Context, record: RepositoryRecord, work: Work, store: BackupStore, token: Token) -> RepositoryRecord:
+def _note(
+    ctx: Context, record: RepositoryRecord, work: Work, store: BackupStore, token: Token, repository_id: str
+) -> RepositoryRecord:
     """Note a run down before anything is made for it: a prune's token has to be known before it can be found."""
     others, fresh = (own_tokens(ctx, _place(record)), token()) if work == "prune" else ([], "")
-    return update(ctx, record, lambda found: plan.begin(found, work, store, ctx.now(), fresh, others))
+
+    def begun(found: RepositoryRecord) -> RepositoryRecord:
+        return plan.begin(plan.of_repository(found, repository_id), work, store, ctx.now(), fresh, others)
+
+    return update(ctx, record, begun)
 
 
 def _launch(ctx: Context, record: RepositoryRecord, work: Work, store: BackupStore, access: RepositoryAccess) -> bool:

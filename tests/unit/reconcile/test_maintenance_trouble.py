@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
+
+import pytest
+
 from longboat.kube.kinds import CONFIG_MAP, JOB
+from longboat.mover import VerifyJob
 from longboat.plan import maintenance as plan
 from longboat.plan.conditions import find
 from longboat.reconcile import epochs, maintenance_run
 from longboat.reconcile.dispatch import AFTER_PRUNE, sweep_trash
 from longboat.reconcile.repositories import StoreProblemError
-from longboat.reconcile.trash_notes import noted, place_of, update
-from longboat.repository import advance_epoch
+from longboat.reconcile.trash_notes import Place, noted, place_of, update
+from longboat.repository import advance_epoch, read_epoch
 from longboat.repository.errors import DamagedError
 from tests.unit.reconcile.backup_world import SHOP, SYSTEM
-from tests.unit.reconcile.maintenance_world import GONE, PRUNE, _no_sync, request, world
+from tests.unit.reconcile.maintenance_world import GONE, PRUNE, VERIFY, _no_sync, request, world
 from tests.unit.reconcile.upkeep_world import NOBODY, SELDOM, STORE, UpkeepWorld
 
 __all__ = ["_no_sync", "world"]
@@ -95,6 +100,52 @@ def test_prunes_and_sweeps_of_one_operator_know_each_others_tokens(world: Upkeep
     request(world, PRUNE)
     epochs.fence(world.context(), place, access, "swept again")
     assert world.record().prune.failed is None and len(world.runs) == 2
+
+
+@pytest.mark.parametrize("by", ["prune", "sweep"])
+def test_who_was_in_charge_while_the_store_had_another_name_still_is(world: UpkeepWorld, by: str) -> None:
+    """The bucket is the same: a BackupStore that was made anew under another name is no other operator."""
+    ctx, place = world.context(), place_of(world.context(), world.backup())
+    access = world.repositories.open(world.store(), world.uid())
+    if by == "prune":
+        world.ask(verify=NOBODY, prune=SELDOM)
+        request(world, PRUNE)
+    else:
+        epochs.fence(ctx, place, access, "swept")
+    renamed = Place("renamed", place.namespace, place.namespace_uid)
+    epochs.require_charge(ctx, renamed, access)
+    epoch = read_epoch(access.repository)
+    assert epoch is not None and epoch.token in epochs.own_tokens(ctx, renamed), "its next prune has to know it, too"
+    epochs.fence(ctx, renamed, access, "swept under the new name")
+    epochs.require_charge(ctx, place, access)
+
+
+def test_tokens_of_another_repository_put_nobody_in_charge(world: UpkeepWorld) -> None:
+    ctx, place = world.context(), place_of(world.context(), world.backup())
+    access = world.repositories.open(world.store(), world.uid())
+    epochs.fence(ctx, place, access, "swept")
+    update(ctx, place, lambda data: data | {"repositoryID": "another"})
+    with pytest.raises(StoreProblemError, match="another operator"):
+        epochs.require_charge(ctx, Place("renamed", place.namespace, place.namespace_uid), access)
+
+
+def test_what_was_found_in_another_repository_is_not_gone_on_with(world: UpkeepWorld) -> None:
+    """The store was made anew under its name, and leads to another bucket, or this one was emptied."""
+    world.ask(prune=SELDOM)
+    request(world, VERIFY)
+    before = world.record()
+    assert before.verify.result is not None and before.verify.result.backups == 1
+    shutil.rmtree(world.folder / "store")
+    (world.folder / "store").mkdir()
+    other = world.repositories.repository(world.uid())
+    world.clock.advance(hours=1)
+    request(world, PRUNE)
+    after = world.record()
+    assert after.repository_id == other.id != before.repository_id
+    # What was asked for is done here as well, from the start.
+    assert after.verify.result is not None and after.verify.result.backups == 0
+    assert [told.phase for _, told in world.runs if isinstance(told, VerifyJob)] == [None, None]
+    assert after.verify.number == before.verify.number + 1, "Jobs have names of their own"
 
 
 def test_a_sweep_waits_for_the_prune_of_the_repository(world: UpkeepWorld) -> None:
