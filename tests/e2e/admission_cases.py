@@ -239,6 +239,7 @@ TYPED: Mapping[tuple[str, str], Typed] = {
     ("BackupStore", "namespaceCredentials"): ((), ([("Always", "enum")], ["Ignored", "Optional", "Required"])),
     ("BackupStore", "encryption.keySecretRef.name"): ((), OBJECT_NAME),
     ("BackupStore", "encryption.keySecretRef.key"): ((), KEY),
+    ("BackupStore", "encryption.newMasterKeysAfter"): ((), TIME),
     ("BackupStore", "encryption.recoveryRecipient"): (
         (),
         ([("a" * 201, "maxLength")], ["longboat-recovery-public-1-a"]),
@@ -309,6 +310,8 @@ _PLAIN = "endpoint must hold no credentials and no query"
 _BUCKET = "bucket is immutable: its backups would be lost; make another BackupStore"
 _PREFIX = "prefix is immutable: its backups would be lost; make another BackupStore"
 _S3 = VALID["BackupStore"]["s3"]
+_ENCRYPTION = VALID["BackupStore"]["encryption"]
+_NEW_KEYS: tuple[Change, ...] = (("encryption.newMasterKeysAfter", "2026-11-23T22:00:00Z"),)
 _GCS_SPEC = Case("BackupStore", _AS_GCS).spec()
 _ONE_STORE = "exactly one of s3, gcs and azure is needed"
 _STORE_KIND = "the kind of store is immutable: its backups would be lost; make another BackupStore"
@@ -409,6 +412,18 @@ CHANGES: list[tuple[Case, Change, str | None]] = [
     (Case("BackupStore", ()), ("", _GCS_SPEC), _STORE_KIND),
     (Case("BackupStore", _AS_AZURE), ("", _GCS_SPEC), _STORE_KIND),
     (Case("BackupStore", ()), ("restoreCredentialsSecretRef", {"name": "read"}), None),
+    (Case("BackupStore", ()), ("encryption", _ENCRYPTION | {"newMasterKeysAfter": "2026-11-23T22:00:00Z"}), None),
+    (
+        Case("BackupStore", _NEW_KEYS),
+        ("encryption", _ENCRYPTION | {"newMasterKeysAfter": "2026-11-23T22:00:01Z"}),
+        None,
+    ),
+    (Case("BackupStore", _NEW_KEYS), ("encryption", _ENCRYPTION), None),
+    (
+        Case("BackupStore", _NEW_KEYS),
+        ("encryption", _ENCRYPTION | {"newMasterKeysAfter": "2026-11-23T21:59:59Z"}),
+        "newMasterKeysAfter may only move forward, or be removed: keys made before it were given up",
+    ),
     (Case("BackupStore", ()), ("maintenance", {"prune": {"suspend": True}, "verify": {"suspend": True}}), None),
 ]
 

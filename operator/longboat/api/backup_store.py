@@ -8,6 +8,7 @@ from pydantic import Field
 
 from longboat.api.common import (
     AGE,
+    AskedTime,
     Dedupe,
     LabelSelector,
     Model,
@@ -194,12 +195,25 @@ class KeySecretRef(Model):
 class Encryption(Model):
     """How the repositories' master keys are wrapped."""
 
+    model_config = rules(
+        rule(
+            "!has(oldSelf.newMasterKeysAfter) || !has(self.newMasterKeysAfter) ||"
+            " self.newMasterKeysAfter >= oldSelf.newMasterKeysAfter",
+            "newMasterKeysAfter may only move forward, or be removed: keys made before it were given up",
+        )
+    )
     key_secret_ref: KeySecretRef = Field(description="The store's key, as made by `longboat key generate`.")
     recovery_recipient: str | None = Field(
         None,
         max_length=200,
         description="Public key of an offline recovery pair, as made by `longboat key generate --recovery`. "
         "Without one, losing the Secret means losing the backups.",
+    )
+    new_master_keys_after: AskedTime | None = Field(
+        None,
+        description="Each namespace whose master key is older than this moment, by the store's clock, gets a new one: "
+        "set it to the moment at which a leak was ended. Backups made under the old key stay readable until they "
+        "expire; the next one of each disk is a full one. Nothing happens before the moment is over.",
     )
 
 
@@ -263,6 +277,14 @@ class BackupStoreSpec(Model):
     )
 
 
+class MasterKeysStatus(Model):
+    """How far the new master keys are that spec.encryption.newMasterKeysAfter asks for."""
+
+    after: Time = Field(description="The moment that is meant.")
+    renewed: int | None = Field(None, description="Namespaces with backups here whose master key was made after it.")
+    pending: int | None = Field(None, description="Those whose master key is older still; see MasterKeysRenewed.")
+
+
 class BackupStoreStatus(Status):
     """What the operator sees."""
 
@@ -281,6 +303,9 @@ class BackupStoreStatus(Status):
     )
     locks_reached: str | None = Field(None, description="The object with which the next look at them goes on.")
     maintenance: MaintenanceStatus | None = Field(None, description="What came of prune and verify.")
+    master_keys: MasterKeysStatus | None = Field(
+        None, description="How far new master keys are; absent if none are asked for."
+    )
 
 
 class BackupStore(Resource):

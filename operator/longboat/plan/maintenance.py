@@ -108,6 +108,8 @@ class RepositoryRecord(Model):
     """Which repository the runs were of, None if that was not noted yet: the store may lead elsewhere by now."""
     seen: Time
     """When the repository was first seen."""
+    made: Time | None = None
+    """When it was made, by the store's clock; noted where new master keys are asked for."""
     missing: Time | None = None
     """Since when the bucket does not list it any more."""
     tokens: list[str] = Field(default_factory=list)
@@ -341,6 +343,11 @@ def with_job(record: RepositoryRecord, work: Work, uid: str) -> RepositoryRecord
 def with_missing(record: RepositoryRecord, since: datetime | None) -> RepositoryRecord:
     """Return the record of a repository that the bucket does not list any more since a moment; None: it does."""
     return record.model_copy(update={"missing": since})
+
+
+def with_made(record: RepositoryRecord, made: datetime) -> RepositoryRecord:
+    """Return the record of a repository with when it was made, by the store's clock."""
+    return record.model_copy(update={"made": made})
 
 
 def pruned(record: RepositoryRecord, result: PruneResult, now: datetime) -> RepositoryRecord:

@@ -12,6 +12,7 @@ from longboat.plan.conditions import find
 from longboat.plan.generations import FIRST, folder_of, generation_at
 from longboat.plan.known_store import known_bad
 from longboat.plan.problem import Problem
+from longboat.reconcile import master_keys
 from longboat.reconcile.backup_run import LATER, Run
 from longboat.reconcile.context import Context
 from longboat.reconcile.objects import load
@@ -37,12 +38,14 @@ def known_bad_at(ctx: Context, store: BackupStore, namespace: str) -> Problem | 
 
 
 def open_at(ctx: Context, store: BackupStore, namespace: str) -> RepositoryAccess | Problem:
-    """Return a namespace's repository in a store, or what is wrong with the store."""
+    """Return the repository in a store that a namespace's backups are written to, or what is wrong with the store."""
     found = ctx.cluster.get(NAMESPACE, namespace)
     if found is None:
         return Problem("NamespaceNotFound", f"the namespace {namespace!r} is gone")
+    uid = found["metadata"]["uid"]
     try:
-        return ctx.repositories.open(store, found["metadata"]["uid"], namespace=namespace)
+        access = ctx.repositories.open(store, uid, namespace=namespace)
+        return master_keys.renewed(ctx, store, uid, access, namespace=namespace)
     except StoreProblemError as error:
         return Problem(error.reason, told_in_namespace(store.name, error), passing=error.retryable)
 

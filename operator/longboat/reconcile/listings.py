@@ -27,6 +27,6 @@ class Listings:
         self._known[place] = begun, found
         return found
 
-    def forget(self, place: str) -> None:
-        """Have the next one ask again: there is a new folder."""
-        self._known.pop(place, None)
+    def forget(self) -> None:
+        """Have the next ones ask again: there is a new folder somewhere."""
+        self._known = {}

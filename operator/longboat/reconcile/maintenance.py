@@ -31,8 +31,9 @@ from longboat.plan.maintenance import (
 )
 from longboat.plan.maintenance_job import jobs_of
 from longboat.plan.maintenance_status import PRUNED, VERIFIED, maintenance_status, with_maintenance
+from longboat.plan.master_keys import RENEWED, Renewal, status_of, with_renewal
 from longboat.plan.take_over import CONFLICT
-from longboat.reconcile import maintenance_records, maintenance_run
+from longboat.reconcile import maintenance_records, maintenance_run, master_keys
 from longboat.reconcile.context import Context
 from longboat.reconcile.epochs import Token, new_token
 from longboat.reconcile.objects import load, namespace_names, reference, save_status
@@ -51,7 +52,7 @@ BUSY = timedelta(seconds=5)
 NEW_AT_ONCE = 500
 SCAN_SHARE = 50
 """After the end of a Job everything is looked at again, if the last look took so many times less than it is ago."""
-_TROUBLE = frozenset({"Damaged", "Late", "NotListed", "PruneFailed", "PruneHeld", "VerifyFailed"})
+_TROUBLE = frozenset({"Damaged", "Late", "NotListed", "PruneFailed", "PruneHeld", "RenewalFailed", "VerifyFailed"})
 
 Wish = tuple[int, Mapping[str, str]]
 """What a store asks for: the generation of its spec, and its annotations of ours."""
@@ -146,10 +147,13 @@ def _scan(ctx: Context, store: BackupStore, found: Memory, inside: Folders) -> N
     names = namespace_names(ctx.cluster)
     records |= _new(ctx, store, found, found.repositories - records.keys(), names)
     _note_missing(ctx, records.values(), found.repositories)
-    here = [record for folder, record in sorted(records.items()) if folder in found.repositories]
+    seen = {folder: record for folder, record in records.items() if folder in found.repositories}
+    seen, renewal = master_keys.renew_all(ctx, store, seen, names)
+    found.repositories |= seen.keys()
+    here = [record for _, record in sorted(seen.items())]
     found.due = deque(due_runs(here, store, ctx.now()))
     # Who reads of a namespace by its name takes it for the one that has this name now.
-    _save(ctx, store, [known_by(each, names) for each in here], found.problem)
+    _save(ctx, store, [known_by(each, names) for each in here], found.problem, renewal)
     found.scanned, found.wish, found.took, found.ended = ctx.now(), _wish(store), ctx.now() - begun, False
 
 
@@ -232,23 +236,27 @@ def _begin(ctx: Context, store: BackupStore, found: Memory, room: int, token: To
     return begun
 
 
-def _save(ctx: Context, store: BackupStore, records: Sequence[RepositoryRecord], problem: str) -> None:
+def _save(
+    ctx: Context, store: BackupStore, records: Sequence[RepositoryRecord], problem: str, renewal: Renewal | None
+) -> None:
     """Write what the upkeep comes to into the store's status, and tell of it if that has changed."""
     # Read anew: a check of the store, which takes its time, may have written meanwhile.
     newest = load(ctx.cluster, BACKUP_STORE, BackupStore, "", store.name)
     if newest is None:
         return
+    conditions = with_maintenance(newest.status.conditions, newest, records, ctx.now(), problem)
     status = newest.status.model_copy(
         update={
             "maintenance": maintenance_status(newest, records, ctx.now(), problem),
-            "conditions": with_maintenance(newest.status.conditions, newest, records, ctx.now(), problem),
+            "master_keys": status_of(newest, renewal),
+            "conditions": with_renewal(conditions, newest, renewal, ctx.now()),
         }
     )
     try:
         save_status(ctx.cluster, newest, status)
     except (ConflictError, NotFoundError):
         return
-    for type_ in (PRUNED, VERIFIED):
+    for type_ in (PRUNED, VERIFIED, RENEWED):
         before, after = find(newest.status.conditions, type_), find(status.conditions, type_)
         if after is not None and (before is None or before.reason != after.reason):
             trouble = after.reason in _TROUBLE

@@ -104,6 +104,14 @@ class Repositories(Protocol):
         Their folders are there; a header may not be yet.
         """
 
+    def renew(
+        self, store: BackupStore, namespace_uid: str, generation: int, *, namespace: str = ""
+    ) -> RepositoryAccess:
+        """Give a namespace a new master key in place of that of a generation; return its repository, the next one.
+
+        With the credentials of maintenance. Can be repeated: it completes what was begun, and makes no further one.
+        """
+
     def closed(
         self,
         store: BackupStore,

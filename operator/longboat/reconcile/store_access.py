@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -29,7 +30,7 @@ from longboat.repository import (
     parse_recovery_public,
     parse_store_key,
 )
-from longboat.repository.generations import find_generations, generations_in, open_newest
+from longboat.repository.generations import find_generations, generations_in, open_newest, rotate_master_key
 
 PATIENCE = Patience(connect=5, request=30, retries=2, retry_for=30)
 """Far less than that of movers: what the operator reads is small, and a worker that waits keeps others waiting."""
@@ -73,6 +74,23 @@ class StoreAccess:
 
         folders = self.listings.folders(place, ask)
         return generations_in(folders, namespace_uid)
+
+    def renew(
+        self, store: BackupStore, namespace_uid: str, generation: int, *, namespace: str = ""
+    ) -> RepositoryAccess:
+        """Give a namespace a new master key in place of that of a generation; raises StoreProblemError."""
+        recovery = recovery_of(store)
+        settings = self.settings_of(store, "maintenance", namespace)
+
+        def reach(place: ObjectStore, _: str, key: bytes) -> Repository:
+            found = find_generations(place, self.settings.cluster_id, namespace_uid)
+            return rotate_master_key(found, key, generation, recovery)
+
+        try:
+            return self._reach(store, namespace_uid, settings, reach, generation + 1)
+        finally:
+            # Also after a failure: the header may be there.
+            self.listings.forget()
 
     def closed(
         self,
@@ -144,14 +162,19 @@ class StoreAccess:
     def _by_either(self, store: BackupStore, namespace: str, purpose: Purpose, look: Callable[[StoreSettings], T]) -> T:
         """Look at the cluster's folders; raises StoreProblemError.
 
-        The store's own credentials are used first: those of a namespace may be confined to its folders.
+        The store's own credentials are used first: those of a namespace may be confined to its folders. Where it has
+        some these come next, and then those of maintenance, which are the store's in any case.
         """
         try:
             return _told(look, self.settings_of(store, purpose))
-        except StoreProblemError:
+        except StoreProblemError as error:
             if not namespace or not self._reader().has_own(store, namespace):
                 raise
-        return _told(look, self.settings_of(store, purpose, namespace))
+            first = error
+        for other, its in ((purpose, namespace), ("maintenance", "")):
+            with contextlib.suppress(StoreProblemError):
+                return _told(look, self.settings_of(store, other, its))
+        raise first
 
     def _require_known(self, namespace_uid: str) -> None:
         if not self.settings.cluster_id or not namespace_uid:

@@ -46,7 +46,7 @@ from longboat.repository import (
 from tests.fakes.cluster import KillAt, Killed
 from tests.fakes.snapshots import SnapshotStorage
 from tests.unit.reconcile.disk_world import SHOP, SYSTEM, World
-from tests.unit.reconcile.folder_generations import closed_since, found_in, rotate
+from tests.unit.reconcile.folder_generations import closed_since, found_in, replace_key, rotate
 
 KEY = bytes(range(32))
 STATE_FILE = "tpm2-00.permall"
@@ -75,6 +75,12 @@ class FolderRepositories:
         if self.problem:
             raise self.problem
         return list(found_in(self.place(), namespace_uid).numbers)
+
+    def renew(self, store: BackupStore, namespace_uid: str, generation: int, **_: Any) -> RepositoryAccess:
+        if self.problem:
+            raise self.problem
+        replace_key(self.place(), namespace_uid, KEY, generation)
+        return self.open(store, namespace_uid, generation=generation + 1)
 
     def closed(self, store: BackupStore, namespace_uid: str, generation: int, **_: Any) -> datetime | None:
         return closed_since(self.place(), namespace_uid, generation, KEY)

@@ -32,6 +32,14 @@ def closed_since(store: ObjectStore, uid: str, generation: int, key: bytes) -> d
     return None if closing is None else closing.closed
 
 
+def replace_key(store: ObjectStore, uid: str, key: bytes, generation: int) -> None:
+    """Replace the key of a generation, or go on with that; raises StoreProblemError."""
+    try:
+        rotate_master_key(found_in(store, uid), key, generation)
+    except RepositoryError as error:
+        raise problem_of(error) from error
+
+
 def rotate(store: ObjectStore, uid: str, key: bytes) -> Repository:
     """Give a namespace a new master key, as an administrator does by hand."""
     found = find_generations(store, CLUSTER, uid)

@@ -27,7 +27,7 @@ from longboat.repository import (
 from longboat.repository.folder_store import FolderStore
 from longboat.repository.object_store import Data
 from tests.fakes.cluster import FakeCluster, FakeVirtualMachines, KillAt
-from tests.unit.reconcile.folder_generations import closed_since, found_in, rotate
+from tests.unit.reconcile.folder_generations import closed_since, found_in, replace_key, rotate
 
 SYSTEM = "longboat-system"
 SHOP = "shop"
@@ -94,6 +94,12 @@ class FolderRepositories:
         if self.problem:
             raise self.problem
         return list(found_in(self.store(), namespace_uid).numbers)
+
+    def renew(self, store: BackupStore, namespace_uid: str, generation: int, **_: Any) -> RepositoryAccess:
+        if self.problem:
+            raise self.problem
+        replace_key(self.store(), namespace_uid, self.key, generation)
+        return self.open(store, namespace_uid, generation=generation + 1)
 
     def closed(self, store: BackupStore, namespace_uid: str, generation: int, **_: Any) -> datetime | None:
         return closed_since(self.store(), namespace_uid, generation, self.key)
