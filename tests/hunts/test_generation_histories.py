@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from random import Random
+from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from longboat.mover.restore_disk import run_restore
 from longboat.repository import (
@@ -36,6 +36,8 @@ from longboat.repository.leases import LEASE_TTL
 from longboat.repository.retire import clear_remains
 from tests.fakes.object_store import FaultyStore, KilledError, MemoryStore
 from tests.unit.mover.disks import BLOCK, PATH, STORE_KEY, backup_time, export, restore_job, write_image
+
+from .seeds import PARTS, hunt, seeds_of
 
 CLUSTER, UID = PATH.split("/")
 DAY = timedelta(days=1)
@@ -164,15 +166,29 @@ class Model:
         return data
 
 
-STEPS = ["back_up", "back_up", "rotate", "forge", "delete", "clean", "prune", "prune", "wait", "wait"]
+STEPS = [*["back_up"] * 4, "rotate", "rotate", "forge", "delete", "clean", "prune", "prune", "wait", "wait", "wait"]
 
 
-@settings(max_examples=30, deadline=None)
-@given(seed=st.integers(0, 1 << 32), steps=st.lists(st.sampled_from(STEPS), min_size=6, max_size=16))
-def test_any_history_keeps_what_was_backed_up_and_believes_nothing_else(
-    tmp_path_factory: pytest.TempPathFactory, seed: int, steps: list[str]
-) -> None:
-    model = Model(tmp_path_factory.mktemp("history"), Random(seed))
-    for step in steps:
-        getattr(model, step)()
-    model.check()
+def history(seed: int) -> tuple[Sequence[str], Callable[[Sequence[str]], None]]:
+    """Return a seed's steps, and what runs some of them."""
+
+    def run(steps: Sequence[str]) -> None:
+        with TemporaryDirectory() as folder:
+            model = Model(Path(folder), Random(seed))
+            for step in steps:
+                getattr(model, step)()
+            model.check()
+
+    random = Random(seed)
+    return random.choices(STEPS, k=random.randrange(6, 17)), run
+
+
+def test_no_history_of_new_master_keys_loses_a_backup_or_believes_a_forged_one() -> None:
+    hunt(range(30), history)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("part", range(PARTS))
+def test_no_further_history_of_new_master_keys_does(part: int) -> None:
+    hunt(seeds_of(part), history)
