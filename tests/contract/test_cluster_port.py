@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,13 @@ def test_absent_object_and_absent_kind_are_none_and_not_an_error(cluster: Cluste
     assert cluster.get(CONFIG_MAP, "absent", NAMESPACE) is None
     assert cluster.get(STORAGE_PROFILE, "absent") is None
     assert list(cluster.list(STORAGE_PROFILE)) == []
+
+
+def test_the_time_is_that_of_what_is_created_just_then(cluster: Cluster) -> None:
+    before = cluster.server_time()
+    stamp = datetime.fromisoformat(cluster.create(config("timed"))["metadata"]["creationTimestamp"])
+    assert before - timedelta(seconds=1) <= stamp <= cluster.server_time() + timedelta(seconds=1)
+    assert before.tzinfo is not None
 
 
 def test_second_create_never_replaces_the_first(cluster: Cluster) -> None:

@@ -50,6 +50,9 @@ class FakeCluster:
     def get(self, kind: Kind, name: str, namespace: str = "") -> Object | None:
         return copy.deepcopy(self.objects.get((kind, namespace if kind.namespaced else "", name)))
 
+    def server_time(self) -> datetime:
+        return self.now().replace(microsecond=0)
+
     def list(
         self,
         kind: Kind,

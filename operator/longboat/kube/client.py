@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, Literal
 from urllib.parse import urlencode
 
@@ -15,7 +16,7 @@ from kubernetes import client as kubernetes_client
 from kubernetes import config as kubernetes_config
 
 from longboat.kube.fields import matches
-from longboat.kube.kinds import EVENT, POD, VIRTUAL_MACHINE, VIRTUAL_MACHINE_INSTANCE, Kind, kind_of
+from longboat.kube.kinds import EVENT, NAMESPACE, POD, VIRTUAL_MACHINE, VIRTUAL_MACHINE_INSTANCE, Kind, kind_of
 from longboat.kube.port import (
     AlreadyExistsError,
     ConflictError,
@@ -162,6 +163,14 @@ class ApiServer:
             return ""
         return data.decode("utf-8", "replace")
 
+    def server_time(self) -> datetime:
+        # Which object is asked for matters to nobody: every answer is dated.
+        _, headers = self._answer("GET", NAMESPACE.path("", "kube-system"))
+        try:
+            return parsedate_to_datetime(headers["Date"])
+        except (KeyError, ValueError) as error:
+            raise UnavailableError(f"the API server does not say what time it is: {error}") from error
+
     def event(self, about: Object, kind: Literal["Normal", "Warning"], reason: str, message: str) -> None:
         try:
             self.create(_event(about, kind, reason, message, self._component))
@@ -205,6 +214,17 @@ class ApiServer:
         content: str = "application/json",
         timeout: float = TIMEOUT,
     ) -> bytes:
+        return self._answer(method, path, query, body, content, timeout)[0]
+
+    def _answer(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        body: Any = None,
+        content: str = "application/json",
+        timeout: float = TIMEOUT,
+    ) -> tuple[bytes, Mapping[str, str]]:
         # KubeVirt's subresources produce nothing and refuse to be asked for JSON alone (406).
         headers = {"Accept": "application/json, */*", "User-Agent": "longboat"}
         if body is not None:
@@ -222,7 +242,7 @@ class ApiServer:
             raise _TooLongError(f"{method} {path}: the answer is longer than {LONGEST_ANSWER} bytes")
         if response.status >= 300:
             raise _failure(method, path, response.status, data)
-        return data
+        return data, response.response.headers
 
 
 def _read(response: urllib3.BaseHTTPResponse) -> bytes:

@@ -7,6 +7,7 @@ time-out (10 s unless said otherwise), and never repeats itself: what reconciles
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any, Literal, Protocol
 
 from longboat.kube.kinds import Kind
@@ -91,6 +92,9 @@ class Cluster(Protocol):
 
     def logs(self, pod: str, namespace: str, *, tail: int = 20) -> str:
         """Return the last lines that a pod's only container wrote; empty if there are none (yet)."""
+
+    def server_time(self) -> datetime:
+        """Return what the clock of the API server says, in whole seconds."""
 
     def event(self, about: Object, kind: Literal["Normal", "Warning"], reason: str, message: str) -> None:
         """Record an Event about an object; never fails."""

@@ -31,7 +31,7 @@ from longboat.plan.names import OPT_OUT
 from longboat.plan.problem import Problem
 from longboat.plan.snapshot_class import choose_snapshot_class
 from longboat.plan.snapshots import is_there, volume_snapshot_name
-from longboat.reconcile import disk_snapshot
+from longboat.reconcile import clock, disk_snapshot
 from longboat.reconcile.context import Context
 from longboat.reconcile.objects import load, readable
 from longboat.reconcile.snapshot_use import SnapshotUsers
@@ -82,9 +82,16 @@ def tick(ctx: Context, memory: Memory = _MEMORY) -> None:
         begun = ctx.now()
         memory.queue.extend(scan(ctx))
         memory.next_scan = ctx.now() + max(SCAN_EVERY, SCAN_SHARE * (ctx.now() - begun))
+    _keep_if_untimely(ctx, memory)
     users = SnapshotUsers(ctx.cluster)
     for _ in range(min(WRITES_PER_TICK, len(memory.queue))):
         _act(ctx, memory.queue.popleft(), users)
+
+
+def _keep_if_untimely(ctx: Context, memory: Memory) -> None:
+    """Forget what would go now while the operator's clock is not to be believed; later scans find it again."""
+    if any(not isinstance(each, Creation) for each in memory.queue) and clock.problem(ctx):
+        memory.queue = deque(each for each in memory.queue if isinstance(each, Creation))
 
 
 def scan(ctx: Context) -> list[Action]:

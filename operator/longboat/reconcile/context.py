@@ -77,3 +77,5 @@ class Context:
     """How many deletions there were when, by namespace; see deletion. Losing it costs a count."""
     not_seen: dict[str, dict[str, str | None]] = field(default_factory=dict)
     """By store and namespace, why nothing of its backups was found there, None if something was; see stored_data."""
+    clock_skew: dict[str, tuple[datetime, timedelta]] = field(default_factory=dict)
+    """When the operator's clock was compared with another's, and by how much it was ahead of that; see clock."""

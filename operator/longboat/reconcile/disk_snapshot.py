@@ -26,6 +26,7 @@ from longboat.plan.snapshots import (
     volume_snapshot,
     volume_snapshot_name,
 )
+from longboat.reconcile import clock
 from longboat.reconcile.context import Context
 from longboat.reconcile.objects import load, owner_reference
 from longboat.reconcile.outcome import save
@@ -46,6 +47,8 @@ def reconcile(ctx: Context, namespace: str, name: str) -> timedelta | None:
     if due and due <= ctx.now():
         if SnapshotUsers(ctx.cluster).of(snapshot):
             return look_again(ctx.now() - due, LATER)
+        if clock.problem(ctx):
+            return clock.AGAIN
         # What is deleted is the very object that was just read: another one of this name stays.
         ctx.cluster.delete(DISK_SNAPSHOT, name, namespace, uid=snapshot.uid)
         return None

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 
 from longboat.api import BackupPolicy, DiskBackup
 from longboat.plan.conditions import find, with_condition, without_condition
 from longboat.plan.edited_expiry import HELD, Cause, Held, caused, is_confirmed, kept_because, question
+from longboat.plan.problem import Problem
 from longboat.plan.retention import Decision, Rule
 from longboat.reconcile import trash_notes
 from longboat.reconcile.context import Context
 from longboat.reconcile.objects import reference, save_status
+
+log = logging.getLogger(__name__)
 
 
 def unconfirmed(
@@ -27,8 +31,16 @@ def hold(ctx: Context, namespace: str, edits: Mapping[str, Cause], policy: Backu
     limit = ctx.settings.deletion_limit
     many = bool(edits) and len(edits) + trash_notes.recent_deletions(ctx, namespace) > limit
     if policy is not None:
-        _tell(ctx, policy, Held(edits, limit) if many else None)
+        asked = question(Held(edits, limit), policy.metadata.generation) if many else ""
+        _tell(ctx, policy, Problem("ManyExpiries", asked) if many else None)
     return set(edits) if many else set()
+
+
+def hold_all(ctx: Context, policy: BackupPolicy | None, problem: Problem) -> None:
+    """Tell on the policy why nothing of it expires, whatever its age."""
+    log.warning("nothing expires of policy %s: %s", policy.name if policy else "that is gone", problem.message)
+    if policy is not None:
+        _tell(ctx, policy, problem)
 
 
 def keep_waiting(ctx: Context, run: DiskBackup, policy: BackupPolicy | None) -> None:
@@ -43,15 +55,17 @@ def keep_waiting(ctx: Context, run: DiskBackup, policy: BackupPolicy | None) -> 
         ctx.cluster.event(reference(run), "Warning", HELD, message)
 
 
-def _tell(ctx: Context, policy: BackupPolicy, held: Held | None) -> None:
+def _tell(ctx: Context, policy: BackupPolicy, held: Problem | None) -> None:
     before, generation = policy.status.conditions, policy.metadata.generation
     if held is None:
         conditions = without_condition(before, HELD)
     else:
-        message = question(held, generation)
-        conditions = with_condition(before, HELD, "True", "ManyExpiries", message, now=ctx.now(), generation=generation)
-    if find(before, HELD) == find(conditions, HELD):
+        conditions = with_condition(
+            before, HELD, "True", held.reason, held.message, now=ctx.now(), generation=generation
+        )
+    old, new = find(before, HELD), find(conditions, HELD)
+    if old == new:
         return
     save_status(ctx.cluster, policy, policy.status.model_copy(update={"conditions": conditions}))
-    if held is not None and find(before, HELD) is None:
-        ctx.cluster.event(reference(policy), "Warning", HELD, question(held, generation))
+    if held is not None and (old is None or old.reason != held.reason):
+        ctx.cluster.event(reference(policy), "Warning", HELD, held.message)

@@ -14,8 +14,9 @@ from longboat.api.backup_policy import Retention
 from longboat.kube.kinds import BACKUP_POLICY, DISK_BACKUP, RESTORE
 from longboat.plan.backup import expiry_rule
 from longboat.plan.names import digest
+from longboat.plan.problem import Problem
 from longboat.plan.retention import FINISHED, Decision, decide, has_data, point_of, rule_of
-from longboat.reconcile import damaged_backups, edited_expiry, trash, trash_notes
+from longboat.reconcile import clock, damaged_backups, edited_expiry, trash, trash_notes
 from longboat.reconcile.backup_policy import policy_runs
 from longboat.reconcile.context import Context
 from longboat.reconcile.objects import load, reference, save_status
@@ -57,6 +58,11 @@ def reconcile(ctx: Context, namespace: str, name: str) -> timedelta | None:
     except StoreProblemError as problem:
         log.warning("%s/%s: nothing expires before it is known what is damaged: %s", namespace, name, problem)
         decisions, unclear = [each for each in decisions if each.keep or not each.point.disks], True
+    if untimely := _untimely(ctx, runs, decisions, gone_since):
+        edited_expiry.hold_all(ctx, policy, untimely)
+        if policy is not None:
+            _apply_all(ctx, runs, [each for each in decisions if each.keep], Pass(policy, gone_since))
+        return STORE_RETRY
     edits = edited_expiry.unconfirmed(ctx, runs, decisions, rule, policy)
     # Two policies that were edited at once must not each think of itself alone: what goes by edits goes one by one.
     going = ctx.expiring_edits.setdefault(namespace, threading.Lock())
@@ -87,6 +93,17 @@ def _apply_all(ctx: Context, runs: Sequence[DiskBackup], decisions: Sequence[Dec
             log.warning("%s/%s: retention waits for the store: %s", run.namespace, run.name, problem)
             troubled = True
     return troubled
+
+
+def _untimely(
+    ctx: Context, runs: Sequence[DiskBackup], decisions: Sequence[Decision], gone_since: datetime | None
+) -> Problem | None:
+    """Return why no backup expires now, nor a policy is noted to be gone: a clock is not to be believed."""
+    going = {each.point.name for each in decisions if not each.keep}
+    noted = {run.status.policy_gone_at for run in runs}
+    if not going and (gone_since is None or gone_since in noted):
+        return None
+    return clock.problem_with(ctx, (run for run in runs if run.name in going))
 
 
 def _gone_since(runs: Sequence[DiskBackup], now: datetime) -> datetime:
