@@ -18,6 +18,7 @@ from longboat.api.common import Model, Time, parse_duration
 from longboat.mover import Failure, PruneQuestion, PruneResult, VerifyResult
 from longboat.plan.generations import FIRST, folder_of, repository_in
 from longboat.plan.names import digest
+from longboat.plan.store_locks import locks_of
 from longboat.repository import MIN_GRACE
 
 Work = Literal["prune", "verify"]
@@ -44,6 +45,8 @@ class Attempt(Model):
     started: Time
     bucket: str = ""
     """Where the store led when the run was noted down: see bucket_of."""
+    locks: str = ""
+    """What it asked for of locks then: see store_locks."""
     job: str | None = None
     """UID of the Job, once it was made."""
     token: str = ""
@@ -82,6 +85,7 @@ class PruneRuns(Runs):
     result: PruneResult | None = None
     bucket: str = ""
     """Where the result was found: see bucket_of. Empty: that was not noted yet."""
+    locks: str = ""
     question: str | None = None
 
 
@@ -281,7 +285,7 @@ def begin(
 ) -> RepositoryRecord:
     """Return the record with the next run noted down; ``others`` are tokens of this operator that others have noted."""
     runs = record.runs(work)
-    attempt = Attempt(number=runs.number + 1, started=now, bucket=bucket_of(store))
+    attempt = Attempt(number=runs.number + 1, started=now, bucket=bucket_of(store), locks=locks_of(store))
     if work == "prune":
         attempt, record = _prune_attempt(attempt, record, store, token, others)
     else:
@@ -360,7 +364,8 @@ def pruned(record: RepositoryRecord, result: PruneResult, now: datetime) -> Repo
     past = set() if attempt.dry_run else set(attempt.known_tokens)
     tokens = [token for token in record.tokens if token not in past]
     record = record.model_copy(update={"tokens": tokens})
-    return _ended(record, "prune", attempt, now, result=result, bucket=attempt.bucket, question=question)
+    where = {"bucket": attempt.bucket, "locks": attempt.locks}
+    return _ended(record, "prune", attempt, now, result=result, question=question, **where)
 
 
 def verified(record: RepositoryRecord, result: VerifyResult, now: datetime) -> RepositoryRecord:

@@ -12,14 +12,14 @@ from typing import Protocol
 from longboat.api import BackupStore
 from longboat.api.backup_store import BackupStoreStatus
 from longboat.plan.conditions import with_condition, without_condition
-from longboat.plan.maintenance import repositories_in
+from longboat.plan.maintenance import bucket_of, repositories_in
+from longboat.plan.store_locks import EVERY, was_looked_at
+from longboat.reconcile import maintenance_records
 from longboat.reconcile.context import Context
 from longboat.reconcile.repositories import StoreProblemError
 from longboat.reconcile.store_access import StoreAccess, folders
 from longboat.repository import RepositoryError, StoreSettings, WriteOnceReport, keep_write_once
 
-EVERY = timedelta(hours=12)
-"""A lock lasts for two days or more, and is extended when less than half of it is left."""
 AT_ONCE = timedelta(minutes=2)
 """The store's checks wait meanwhile: what is not looked at by then is with the next ones."""
 FAILED = "LocksNotExtended"
@@ -74,8 +74,10 @@ def _look(ctx: Context, store: BackupStore, status: BackupStoreStatus, keep: Kee
     settings = StoreAccess(ctx.cluster, ctx.settings).settings_of(store, "maintenance")
     begun, skew = ctx.now(), timedelta(seconds=status.clock_skew_seconds or 0)
     first, _, after = (status.locks_reached or "").partition("/")
+    every = maintenance_records.all_records(ctx.cluster, ctx.settings.namespace)
+    records = {each.folder: each for each in every if each.store == store.name}
     for folder in sorted(repositories_in(inside(settings, f"{ctx.settings.cluster_id}/"))):
-        if folder < first:
+        if folder < first or was_looked_at(records.get(folder), store, bucket_of(store), ctx.now()):
             continue
         path = f"{ctx.settings.cluster_id}/{folder}"
         report = keep(

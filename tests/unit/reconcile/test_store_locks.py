@@ -11,8 +11,13 @@ from typing import Any
 
 import pytest
 
+from longboat.kube.kinds import BACKUP_STORE
+from longboat.mover import PruneResult
+from longboat.mover.results import PruneCount
+from longboat.plan import maintenance as plan
 from longboat.plan.conditions import find
-from longboat.reconcile import backup_store
+from longboat.plan.maintenance import RepositoryRecord
+from longboat.reconcile import backup_store, maintenance_records
 from longboat.reconcile.store_locks import keep_locks
 from longboat.repository import StoreSettings, WriteOnceReport, generate_store_key
 from longboat.repository.errors import AccessDeniedError
@@ -74,6 +79,44 @@ def look(world: World, bucket: Bucket) -> None:
 
 
 ALL = [(FIRST, "a"), (FIRST, "b"), (SECOND, "a"), (SECOND, "b")]
+
+
+def pruned(world: World, uid: str, *, dry_run: bool = False) -> None:
+    """Let a prune of a repository end now, with what the store asks for now."""
+    now = world.clock.time
+    record = RepositoryRecord(store="offsite", namespace="shop", namespace_uid=uid, seen=now)
+    count = PruneCount(objects=0, bytes=0)
+    counts = dict.fromkeys(("freed", "condemned", "waiting", "later", "leased", "live"), count)
+    result = PruneResult(dry_run=dry_run, manifests=1, leases=0, removed={}, **counts)
+    record = plan.pruned(plan.begin(record, "prune", world.store(), now, "token"), result, now)
+    maintenance_records.add(world.context(), record)
+
+
+LONG: dict[str, Any] = {"objectLock": {"mode": "Governance", "days": 30}}
+
+
+def test_what_a_prune_has_looked_at_is_not_looked_at_again_at_once(world: World, bucket: Bucket) -> None:
+    add(world, **LONG)
+    pruned(world, FIRST)
+    look(world, bucket)
+    assert bucket.looked == ALL[2:]
+    world.clock.by(days=8)
+    look(world, bucket)
+    assert bucket.looked == [*ALL[2:], *ALL], "prunes have ceased to come"
+
+
+@pytest.mark.parametrize("reason", ["short lock", "dry run", "other lock", "other bucket", "long ago"])
+def test_locks_that_no_prune_keeps_for_long_enough_are_looked_at(world: World, bucket: Bucket, reason: str) -> None:
+    add(world, **(LOCK if reason == "short lock" else LONG))
+    pruned(world, FIRST, dry_run=reason == "dry run")
+    fields = {"other lock": ("objectLock/days", 60), "other bucket": ("bucket", "another")}
+    if reason in fields:
+        field_, value = fields[reason]
+        world.cluster.patch(BACKUP_STORE, "offsite", [{"op": "replace", "path": f"/spec/s3/{field_}", "value": value}])
+    if reason == "long ago":
+        world.clock.by(days=7.1)
+    look(world, bucket)
+    assert bucket.looked == ALL
 
 
 def test_locks_are_extended_twice_in_their_shortest_period_with_the_credentials_of_maintenance(
