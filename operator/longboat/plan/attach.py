@@ -65,7 +65,7 @@ def hot_plug_request(restore: Restore) -> Object:
 
 
 def spec_patch(restore: Restore, vm: Object, *, hot: bool = False) -> list[Operation]:
-    """Return the patch that adds the disk to the machine's spec; it fails if the spec has changed meanwhile.
+    """Return the patch that adds the disk to the machine's spec; it fails if the machine has changed meanwhile.
 
     ``hot``: the machine runs, and KubeVirt plugs in what is marked as hot-pluggable.
     """
@@ -76,8 +76,10 @@ def spec_patch(restore: Restore, vm: Object, *, hot: bool = False) -> list[Opera
     disk = _disk(restore) | {"name": attach.disk_name}
     devices = ((_template(vm).get("domain") or {}).get("devices")) or {}
     return [
-        *_appended(f"{_SPEC}/volumes", _template(vm).get("volumes"), volume),
-        *_appended(f"{_SPEC}/domain/devices/disks", devices.get("disks"), disk),
+        # Of the machine as it was read: there is no test for a list that was not there, and adding one replaces it.
+        {"op": "test", "path": "/metadata/resourceVersion", "value": vm["metadata"]["resourceVersion"]},
+        _appended(f"{_SPEC}/volumes", _template(vm).get("volumes"), volume),
+        _appended(f"{_SPEC}/domain/devices/disks", devices.get("disks"), disk),
     ]
 
 
@@ -136,10 +138,8 @@ def _disk(restore: Restore) -> Object:
     return {"disk": {"bus": attach.bus}, "serial": serial_of(restore)}
 
 
-def _appended(path: str, items: list[Object] | None, item: Object) -> list[Operation]:
-    if items is None:
-        return [{"op": "add", "path": path, "value": [item]}]
-    return [{"op": "test", "path": path, "value": items}, {"op": "add", "path": f"{path}/-", "value": item}]
+def _appended(path: str, items: list[Object] | None, item: Object) -> Operation:
+    return {"op": "add", "path": path if items is None else f"{path}/-", "value": [item] if items is None else item}
 
 
 def _template(vm: Object) -> Object:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from longboat.kube.kinds import (
     KUBEVIRT,
     RESTORE,
@@ -121,3 +123,51 @@ def test_a_disk_name_taken_meanwhile_is_not_taken_twice() -> None:
     # The disk itself is restored, and stays.
     assert world.storage.content(SHOP, "db-restored") == OLD
     assert leftovers(world) == []
+
+
+@pytest.mark.parametrize("running", [False, True])
+def test_two_machines_never_get_one_disk(running: bool) -> None:
+    world = shop(running=running)
+    world.add_restore("r", wish())
+    run(world, rounds=1)
+    world.add_vm("other", {"mine": "db-restored"}, running=False)
+    run(world)
+    assert world.machines.calls == []
+    assert [name for name, _ in disks_of(world)] == ["data"]
+    assert world.reason(RESTORE, "r", "Attached") == "ClaimInUse"
+    [stalled] = [each for each in status(world)["conditions"] if each["type"] == "Stalled"]
+    assert "VirtualMachine 'other'" in stalled["message"]
+    world.cluster.delete(VIRTUAL_MACHINE, "other", SHOP)
+    run(world)
+    assert_restored(world)
+
+
+@pytest.mark.parametrize("lists", ["none", "some"])
+def test_disks_that_a_user_adds_meanwhile_are_not_replaced(lists: str) -> None:
+    world = shop(running=False)
+    if lists == "none":
+        bare = [
+            {"op": "remove", "path": "/spec/template/spec/volumes"},
+            {"op": "remove", "path": "/spec/template/spec/domain/devices/disks"},
+        ]
+        world.cluster.patch(VIRTUAL_MACHINE, "db", bare, SHOP)
+    world.add_restore("r", wish())
+    theirs = [{"name": "users", "persistentVolumeClaim": {"claimName": "users"}}]
+    plain, left = world.cluster.patch, [theirs]
+
+    def overtaken(kind: Any, name: str, operations: Any, namespace: str = "") -> Any:
+        """The user is quicker, once."""
+        if kind == VIRTUAL_MACHINE and left:
+            edit = [
+                {"op": "add", "path": "/spec/template/spec/volumes", "value": left.pop()},
+                {"op": "add", "path": "/spec/template/spec/domain/devices/disks", "value": [{"name": "users"}]},
+            ]
+            plain(kind, name, edit, namespace)
+        return plain(kind, name, operations, namespace)
+
+    world.cluster.patch = overtaken  # type: ignore[method-assign]
+    run(world)
+    assert left == []
+    assert [name for name, _ in disks_of(world)] == ["users", "restored"]
+    devices = world.get(VIRTUAL_MACHINE, "db")["spec"]["template"]["spec"]["domain"]["devices"]
+    assert [each["name"] for each in devices["disks"]] == ["users", "restored"]
