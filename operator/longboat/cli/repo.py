@@ -203,7 +203,7 @@ def _prune(session: Session) -> int:
         reports.append(repo_prune.report_json(path, report) | {"note": repo_prune.left_undone(repository, report)})
         if not session.json:
             repo_prune.print_report(path, report, sys.stdout)
-    if session.arguments.yes and not session.arguments.dry_run:
+    if session.arguments.retire and session.arguments.yes and not session.arguments.dry_run:
         clear_all_remains(session.store, session.paths)
     if session.json:
         repo_output.print_json(reports, sys.stdout)

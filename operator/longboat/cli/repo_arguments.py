@@ -114,6 +114,11 @@ def _prune(commands: Commands) -> None:
     made.add_argument("-y", "--yes", action="store_true", help="delete; only told what would be deleted if absent")
     made.add_argument("--dry-run", action="store_true", help="delete nothing, whatever else is given")
     made.add_argument("--allow-most", action="store_true", help="condemn even more than half of all bytes")
+    made.add_argument(
+        "--retire",
+        action="store_true",
+        help="also end closed repositories in which nothing is left: header and keys go",
+    )
     made.add_argument("--grace", default="24h", help="how long packs are condemned before they go (%(default)s)")
 
 

@@ -45,7 +45,7 @@ def prune_one(
         grace=grace_of(arguments),
         allow_most=arguments.allow_most,
         closed=standing.closed,
-        may_retire=standing.may_retire,
+        may_retire=arguments.retire and standing.may_retire,
     )
     if not arguments.yes or arguments.dry_run:
         return run(now=clock(), dry_run=True)

@@ -261,17 +261,21 @@ def test_another_recovery_recipient_may_be_named(world: World) -> None:
     assert Path(world.folder / "store/prod" / NEW / "repository").exists()
 
 
-def test_an_old_repository_in_which_nothing_is_left_ends_with_a_prune(world: World, capsys: Capture) -> None:
+def test_an_old_repository_in_which_nothing_is_left_ends_with_a_prune_that_is_asked_to(
+    world: World, capsys: Capture
+) -> None:
     rotate(world)
     stored = world.folder / "store/prod" / SHOP
     for folder in ("backups", "disks", "packs", "maps"):
         shutil.rmtree(stored / folder)
     late_by(world, timedelta(days=8))
     capsys.readouterr()
-    assert world("prune", "--repository", SHOP) == 0
+    assert world("prune", "--repository", SHOP, "--yes") == 0
+    assert "its keys" not in capsys.readouterr().out
+    assert world("prune", "--repository", SHOP, "--retire") == 0
     assert "its keys and header go\n" in capsys.readouterr().out
     assert numbers(world) == (1, 2)
-    assert world("prune", "--repository", SHOP, "--yes", "-o", "json") == 0
+    assert world("prune", "--repository", SHOP, "--retire", "--yes", "-o", "json") == 0
     assert [each["retired"] for each in told(capsys)] == [True, False]
     assert numbers(world) == (2,)
     assert not [path for path in stored.rglob("*") if path.is_file()]
