@@ -102,9 +102,10 @@ def _stage(folder: Path, wanted: int) -> None:
     while used < wanted - MIB:
         before = used
         for file in _installed(copies):
-            size = file.lstat().st_size
-            if used + size <= wanted:
-                _put(file, folder / str(copies) / file.relative_to("/"), copies)
+            size, target = file.lstat().st_size, folder / str(copies) / file.relative_to("/")
+            # Where one package diverts a file of another, both list it.
+            if used + size <= wanted and not target.exists():
+                _put(file, target, copies)
                 used += max(size, BLOCK)
             if used > wanted - MIB:
                 return
