@@ -7,6 +7,7 @@ are keyed, so that tenants' names neither shape object names nor can be guessed 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,7 +18,14 @@ from pydantic import JsonValue
 
 from .crypto import HEADER_BYTES
 from .documents import MAX_DOCUMENT_OBJECT, open_document, seal_document
-from .errors import BackupNotFoundError, DamagedError, ManifestConflictError, ObjectExistsError, ObjectNotFoundError
+from .errors import (
+    BackupNotFoundError,
+    DamagedError,
+    ManifestConflictError,
+    ObjectExistsError,
+    ObjectNotFoundError,
+    StoreError,
+)
 from .layout import (
     BACKUPS,
     DISKS,
@@ -32,7 +40,7 @@ from .layout import (
     split_disk_manifest_name,
 )
 from .manifests import BackupManifest, DiskManifest, DiskReference
-from .object_store import contents, put_once
+from .object_store import contents, exists, put_once
 from .repository import Repository
 
 M = TypeVar("M", DiskManifest, BackupManifest)
@@ -147,14 +155,22 @@ def write_backup_manifest(
     """Store the manifest of a backup after those of its disks; `created` has a time zone.
 
     Writing the same disks again returns what is stored. ManifestConflictError if a backup of this name has other ones,
-    BackupNotFoundError if a disk manifest is not there.
+    BackupNotFoundError if a disk manifest is not there, or was removed for good meanwhile.
     """
     _require_disks(repository, disks)
     manifest = _backup_manifest(repository, name, 1, created, disks, expiry, metadata)
     try:
-        _put_backup(repository, manifest)
+        place = _put_backup(repository, manifest)
     except ObjectExistsError:
         return _existing(repository, manifest)
+    # A sweep that removes the disks after this look finds the manifest; one that has removed them may not have seen it.
+    gone = [disk.manifest for disk in disks if not exists(repository.store, disk.manifest)]
+    if gone:
+        with contextlib.suppress(StoreError):
+            repository.store.delete(place)
+        raise BackupNotFoundError(
+            f"{repository.store.describe()}: {gone[0]} was removed for good, and its backup with it"
+        )
     return manifest
 
 
@@ -263,10 +279,11 @@ def _backup_manifest(
     )
 
 
-def _put_backup(repository: Repository, manifest: BackupManifest) -> None:
+def _put_backup(repository: Repository, manifest: BackupManifest) -> str:
     name = backup_manifest_name(repository.keys.name_hash(manifest.name), manifest.revision)
     object_id = repository.random(ID_BYTES)
     put_once(repository.store, name, seal_document(repository.keys, Kind.BACKUP_MANIFEST, object_id, manifest))
+    return name
 
 
 def _existing(repository: Repository, manifest: BackupManifest) -> BackupManifest:

@@ -127,10 +127,13 @@ def sweep_tombstones(
     for marker in stale:
         require_epoch(repository, epoch)
         _settle(repository, marker, backups, report)
+    begun = removing_hashes(repository)
     for stone in sorted(expired, key=lambda each: each.tombstone.backup_name):
         require_epoch(repository, epoch)
+        name = stone.tombstone.backup_name
+        resumed = repository.keys.name_hash(name) in begun
         if _announce(repository, stone.info):
-            _remove(repository, stone.tombstone.backup_name, stone.info.modified, live, report)
+            _remove(repository, name, stone.info.modified, live, report, resumed)
     return report
 
 
@@ -147,29 +150,48 @@ def _settle(repository: Repository, marker: str, backups: list[BackupManifest], 
     found = [each for each in backups if f"{REMOVING}{repository.keys.name_hash(each.name)}" == marker]
     if found and not all(exists(repository.store, disk.manifest) for disk in found[0].disks):
         live = {disk.manifest for each in backups if each is not found[0] for disk in each.disks}
-        _remove(repository, found[0].name, repository.store.head(marker).modified, live, report)
+        _remove(repository, found[0].name, repository.store.head(marker).modified, live, report, resumed=True)
     # An announcement that is left alone would forbid the undo of a later deletion.
     repository.store.delete(marker)
 
 
-def _remove(repository: Repository, name: str, until: datetime, live: set[str], report: SweepReport) -> None:
-    """Remove what was written until then, by the store's clock, of the backup of this name."""
+def _remove(
+    repository: Repository, name: str, until: datetime, live: set[str], report: SweepReport, resumed: bool = False
+) -> None:
+    """Remove what was written until then, by the store's clock, of the backup of this name.
+
+    `resumed` says that a removal before this one may have taken some of its disk manifests.
+    """
     hashed = repository.keys.name_hash(name)
     revisions = _revisions(repository, hashed)
     named = {disk.manifest for newest in revisions[-1:] for disk in _disks_at(repository, newest)}
-    if _is_anew(revisions, until):
+    if _is_anew(revisions, until) and not (resumed and _is_gone(repository, named)):
         live, named = live | named, set()
     doomed = {info.name for info in _disks_of(repository, hashed, named) if info.modified <= until}
     # A disk manifest of another backup (a shared export) goes with its own backup, unless that one is gone already.
     _delete(repository, doomed - live)
     # The first revision, by which a new backup is told from the old one, goes after the others. The tombstone goes
     # after the manifests, so that a repeated sweep finds what a crash has left.
-    if not _is_anew(revisions := _revisions(repository, hashed), until):
+    if not _is_to_stay(repository, revisions := _revisions(repository, hashed), until, doomed - live, resumed):
         _delete(repository, [info.name for info in reversed(revisions)])
     _delete(repository, [f"{TOMBSTONES}{hashed}", f"{REMOVING}{hashed}"])
     report.removed_backups.append(name)
     report.removed_disk_manifests += len(doomed - live)
     report.kept_disk_manifests += len(doomed & live)
+
+
+def _is_to_stay(
+    repository: Repository, revisions: list[ObjectInfo], until: datetime, removed: set[str], resumed: bool
+) -> bool:
+    """Tell whether this is a new backup of the name, and not the old one by a writer that slept: its disks are gone."""
+    if not _is_anew(revisions, until):
+        return False
+    named = {disk.manifest for newest in revisions[-1:] for disk in _disks_at(repository, newest)}
+    return named.isdisjoint(removed) and not (resumed and _is_gone(repository, named))
+
+
+def _is_gone(repository: Repository, disks: Iterable[str]) -> bool:
+    return not all(exists(repository.store, disk) for disk in disks)
 
 
 def _revisions(repository: Repository, backup_hash: str) -> list[ObjectInfo]:

@@ -21,7 +21,12 @@ from longboat.repository import (
     write_tombstone,
 )
 from longboat.repository.clutter import old_markers
-from longboat.repository.errors import BackupBeingRemovedError, EpochConflictError, ObjectNotFoundError
+from longboat.repository.errors import (
+    BackupBeingRemovedError,
+    BackupNotFoundError,
+    EpochConflictError,
+    ObjectNotFoundError,
+)
 from longboat.repository.layout import REMOVING
 from tests.fakes.interleaved import Process
 from tests.fakes.object_store import FaultyStore, KilledError, MemoryStore
@@ -116,6 +121,35 @@ def test_undo_that_meets_a_sweep_that_is_killed_leaves_no_half_backup(store: Mem
             sweep(copy, copy)
             assert undo.error is None or isinstance(undo.error, BackupBeingRemovedError)
             assert whole(repository) and not stale_markers(repository), (before, at)
+
+
+@pytest.mark.parametrize("writes", [1, 9])
+@pytest.mark.parametrize("killed", [False, True])
+def test_backup_whose_manifest_comes_while_its_disks_are_removed_is_not_listed(writes: int, killed: bool) -> None:
+    """Its writer slept: the backup was deleted for good before its own manifest was written."""
+    before, repository = world()
+    disks = disk(repository, "a"), disk(repository, "a", "two")
+    for at in range(40):
+        shared = before.copy()
+        write_tombstone(opened(shared), "a", NOW, "x")
+        writer = Process(shared, lambda gated: backup(opened(gated), "a", *disks))
+        while "/backups/" not in writer.next_operation():
+            writer.step()
+        shared.advance(LATER)
+        sweeper = Process(shared, lambda gated, shared=shared: sweep(gated, shared))  # type: ignore[misc]
+        for _ in range(at):
+            sweeper.step()
+        for _ in range(writes):
+            writer.step()
+        if killed and sweeper.step() and not sweeper.ended:
+            # Once it has ended, nobody could tell; prune says of such a backup that it is to be deleted.
+            sweeper.kill()
+            writer.kill()
+            sweep(shared, shared)
+        sweeper.run()
+        writer.run()
+        assert whole(opened(shared)), at
+        assert writer.killed or writer.error is None or isinstance(writer.error, BackupNotFoundError)
 
 
 def test_announcement_alone_removes_nothing(store: MemoryStore) -> None:
