@@ -62,11 +62,10 @@ def run_prune(
         dry_run=job.dry_run,
         allow_most=_allowed(job.allowed) if job.allowed else False,
         closed=job.closed,
-        may_retire=job.may_retire,
         threads=job.workers or 8,
         progress=_Lines(emit, clock).tell,
     )
-    if job.dry_run or report.retired:
+    if job.dry_run:
         return _result(report, WriteOnceReport())
     kept = keep_write_once(job.store, job.repository_path, epoch_time(repository), needed=report.needed)
     return _result(report, kept)
@@ -106,7 +105,6 @@ def _result(report: PruneReport, kept: WriteOnceReport) -> PruneResult:
         unknown=report.unknown,
         note="; ".join(filter(None, (report.postponed, _hidden(kept)))),
         asked=_question(report.asked) if report.asked else None,
-        retired=report.retired,
         locks_extended=kept.extended,
         purged=PruneCount(objects=kept.removed, bytes=kept.removed_bytes),
         locked=kept.locked,

@@ -126,8 +126,7 @@ class PruneResult(_Result):
     are ("": of several disks, map packs, and the smallest disks if there are too many). `note` says why nothing was
     condemned, if so, and `asked` for what it waits for somebody's leave; `unknown` objects were left alone.
     In a bucket with versions and locks, `locks_extended` objects have a new lock, `purged` versions of what was removed
-    before are gone for good, `locked` objects wait for that. `retired`: nothing was left in a closed repository, so
-    that its keys and header went.
+    before are gone for good, `locked` objects wait for that.
     """
 
     ok: Literal[True] = True
@@ -146,7 +145,6 @@ class PruneResult(_Result):
     unknown: int = 0
     note: str = ""
     asked: PruneQuestion | None = None
-    retired: bool = False
     locks_extended: int = 0
     purged: PruneCount = PruneCount(objects=0, bytes=0)
     locked: int = 0

@@ -27,7 +27,7 @@ def was_looked_at(record: RepositoryRecord | None, store: BackupStore, bucket: s
     that fail, and for what takes long. ``bucket`` is where the store leads now.
     """
     runs = record.prune if record is not None and record.missing is None else None
-    if runs is None or runs.result is None or runs.result.dry_run or runs.result.retired or runs.ended is None:
+    if runs is None or runs.result is None or runs.result.dry_run or runs.ended is None:
         return False
     lock = store.spec.s3.object_lock if store.spec.s3 else None
     if lock is None or (runs.bucket, runs.locks) != (bucket, locks_of(store)):
