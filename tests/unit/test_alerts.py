@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -241,6 +242,35 @@ def test_store_that_only_says_in_a_condition_what_is_wrong_is_told(
     assert shop.firing() == {alert}
     shop.set_store(conditions=[condition("Available", "True"), condition("Verified", "True")])
     assert shop.firing() == set()
+
+
+def test_locks_that_are_not_extended_are_told_whatever_is_in_the_way(shop: Shop) -> None:
+    good = condition("Available", "True")
+    for reason in ("AccessDenied", "LocksNotLookedAt"):
+        shop.set_store(conditions=[good, condition("LocksNotExtended", "True") | {"reason": reason}])
+        assert shop.firing() == {"LongboatLocksNotExtended"}
+    shop.set_store(conditions=[good, condition("LocksNotExtended", "False")])
+    assert shop.firing() == set()
+
+
+def test_when_locks_were_looked_at_is_told_of_buckets_with_locks_alone(shop: Shop) -> None:
+    name = "longboat_store_locks_kept_timestamp_seconds"
+    shop.set_store(locksKeptTime="2026-01-07T10:17:00Z")
+    assert name not in {each for each, _ in shop.scrape()}
+    lock = [{"op": "add", "path": "/spec/s3/objectLock", "value": {"mode": "Governance", "days": 2}}]
+    shop.cluster.patch(BACKUP_STORE, "offsite", lock)
+    moment = datetime(2026, 1, 7, 10, 17, tzinfo=UTC).timestamp()
+    assert shop.scrape()[name, frozenset({("store", "offsite")})] == moment
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_clock_that_has_jumped_is_told(shop: Shop, hours: int) -> None:
+    shop.finish("good")
+    assert shop.firing() == set()
+    plain = shop.cluster.now
+    shop.cluster.now = lambda: plain() + timedelta(hours=hours)
+    shop.restart()
+    assert shop.firing() == {"LongboatClockSkew"}
 
 
 def test_policy_whose_first_run_failed_is_told_before_its_next_slot_is_missed(shop: Shop) -> None:

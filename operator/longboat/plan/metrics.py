@@ -16,6 +16,7 @@ from longboat.plan.maintenance_status import PRUNED, VERIFIED
 from longboat.plan.policy import DISKS_LEFT_OUT
 from longboat.plan.policy_figures import MOST_TARGETS
 from longboat.plan.retention import FINISHED
+from longboat.plan.store_locks import FAILED as LOCKS_NOT_EXTENDED
 from longboat.plan.stored_data import NOT_SEEN
 from longboat.plan.take_over import CONFLICT
 
@@ -71,6 +72,11 @@ _UPKEEP = {
 METRICS = (
     Metric("longboat_build_info", "gauge", "1; the operator's version.", ("version",)),
     Metric("longboat_tick_timestamp_seconds", "gauge", "When the operator last came to the end of all policies."),
+    Metric(
+        "longboat_clock_skew_seconds",
+        "gauge",
+        "By how much the operator's clock and the API server's differ; 0 while both say the same.",
+    ),
     Metric("longboat_policy_info", "gauge", "1; a BackupPolicy in words.", (*POLICY, "target", "schedule", "store")),
     Metric("longboat_policy_expected_interval_seconds", "gauge", "From one slot of the schedule to the next.", POLICY),
     Metric(
@@ -146,11 +152,17 @@ METRICS = (
     Metric(
         "longboat_store_warning",
         "gauge",
-        "1 while a condition of the store has the reason BackupsNotSeen, EpochConflict, PruneHeld, NotListed or Late; "
-        "absent otherwise.",
+        "1 while a condition of the store has the reason BackupsNotSeen, EpochConflict, PruneHeld, NotListed or Late, "
+        "or is LocksNotExtended; absent otherwise.",
         ("store", "reason"),
     ),
     Metric("longboat_store_last_check_timestamp_seconds", "gauge", "When that was last tried.", ("store",)),
+    Metric(
+        "longboat_store_locks_kept_timestamp_seconds",
+        "gauge",
+        "When all locks of a write-once bucket were last looked at, to extend them; absent where there are none.",
+        ("store",),
+    ),
     Metric(
         "longboat_repository_live_bytes",
         "gauge",
@@ -233,6 +245,11 @@ def store_samples(store: Object) -> Iterator[Sample]:
     if conditions.get("Available", {"status": "Unknown"})["status"] != "Unknown":
         yield "longboat_store_up", (name,), float(_holds(conditions, "Available"))
     reasons = {str(each["reason"]) for each in conditions.values() if each["type"] in _WARNING_CONDITIONS}
+    if _holds(conditions, LOCKS_NOT_EXTENDED):
+        # Whatever is in the way: the locks end all the same.
+        yield "longboat_store_warning", (name, LOCKS_NOT_EXTENDED), 1.0
+    if (kept := status.get("locksKeptTime")) and (store["spec"].get("s3") or {}).get("objectLock"):
+        yield "longboat_store_locks_kept_timestamp_seconds", (name,), seconds(kept)
     for reason in sorted(reasons & _WARNINGS):
         yield "longboat_store_warning", (name, reason), 1.0
     if checked := status.get("lastCheckTime"):

@@ -6,18 +6,54 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from longboat.api import BackupStore
+from longboat.api.backup_store import BackupStoreStatus
+from longboat.api.common import format_time
+from longboat.plan.stores import OF_CREDENTIALS
 
 if TYPE_CHECKING:
     from longboat.plan.maintenance import RepositoryRecord
 
 EVERY = timedelta(hours=12)
 """A lock lasts for two days or more, and is extended when less than half of it is left."""
+FAILED = "LocksNotExtended"
+"""Condition of a store whose locks could not be extended, or have not been looked at for too long."""
+NOT_LOOKED_AT = "LocksNotLookedAt"
+"""Its reason while nothing has failed, and yet some locks end soon."""
 
 
 def locks_of(store: BackupStore) -> str:
     """Return what locks a store asks for, nothing if it asks for none: a look that was made for others is no look."""
     lock = store.spec.s3.object_lock if store.spec.s3 else None
     return f"{lock.mode} {lock.days}" if lock else ""
+
+
+def may_be_looked_at(status: BackupStoreStatus) -> bool:
+    """Return whether a store is well enough for maintenance, as far as its last check tells.
+
+    What is wrong with the credentials of backups and restores alone is not. Whether its own work is seen by trying.
+    """
+    return status.available == "Yes" or status.writable is not False or status.available in OF_CREDENTIALS
+
+
+def overdue(store: BackupStore, status: BackupStoreStatus, now: datetime) -> str | None:
+    """Return what is told of locks that end soon, as they were not all looked at for too long; None if all is well.
+
+    A look leaves half a period at least: there is time left when this is told.
+    """
+    lock = store.spec.s3.object_lock if store.spec.s3 else None
+    since = status.locks_kept_time or store.metadata.creation_timestamp
+    if lock is None or now - since <= max(1.5 * EVERY, timedelta(days=lock.days) / 4):
+        return None
+    why = (
+        "a look takes too long: see how large the bucket is and how fast it answers"
+        if may_be_looked_at(status)
+        else f"the store can't be used ({status.available}): see the condition Available"
+    )
+    ends = since + timedelta(days=lock.days) / 2
+    return (
+        f"the locks of what backups need were all looked at for the last time at {format_time(since)}; some may end"
+        f" from {format_time(ends)} on, and {why}"
+    )
 
 
 def was_looked_at(record: RepositoryRecord | None, store: BackupStore, bucket: str, now: datetime) -> bool:

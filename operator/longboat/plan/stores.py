@@ -8,6 +8,8 @@ from longboat.api import BackupStore
 from longboat.plan.problem import Problem
 
 FIELD = "spec.storeRef.name"
+OF_CREDENTIALS = frozenset({"CredentialsNotFound", "CredentialsIncomplete", "WrongCredentials", "AccessDenied"})
+"""What may be wrong with some credentials of a store while others of it work."""
 
 
 def choose_store(stores: Iterable[BackupStore], name: str | None, labels: Mapping[str, str]) -> BackupStore | Problem:

@@ -15,7 +15,7 @@ from longboat.plan.conditions import find, with_condition, without_condition
 from longboat.plan.generations import FIRST
 from longboat.plan.problem import Problem
 from longboat.plan.stored_data import NOT_SEEN, not_seen
-from longboat.plan.stores import default_stores, several_defaults
+from longboat.plan.stores import OF_CREDENTIALS, default_stores, several_defaults
 from longboat.plan.take_over import CONFLICT, question
 from longboat.reconcile.context import Context
 from longboat.reconcile.epochs import contested
@@ -146,7 +146,7 @@ def _try_other(ctx: Context, store: BackupStore, access: StoreAccess, check: Che
 
 def _of_namespaces(store: BackupStore, result: Result) -> Result:
     """Return what the failure of credentials means that no backup and no restore is made with."""
-    if not _asks_for_own(store) or result.reason not in _OF_CREDENTIALS or result.writable:
+    if not _asks_for_own(store) or result.reason not in OF_CREDENTIALS or result.writable:
         return result
     message = (
         "backups and restores are made with the credentials of their namespaces, which are not tried out here"
@@ -158,9 +158,6 @@ def _of_namespaces(store: BackupStore, result: Result) -> Result:
 
 def _asks_for_own(store: BackupStore) -> bool:
     return store.spec.namespace_credentials == "Required"
-
-
-_OF_CREDENTIALS = frozenset({"CredentialsNotFound", "CredentialsIncomplete", "WrongCredentials", "AccessDenied"})
 
 
 def _found(found: StoreCheck) -> Result:

@@ -20,6 +20,7 @@ from longboat.plan.metrics import (
     store_samples,
     unfinished_samples,
 )
+from longboat.reconcile import clock
 from longboat.reconcile.context import Context
 from longboat.reconcile.maintenance_records import all_records
 from longboat.reconcile.objects import namespace_names, readable
@@ -54,6 +55,7 @@ class Figures:
         self._repositories: Samples = ()
         self._machines: Samples = ()
         self._stored: dict[tuple[str, ...], int] | None = None
+        self._clock: Samples = ()
         self._ticked = 0.0
 
     @property
@@ -62,8 +64,9 @@ class Figures:
         return self._policies is not None
 
     def __call__(self, ctx: Context) -> None:
-        """Look at the stores: a step of the tick."""
+        """Look at the stores, and now and then at the clock: a step of the tick."""
         self._stores = tuple(_of_all(ctx.cluster.list(BACKUP_STORE), store_samples))
+        self._clock = (("longboat_clock_skew_seconds", (), abs(clock.skew(ctx).total_seconds())),)
 
     def repositories(self, ctx: Context) -> None:
         """Look at what prunes have found: a step of each full pass, as that changes once a day."""
@@ -107,6 +110,7 @@ class Figures:
         """Yield everything that is known, in parts; a part that has not changed is the same object as before."""
         policies, stored = self._policies or {}, self._stored
         yield ("longboat_tick_timestamp_seconds", (), self._ticked), *self._stores, *self._unfinished
+        yield self._clock
         yield self._repositories
         yield self._machines
         for each in policies.values():

@@ -11,9 +11,10 @@ from typing import Protocol
 
 from longboat.api import BackupStore
 from longboat.api.backup_store import BackupStoreStatus
-from longboat.plan.conditions import with_condition, without_condition
+from longboat.api.common import Condition
+from longboat.plan.conditions import find, with_condition, without_condition
 from longboat.plan.maintenance import bucket_of, repositories_in
-from longboat.plan.store_locks import EVERY, was_looked_at
+from longboat.plan.store_locks import EVERY, FAILED, NOT_LOOKED_AT, may_be_looked_at, overdue, was_looked_at
 from longboat.reconcile import maintenance_records
 from longboat.reconcile.context import Context
 from longboat.reconcile.repositories import StoreProblemError
@@ -22,7 +23,6 @@ from longboat.repository import RepositoryError, StoreSettings, WriteOnceReport,
 
 AT_ONCE = timedelta(minutes=2)
 """The store's checks wait meanwhile: what is not looked at by then is with the next ones."""
-FAILED = "LocksNotExtended"
 
 
 class Keep(Protocol):
@@ -47,22 +47,23 @@ def keep_locks(
     inside: Folders = folders,
 ) -> BackupStoreStatus:
     """Look at a store's locks, if it is time and for a bounded time; return the status with how far that came."""
-    if not _is_due(ctx, store, status):
-        return status
+    if store.spec.s3 is None or store.spec.s3.object_lock is None:
+        return _with(status, without_condition(status.conditions, FAILED))
+    if not _is_due(ctx, status):
+        return _with_overdue(ctx, store, status)
     try:
         reached = _look(ctx, store, status, keep, inside)
     except (StoreProblemError, RepositoryError) as error:
-        return _with_failure(ctx, store, status, error)
+        message = f"the locks of what backups need were not all extended, and will end: {error}"
+        return _told(ctx, store, status, error.reason, message)
     done = {"locks_kept_time": ctx.now().replace(microsecond=0)} if reached is None else {}
-    conditions = without_condition(status.conditions or [], FAILED)
-    return status.model_copy(update={"locks_reached": reached, "conditions": conditions, **done})
+    conditions = without_condition(status.conditions, FAILED)
+    status = status.model_copy(update={"locks_reached": reached, "conditions": conditions, **done})
+    return _with_overdue(ctx, store, status)
 
 
-def _is_due(ctx: Context, store: BackupStore, status: BackupStoreStatus) -> bool:
-    s3 = store.spec.s3
-    if s3 is None or s3.object_lock is None:
-        return False
-    if status.available != "Yes" or not ctx.settings.cluster_id:
+def _is_due(ctx: Context, status: BackupStoreStatus) -> bool:
+    if not may_be_looked_at(status) or not ctx.settings.cluster_id:
         return False
     last = status.locks_kept_time
     # A last time in the future is a clock that was put back.
@@ -88,11 +89,22 @@ def _look(ctx: Context, store: BackupStore, status: BackupStoreStatus, keep: Kee
     return None
 
 
-def _with_failure(
-    ctx: Context, store: BackupStore, status: BackupStoreStatus, error: StoreProblemError | RepositoryError
-) -> BackupStoreStatus:
-    message = f"the locks of what backups need were not all extended, and will end: {error}"
-    conditions = with_condition(
-        status.conditions, FAILED, "True", error.reason, message, now=ctx.now(), generation=store.metadata.generation
+def _with_overdue(ctx: Context, store: BackupStore, status: BackupStoreStatus) -> BackupStoreStatus:
+    """Tell of locks that end soon though nothing has failed; what has failed says more."""
+    before, message = find(status.conditions, FAILED), overdue(store, status, ctx.now())
+    if before is not None and before.reason != NOT_LOOKED_AT:
+        return status
+    if message is None:
+        return _with(status, without_condition(status.conditions, FAILED))
+    return _told(ctx, store, status, NOT_LOOKED_AT, message)
+
+
+def _told(ctx: Context, store: BackupStore, status: BackupStoreStatus, reason: str, message: str) -> BackupStoreStatus:
+    now, generation = ctx.now(), store.metadata.generation
+    return _with(
+        status, with_condition(status.conditions, FAILED, "True", reason, message, now=now, generation=generation)
     )
+
+
+def _with(status: BackupStoreStatus, conditions: list[Condition]) -> BackupStoreStatus:
     return status.model_copy(update={"conditions": conditions})

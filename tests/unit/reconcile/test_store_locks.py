@@ -18,8 +18,16 @@ from longboat.plan import maintenance as plan
 from longboat.plan.conditions import find
 from longboat.plan.maintenance import RepositoryRecord
 from longboat.reconcile import backup_store, maintenance_records
+from longboat.reconcile.backup_store import Check
 from longboat.reconcile.store_locks import keep_locks
-from longboat.repository import StoreSettings, WriteOnceReport, generate_store_key
+from longboat.repository import (
+    Rights,
+    StoreCheck,
+    StoreProblem,
+    StoreSettings,
+    WriteOnceReport,
+    generate_store_key,
+)
 from longboat.repository.errors import AccessDeniedError
 from tests.unit.reconcile.policy_world import STORE_SPEC, FolderRepositories, World
 from tests.unit.reconcile.test_backup_store import Checks
@@ -73,9 +81,29 @@ def add(world: World, **s3: Any) -> None:
     world.add_store(s3=STORE_SPEC["s3"] | s3, maintenanceCredentialsSecretRef={"name": "keeper"})
 
 
-def look(world: World, bucket: Bucket) -> None:
+def look(world: World, bucket: Bucket, checks: Check | None = None) -> None:
     locks = partial(keep_locks, keep=bucket.keep, inside=bucket.folders)
-    backup_store.reconcile(world.context(), "", "offsite", check=Checks(), locks=locks)
+    backup_store.reconcile(world.context(), "", "offsite", check=checks or Checks(), locks=locks)
+
+
+def told(world: World) -> tuple[str, str, str] | None:
+    """Return what LocksNotExtended says."""
+    found = find(world.store().status.conditions, "LocksNotExtended")
+    return (found.status, found.reason, found.message) if found else None
+
+
+NO_ANSWER = Checks(StoreCheck(StoreProblem.UNREACHABLE, "no answer"))
+
+
+def refused(*key_ids: str) -> Check:
+    """Return a check that some credentials do not pass."""
+    plain = Checks()
+
+    def check(settings: StoreSettings, now: datetime, rights: Rights) -> StoreCheck:
+        bad = settings.access_key_id in key_ids
+        return StoreCheck(StoreProblem.CREDENTIALS, "refused") if bad else plain(settings, now, rights)
+
+    return check
 
 
 ALL = [(FIRST, "a"), (FIRST, "b"), (SECOND, "a"), (SECOND, "b")]
@@ -164,3 +192,63 @@ def test_locks_that_can_not_be_extended_are_told_and_tried_again(world: World, b
     bucket.refused = False
     look(world, bucket)
     assert bucket.looked == ALL and find(world.store().status.conditions, "LocksNotExtended") is None
+
+
+@pytest.mark.parametrize("bad", [("offsite-s3",), ("restorer",), ("offsite-s3", "restorer")])
+def test_locks_do_not_end_because_of_the_credentials_of_others(
+    world: World, bucket: Bucket, bad: tuple[str, ...]
+) -> None:
+    world.add_secret("restorer", accessKeyID="restorer", secretAccessKey="hidden-secret")
+    s3, keeper = STORE_SPEC["s3"] | LOCK, {"name": "keeper"}
+    world.add_store(s3=s3, maintenanceCredentialsSecretRef=keeper, restoreCredentialsSecretRef={"name": "restorer"})
+    look(world, bucket, refused(*bad))
+    assert world.store().status.available == "WrongCredentials"
+    assert bucket.looked == ALL
+    assert told(world) is None
+
+
+def test_a_store_that_does_not_answer_is_not_looked_through(world: World, bucket: Bucket) -> None:
+    add(world, **LOCK)
+    look(world, bucket, NO_ANSWER)
+    assert bucket.looked == []
+    assert told(world) is None, "there is time yet"
+
+
+def test_locks_that_end_soon_are_told_though_nothing_has_failed(world: World, bucket: Bucket) -> None:
+    add(world, **LOCK)
+    look(world, bucket)
+    for _ in range(17):
+        world.clock.by(hours=1)
+        look(world, bucket, NO_ANSWER)
+    assert told(world) is None, "a look every twelve hours leaves time for another"
+    world.clock.by(hours=2)
+    look(world, bucket, NO_ANSWER)
+    said = told(world)
+    assert said is not None and said[:2] == ("True", "LocksNotLookedAt")
+    assert "Unreachable" in said[2]
+    world.clock.by(minutes=1)
+    look(world, bucket)
+    assert told(world) is None
+
+
+def test_a_bucket_that_is_too_large_for_its_looks_is_told(world: World, bucket: Bucket) -> None:
+    add(world, **LOCK)
+    bucket.slow = timedelta(hours=10)
+    for _ in range(3):
+        look(world, bucket)
+    said = told(world)
+    assert said is not None and said[:2] == ("True", "LocksNotLookedAt")
+    assert "takes too long" in said[2]
+    bucket.slow = timedelta(0)
+    look(world, bucket)
+    assert told(world) is None
+
+
+def test_what_was_told_of_locks_goes_with_them(world: World, bucket: Bucket) -> None:
+    add(world, **LOCK)
+    bucket.refused = True
+    look(world, bucket)
+    assert told(world) is not None
+    world.cluster.patch(BACKUP_STORE, "offsite", [{"op": "remove", "path": "/spec/s3/objectLock"}])
+    look(world, bucket)
+    assert told(world) is None
