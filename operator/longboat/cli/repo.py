@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from longboat.cli.mount_contents import gather, only
 from longboat.cli.mount_tree import build_tree
 from longboat.cli.repo_access import (
     Key,
+    Opened,
     UsageError,
     open_all,
     open_at,
@@ -47,12 +49,10 @@ from longboat.cli.repo_generations import (
     closed_since,
     find_everywhere,
     late_in,
-    standing_of,
 )
 from longboat.mover.errors import MoverError
 from longboat.repository import (
     ObjectStore,
-    Repository,
     RepositoryError,
     open_store,
     parse_recovery_public,
@@ -77,9 +77,9 @@ class Session:
         """Whether machines read the output."""
         return bool(self.arguments.output == "json")
 
-    def repositories(self) -> list[tuple[str, Repository]]:
-        """Return the repositories that the key opens."""
-        return list(open_all(self.store, self.paths, self.key))
+    def open(self) -> Opened:
+        """Open the repositories meant; if none opens, RepositoryError says why."""
+        return open_all(self.store, self.paths, self.key)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -183,35 +183,30 @@ def _mount(session: Session) -> int:
 
 
 def _verify(session: Session) -> int:
-    console, now, opened = session.console, datetime.now(UTC), session.repositories()
-    late = {path: late_in(session.store, path, repository, session.key) for path, repository in opened}
-    reports = repo_verify.verify_all(session.arguments, opened, console.err, console.clock, now)
+    console, opened = session.console, session.open()
+    late = partial(late_in, session.store, key=session.key)
+    done = repo_verify.verify_all(session.arguments, opened, late, console.err, console.clock, datetime.now(UTC))
     if session.json:
-        told = [repo_verify.report_json(*each) | {"lateManifests": late[each[0]]} for each in reports]
-        repo_output.print_json(told, sys.stdout)
+        repo_output.print_json([each.as_json() for each in done], sys.stdout)
     else:
-        for each in reports:
-            repo_verify.print_report(*each, late[each[0]], sys.stdout)
-    return OK if all(report.state == "ok" and not late[path] for path, report in reports) else FAILED
+        for each in done:
+            repo_verify.print_verified(each, sys.stdout)
+    return OK if all(each.good for each in done) else FAILED
 
 
 def _prune(session: Session) -> int:
-    reports = []
-    for path, repository in session.repositories():
-        standing = standing_of(session.store, path, session.key)
-        report = repo_prune.prune_one(session.arguments, repository, lambda: datetime.now(UTC), standing)
-        reports.append(repo_prune.report_json(path, report) | {"note": repo_prune.left_undone(repository, report)})
+    done = []
+    for each in repo_prune.prune_all(session.arguments, session.open(), session.store, session.key):
+        done.append(each)
         if not session.json:
-            repo_prune.print_report(path, report, sys.stdout)
+            repo_prune.print_pruned(each, sys.stdout)
     if session.arguments.retire and session.arguments.yes and not session.arguments.dry_run:
         clear_all_remains(session.store, session.paths)
     if session.json:
-        repo_output.print_json(reports, sys.stdout)
-    elif note := next((each["note"] for each in reports if each["note"]), None):
-        print(note)
-    elif any(each["dryRun"] for each in reports):
-        print("Nothing was deleted; --yes does it.")
-    return OK
+        repo_output.print_json([each.as_json() for each in done], sys.stdout)
+    elif last := repo_prune.last_words(done):
+        print(last)
+    return FAILED if any(each.problem for each in done) else OK
 
 
 def _key(session: Session) -> int:
@@ -297,8 +292,9 @@ def _recipient(text: str) -> bytes:
 
 def _find(session: Session, accept: bool) -> Found:
     name = session.arguments.backup
-    found = find_everywhere(session.store, session.repositories(), session.key, name)
-    chosen = choose_one(session.store, found, name, accept)
+    opened = session.open()
+    found = find_everywhere(session.store, opened.repositories, session.key, name)
+    chosen = choose_one(session.store, found, name, accept, opened.problems)
     if chosen.doubt:
         print(f"longboat repo: {chosen.doubt}", file=sys.stderr)
     return chosen

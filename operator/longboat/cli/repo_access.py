@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -158,21 +158,32 @@ def _is_repository(store: ObjectStore, path: str) -> bool:
     return exists(store, f"{path}/{HEADER_NAME}") if ours == {KEYS.rstrip("/")} else bool(ours)
 
 
-def open_all(store: ObjectStore, paths: list[str], key: Key) -> Iterator[tuple[str, Repository]]:
-    """Yield each repository that the key opens, with its path. Raises why if there is none, or the store is away."""
-    opened, first = 0, None
+@dataclass(frozen=True)
+class Opened:
+    """The repositories that a key opens, with their paths in order, and why each of the others does not open."""
+
+    repositories: list[tuple[str, Repository]]
+    unreadable: dict[str, RepositoryError]
+
+    @property
+    def problems(self) -> list[str]:
+        """What does not open, in words."""
+        return [f"repository {path} is unreadable: {error}" for path, error in self.unreadable.items()]
+
+
+def open_all(store: ObjectStore, paths: Iterable[str], key: Key) -> Opened:
+    """Open each repository; if none opens, or the store is away, RepositoryError says why."""
+    opened = Opened([], {})
     for path in paths:
         try:
-            repository = open_at(store, path, key)
+            opened.repositories.append((path, open_at(store, path, key)))
         except RepositoryError as error:
             if error.retryable:
                 raise
-            first = first or error
-            continue
-        opened += 1
-        yield path, repository
-    if first is not None and not opened:
-        raise first
+            opened.unreadable[path] = error
+    if opened.unreadable and not opened.repositories:
+        raise next(iter(opened.unreadable.values()))
+    return opened
 
 
 def _text(path: Path, option: str) -> str:

@@ -124,18 +124,26 @@ def find_everywhere(store: ObjectStore, opened: Iterable[tuple[str, Repository]]
     return found
 
 
-def choose_one(store: ObjectStore, found: Sequence[Found], name: str, accept: bool) -> Found:
-    """Return the one that is believed, or the only one if all are accepted. Raises UsageError, RepositoryError."""
+def choose_one(store: ObjectStore, found: Sequence[Found], name: str, accept: bool, problems: Sequence[str]) -> Found:
+    """Return the one that is believed, or the only one if all are accepted. Raises UsageError, RepositoryError.
+
+    `problems` tells of repositories that could not be looked into: the backup may be there.
+    """
     good = [each for each in found if not each.doubt]
     chosen = good or found
     if len(chosen) > 1:
         places = ", ".join(each.path for each in chosen)
         raise UsageError(f"--repository: backup {name!r} is in {len(chosen)} repositories, name one: {places}")
     if not chosen:
-        raise BackupNotFoundError(f"{store.describe()}: no backup {name!r}; see longboat repo list")
+        raise not_found(f"{store.describe()}: no backup {name!r}", problems)
     if chosen[0].doubt and not accept:
         raise LateManifestError(f"{chosen[0].doubt}; {ACCEPT_LATE}")
     return chosen[0]
+
+
+def not_found(what: str, problems: Sequence[str]) -> BackupNotFoundError:
+    """Return the error for backups that are nowhere, as far as could be looked."""
+    return BackupNotFoundError("; ".join([what, *problems, "see longboat repo list"]))
 
 
 def _doubt(store: ObjectStore, path: str, repository: Repository, key: Key, name: str) -> str:

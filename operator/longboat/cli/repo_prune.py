@@ -4,20 +4,66 @@ from __future__ import annotations
 
 import argparse
 import secrets
-from collections.abc import Callable
-from datetime import datetime, timedelta
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, TextIO
 
 from longboat.api.common import parse_duration
-from longboat.cli.repo_access import UsageError
-from longboat.cli.repo_generations import Standing
+from longboat.cli.repo_access import Key, Opened, UsageError
+from longboat.cli.repo_generations import Standing, standing_of
 from longboat.plan.quantities import size_text
-from longboat.repository import PruneReport, Repository, Tally, advance_epoch, prune, read_epoch
+from longboat.repository import (
+    ObjectStore,
+    PruneReport,
+    Repository,
+    RepositoryError,
+    Tally,
+    advance_epoch,
+    prune,
+    read_epoch,
+)
 from longboat.repository.layout import EPOCH_NAME
 from longboat.repository.leases import MIN_GRACE
 
 _BY_HAND = "by-hand-"
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What a prune did in the repository at a path; without a report `problem` says why it did nothing.
+
+    `note` is what a prune by hand leaves to others.
+    """
+
+    path: str
+    report: PruneReport | None = None
+    problem: str = ""
+    note: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as JSON."""
+        if self.report is None:
+            return {"repository": self.path, "problem": self.problem}
+        return report_json(self.path, self.report) | {"note": self.note}
+
+
+def prune_all(arguments: argparse.Namespace, opened: Opened, store: ObjectStore, key: Key) -> Iterator[Pruned]:
+    """Prune what opens, one after the other, and yield what became of each. UsageError; RepositoryError if the
+    store is away. One that is damaged or does not open hinders none of the others.
+    """
+    grace_of(arguments)
+    for path, repository in opened.repositories:
+        try:
+            standing = standing_of(store, path, key)
+            report = prune_one(arguments, repository, lambda: datetime.now(UTC), standing)
+            yield Pruned(path, report, note=left_undone(repository, report))
+        except RepositoryError as error:
+            if error.retryable:
+                raise
+            yield Pruned(path, problem=str(error))
+    yield from (Pruned(path, problem=f"unreadable: {error}") for path, error in opened.unreadable.items())
 
 
 def grace_of(arguments: argparse.Namespace) -> timedelta:
@@ -88,6 +134,22 @@ def report_json(path: str, report: PruneReport) -> dict[str, Any]:
         "postponed": report.postponed or None,
         "retired": report.retired,
     }
+
+
+def print_pruned(done: Pruned, out: TextIO) -> None:
+    """Write for people what became of a repository."""
+    if done.report is None:
+        print(f"Repository {done.path}: {done.problem}", file=out)
+    else:
+        print_report(done.path, done.report, out)
+
+
+def last_words(done: Sequence[Pruned]) -> str | None:
+    """Return what is to be said of all of them together."""
+    if note := next((each.note for each in done if each.note), None):
+        return note
+    dry = any(each.report and each.report.dry_run for each in done)
+    return "Nothing was deleted; --yes does it." if dry else None
 
 
 def print_report(path: str, report: PruneReport, out: TextIO) -> None:

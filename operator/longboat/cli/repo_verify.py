@@ -5,31 +5,91 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TextIO
+from functools import partial
+from typing import Any, TextIO, TypeVar
 
-from longboat.cli.repo_generations import TOO_LATE
+from longboat.cli.repo_access import Opened
+from longboat.cli.repo_generations import TOO_LATE, not_found, place_of
 from longboat.cli.repo_progress import Bar
 from longboat.plan.quantities import size_text
-from longboat.repository import Repository, VerifyReport, find_backup, verify
-from longboat.repository.errors import BackupNotFoundError
+from longboat.repository import Repository, RepositoryError, VerifyReport, find_backup, verify
 
-Opened = Sequence[tuple[str, Repository]]
+R = TypeVar("R")
+UNREADABLE = "unreadable"
+Late = Callable[[str, Repository], list[str]]
+"""Returns the manifests of the repository at a path that came too late after it had been closed."""
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What was found in the repository at a path. Without a report it is unreadable, `problem` says why.
+
+    Beside a report `problem` says why it is not known what came too late (`late`).
+    """
+
+    path: str
+    report: VerifyReport | None = None
+    late: Sequence[str] = ()
+    problem: str = ""
+
+    @property
+    def good(self) -> bool:
+        """Whether all is as it should be."""
+        return self.report is not None and self.report.state == "ok" and not self.late and not self.problem
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as JSON."""
+        if self.report is None:
+            return {"repository": self.path, "state": UNREADABLE, "problem": self.problem}
+        report = self.report.model_dump(mode="json", by_alias=True)
+        told = {"repository": self.path, **report, "lateManifests": list(self.late)}
+        return told | ({"problem": self.problem} if self.problem else {})
 
 
 def verify_all(
-    arguments: argparse.Namespace, opened: Opened, err: TextIO, clock: Callable[[], float], now: datetime
-) -> list[tuple[str, VerifyReport]]:
-    """Verify the repositories, or the backups named in them; return their reports by path. Raises RepositoryError."""
-    return [
-        (path, _verify(arguments, path, repository, names, err, clock, now))
-        for path, repository, names in _chosen(opened, arguments.backups)
+    arguments: argparse.Namespace, opened: Opened, late: Late, err: TextIO, clock: Callable[[], float], now: datetime
+) -> list[Verified]:
+    """Verify the repositories, or the backups named in them. RepositoryError if the store is away.
+
+    Repositories that do not open are among the results, unless all backups named were found in others.
+    """
+    chosen = _chosen(opened, arguments.backups)
+    done = [
+        _look(path, repository, late, partial(_verify, arguments, path, repository, names, err, clock, now))
+        for path, repository, names in chosen
     ]
+    if not arguments.backups:
+        done += [Verified(path, problem=str(error)) for path, error in opened.unreadable.items()]
+    return sorted(done, key=lambda each: place_of(each.path))
 
 
-def report_json(path: str, report: VerifyReport) -> dict[str, Any]:
-    """Return a report as JSON."""
-    return {"repository": path, **report.model_dump(mode="json", by_alias=True)}
+def _look(path: str, repository: Repository, late: Late, look: Callable[[], VerifyReport]) -> Verified:
+    report, problem = _or_problem(look)
+    if report is None:
+        return Verified(path, problem=problem)
+    names, problem = _or_problem(lambda: late(path, repository))
+    return Verified(path, report, names or (), problem)
+
+
+def _or_problem(call: Callable[[], R]) -> tuple[R | None, str]:
+    try:
+        return call(), ""
+    except RepositoryError as error:
+        if error.retryable:
+            raise
+        return None, str(error)
+
+
+def print_verified(done: Verified, out: TextIO) -> None:
+    """Write for people what was found."""
+    if done.report is None:
+        print(f"Repository {done.path}: {UNREADABLE}: {done.problem}", file=out)
+        return
+    print_report(done.path, done.report, done.late, out)
+    if done.problem:
+        print(f"  what came too late is not known: {done.problem}", file=out)
 
 
 def print_report(path: str, report: VerifyReport, late: Sequence[str], out: TextIO) -> None:
@@ -78,9 +138,9 @@ def _verify(
 
 def _chosen(opened: Opened, wanted: Sequence[str]) -> list[tuple[str, Repository, list[str] | None]]:
     if not wanted:
-        return [(path, repository, None) for path, repository in opened]
-    found = [(path, each, [name for name in wanted if find_backup(each, name)]) for path, each in opened]
+        return [(path, repository, None) for path, repository in opened.repositories]
+    found = [(path, each, [name for name in wanted if find_backup(each, name)]) for path, each in opened.repositories]
     missing = set(wanted) - {name for _, _, names in found for name in names}
     if missing:
-        raise BackupNotFoundError(f"no backup {', '.join(sorted(missing))}; see longboat repo list")
+        raise not_found(f"no backup {', '.join(sorted(missing))}", opened.problems)
     return [(path, repository, names) for path, repository, names in found if names]

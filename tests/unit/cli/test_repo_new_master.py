@@ -224,7 +224,7 @@ def test_a_backup_that_was_forged_with_the_old_key_is_refused_and_told(world: Wo
     assert world("verify", "--repository", SHOP) == 1
     assert capsys.readouterr().out.count("LATE") == 2
     assert world("prune", "--repository", SHOP) == 1
-    assert "and 1 more: written more than" in capsys.readouterr().err
+    assert "and 1 more: written more than" in capsys.readouterr().out
     assert world("restore", "db-1", world.folder / "data", "--disk", "data") == 0
     assert world("restore", "forged", target, "--accept-late") == 0
     assert target.read_bytes() == world.images["forged data"]
