@@ -20,13 +20,15 @@ from .object_store import ObjectStore, ScopedStore, exists
 from .repository import Random, Repository, has_repository, open_or_create_repository, open_repository, repository_id_at
 
 _NAME = re.compile(r"^([A-Za-z0-9_-]+)(?:\.([1-9][0-9]{0,8}))?$")
-FIRST = 1
+FIRST, LAST = 1, 10**9 - 1
 
 
 def generation_name(namespace_uid: str, n: int) -> str:
     """Return the folder of a namespace's nth repository: the UID alone for the first, `<UID>.<n>` from 2 on."""
-    if n < FIRST or not (match := _NAME.fullmatch(namespace_uid)) or match[2]:
-        raise ValueError(f"repository {n} of namespace {namespace_uid!r}: expected a UID, and a number from 1 on")
+    if not FIRST <= n <= LAST or not (match := _NAME.fullmatch(namespace_uid)) or match[2]:
+        raise ValueError(
+            f"repository {n} of namespace {namespace_uid!r}: expected a UID, and a number from 1 to {LAST}"
+        )
     return namespace_uid if n == FIRST else f"{namespace_uid}.{n}"
 
 
@@ -77,9 +79,9 @@ class Generations:
             return None
         path = self.path(n)
         sealed = read_closing(ScopedStore(self.store, path), repository_id_at(self.store, path), newest)
-        if sealed is not None:
-            return Closing(sealed, True)
-        return Closing(self.store.head(f"{self.path(following)}/{HEADER_NAME}").modified, False)
+        stamp = self.store.head(f"{self.path(following)}/{HEADER_NAME}").modified
+        # Anybody can wrap a key for the recovery recipient: a false newest one must make no forgery count.
+        return Closing(stamp if sealed is None else min(sealed, stamp), sealed is not None)
 
 
 def find_generations(store: ObjectStore, cluster_id: str, namespace_uid: str) -> Generations:
@@ -128,6 +130,10 @@ def rotate_master_key(
     exist, is written after its wrapped keys, create-only, and the old ones are closed after that.
     """
     _require_newest(found, current, current + 1)
+    if current >= LAST:
+        raise GenerationConflictError(
+            f"{found.store.describe()}: {found.path(current)} has the highest number there is"
+        )
     open_newest(found, store_key, random)
     made = open_or_create_repository(found.store, found.path(current + 1), store_key, recovery, random)
     now = find_generations(found.store, found.cluster_id, found.namespace_uid)

@@ -20,6 +20,7 @@ from longboat.repository import (
     generations_in,
     open_newest,
     open_or_create_newest,
+    open_or_create_repository,
     open_repository,
     open_with_master_key,
     open_with_recovery,
@@ -83,7 +84,7 @@ def test_a_number_that_is_not_canonical_is_no_repository(name: str) -> None:
     assert parse_generation(name) is None
 
 
-@pytest.mark.parametrize(("uid", "n"), [("a", 0), ("a", -1), ("a.2", 1), ("a/b", 1), ("", 2)])
+@pytest.mark.parametrize(("uid", "n"), [("a", 10**9), ("a", 0), ("a", -1), ("a.2", 1), ("a/b", 1), ("", 2)])
 def test_no_name_is_made_that_could_not_be_read(uid: str, n: int) -> None:
     with pytest.raises(ValueError, match="repository"):
         generation_name(uid, n)
@@ -167,6 +168,33 @@ def test_before_the_closing_is_written_the_newer_header_says_when() -> None:
     del store.objects[name]
     closing = found(store).closing(1, second)
     assert closing is not None and not closing.sealed and closing.closed == store.now
+
+
+def test_a_closing_makes_nothing_count_that_came_after_the_next_header() -> None:
+    store, first = made()
+    moment = store.now
+    second = rotate(store)
+    (name,) = closings(store, FIRST)
+    del store.objects[name]
+    write_closing(first.store, ClosingRecord(repository_id=first.id, closed=moment + HOUR), second)
+    closing = found(store).closing(1, second)
+    assert closing is not None and closing.closed == moment
+    # A header that is written again, and a copy of the store, have later stamps than what was sealed.
+    write_closing(first.store, ClosingRecord(repository_id=first.id, closed=moment), second)
+    data, _, version = store.objects[f"{SECOND}/repository"]
+    store.objects[f"{SECOND}/repository"] = (data, moment + HOUR, version)
+    closing = found(store).closing(1, second)
+    assert closing is not None and closing.closed == moment
+
+
+def test_behind_the_highest_number_there_is_no_further_one() -> None:
+    store, _ = made()
+    highest = f"{CLUSTER}/{UID}.{10**9 - 1}"
+    open_or_create_repository(store, highest, KEY)
+    objects = dict(store.objects)
+    with pytest.raises(GenerationConflictError, match="highest number"):
+        rotate(store, current=10**9 - 1)
+    assert store.objects == objects
 
 
 class Rival(MemoryStore):
