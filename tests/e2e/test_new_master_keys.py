@@ -12,6 +12,7 @@ import pytest
 from longboat.api.common import format_time
 from tests.cluster.cluster import Cluster
 from tests.cluster.progress import ClusterError
+from tests.e2e.upkeep import OFF
 from tests.e2e.workloads import Namespace, Object, claim, of_backup
 from tests.installation import ensure_store, store
 
@@ -22,10 +23,9 @@ MIB = 1 << 20
 
 @pytest.fixture
 def offsite(longboat: Cluster) -> Iterator[str]:
-    """A BackupStore of the test's own, which prunes and verifies when it is asked to."""
+    """A BackupStore of the test's own, so that its status speaks of this test's namespace alone."""
     bucket = store(longboat, NAME)["spec"]["s3"] | {"prefix": NAME}
-    off = {"prune": {"suspend": True}, "verify": {"suspend": True}}
-    ensure_store(longboat, NAME, default=False, s3=bucket, maintenance=off)
+    ensure_store(longboat, NAME, default=False, s3=bucket, maintenance=OFF)
     yield NAME
     longboat.kubectl("delete", "backupstore", NAME, "--wait=false")
 

@@ -9,7 +9,9 @@ import pytest
 from longboat.mover import PruneJob
 from longboat.plan.maintenance import bucket_of
 from longboat.plan.metrics import repository_samples
+from longboat.reconcile.epochs import contested
 from longboat.reconcile.maintenance_records import all_records
+from longboat.repository import read_epoch
 from tests.unit.reconcile.backup_world import SHOP, SYSTEM
 from tests.unit.reconcile.maintenance_world import world_in
 from tests.unit.reconcile.upkeep_world import STORE, UpkeepWorld
@@ -35,6 +37,20 @@ def test_both_repositories_are_pruned_and_verified_each_with_its_own_record(worl
     assert {each.namespace_uid for each in records} == {uid} and {each.namespace for each in records} == {SHOP}
     assert world.store_condition("Pruned") == ("True", "Pruned")
     assert world.store_condition("Verified") == ("True", "Verified")
+
+
+def test_each_repository_has_an_epoch_of_its_own_which_its_next_prunes_know(world: UpkeepWorld) -> None:
+    for _ in range(3):
+        world.pass_a_day()
+    records = list(all_records(world.cluster, SYSTEM))
+    assert [each.prune.failed for each in records] == [None, None] and all(each.prune.number > 1 for each in records)
+    for number, path in ((1, f"cluster/{world.uid()}"), (2, f"cluster/{world.uid()}.2")):
+        prunes = [told for _, told in world.runs if isinstance(told, PruneJob) and told.repository_path == path]
+        epoch = read_epoch(world.repositories.repository(world.uid(), number))
+        assert epoch is not None and epoch.token == prunes[-1].token
+        # A token of the other one would let a prune go on in a repository that another operator is in charge of.
+        assert {token for each in prunes for token in each.known_tokens} <= {each.token for each in prunes}
+    assert contested(world.context(), STORE) == []
 
 
 def test_the_record_of_the_first_repository_is_what_it_always_was(world: UpkeepWorld) -> None:
