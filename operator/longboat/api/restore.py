@@ -71,11 +71,20 @@ class Attach(Model):
 class RestoreSpec(Model):
     """What the user asks for. Immutable."""
 
-    model_config = rules(rule("self == oldSelf", "a Restore is immutable: create another one"))
+    model_config = rules(
+        rule("self == oldSelf", "a Restore is immutable: create another one"),
+        rule("!self.salvage || has(self.source.diskBackup)", "salvage is for backups: a snapshot has no damaged parts"),
+    )
     source: RestoreSource = Field(description="What is restored: exactly one of diskBackup and diskSnapshot.")
     claim: RestoreClaim = Field(description="The new PersistentVolumeClaim.")
     attach: Attach | None = Field(
         None, description="Attach the new disk to a virtual machine; absent: leave it unattached."
+    )
+    salvage: bool = Field(
+        False,
+        description="Restore what is left of a damaged backup: what can't be read, in no backup of the disk, is zeros "
+        "on the new disk, or files that are left out, and the condition Salvaged says which. Without it such a restore "
+        "fails.",
     )
 
 
@@ -109,6 +118,9 @@ class RestoreStatus(Status):
     repository_id: str | None = Field(None, description="Id of that repository.")
     manifest: str | None = Field(None, description="The disk's manifest in the repository.")
     object_id: str | None = Field(None, description="Id of the object that this manifest is.")
+    lost_bytes: int | None = Field(
+        None, description="With salvage: bytes of the disk that could not be read, and are zeros."
+    )
     attached_as: str | None = Field(None, description="Device name in the guest, as reported by KubeVirt.")
     serial: str | None = Field(None, description="Serial number of the attached disk.")
     attempts: int | None = Field(None, description="Restore Jobs that were started.")

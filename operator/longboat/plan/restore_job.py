@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from longboat.api import Restore
-from longboat.mover import FileOwner, RestoreJob
+from longboat.mover import FileOwner, RestoreJob, RestoreResult
 from longboat.plan.automatic import CLAIM_UID
 from longboat.plan.mover import LOST, Mover, mount_path
 from longboat.plan.names import child_name, owner_labels
@@ -22,6 +22,8 @@ PENDING_TOLD = timedelta(seconds=30)
 """A volume that is not made after this is told of, with what the storage says."""
 PENDING_PATIENCE = timedelta(hours=1)
 """A mover that has not begun after this has failed."""
+SALVAGED = "Salvaged"
+"""Condition of a Restore whose disk is not whole."""
 _HOSTNAME = "kubernetes.io/hostname"
 
 
@@ -73,7 +75,19 @@ def restore_job(restore: Restore, settings: StoreSettings, path: str, master_key
         target_size=image_bytes(restore),
         # The volume was made for this Restore alone: what is in it is an earlier attempt's.
         replace_existing=True,
+        salvage=restore.spec.salvage,
         file_owner=FileOwner(uid=user, gid=user),
+    )
+
+
+def lost(result: RestoreResult) -> str:
+    """Return what is told of a salvaged disk that is not whole."""
+    ranges = ", ".join(f"{length} at {offset}" for offset, length in result.lost_ranges)
+    others = f"; other backups lack it, too: {', '.join(result.hurt)}" if result.hurt else ""
+    return (
+        f"{result.lost_bytes} bytes of the backup could not be read in any backup of the disk (the first ranges, in"
+        f" bytes: {ranges}): {result.note or 'they are zeros'}. Check what is on it before it is used, beginning with"
+        f" its file systems{others}"
     )
 
 

@@ -13,6 +13,7 @@ from longboat.plan import kstatus
 from longboat.plan.backoff import look_again
 from longboat.plan.conditions import find
 from longboat.plan.problem import Problem
+from longboat.plan.restore_job import SALVAGED
 from longboat.plan.restore_source import Waiting
 from longboat.reconcile.context import Context
 from longboat.reconcile.objects import load
@@ -81,6 +82,8 @@ def _complete(ctx: Context, restore: Restore) -> None:
         what += f", attached to VirtualMachine {attach.virtual_machine!r} as {attach.disk_name!r}"
     elif status.volume is None:
         what += ", whose volume is made for the first pod that uses it"
+    if status.lost_bytes:
+        what += f"; {status.lost_bytes} bytes of it are lost, as the condition {SALVAGED} says"
     conditions = kstatus.ready(
         status.conditions, "Restored", what, now=ctx.now(), generation=restore.metadata.generation
     )

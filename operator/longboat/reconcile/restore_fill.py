@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from longboat.api import Restore
+from longboat.api.common import Condition
 from longboat.kube.kinds import (
     PERSISTENT_VOLUME,
     PERSISTENT_VOLUME_CLAIM,
@@ -13,7 +14,8 @@ from longboat.kube.kinds import (
     STORAGE_CLASS,
 )
 from longboat.kube.port import AlreadyExistsError, Object, RefusedError
-from longboat.mover import Failure
+from longboat.mover import Failure, RestoreResult
+from longboat.plan.conditions import with_condition
 from longboat.plan.disks import vm_disks
 from longboat.plan.mover import Mover, hung, standing_since
 from longboat.plan.new_volume import is_bound
@@ -22,9 +24,11 @@ from longboat.plan.restore_job import (
     ATTEMPTS,
     PENDING_PATIENCE,
     PENDING_TOLD,
+    SALVAGED,
     affinity_for,
     filled,
     job_name,
+    lost,
     mover_of,
     restore_job,
     retry_delay,
@@ -36,6 +40,7 @@ from longboat.reconcile import mover as movers
 from longboat.reconcile.context import Context
 from longboat.reconcile.mover import MoverState
 from longboat.reconcile.new_volume import claim_says, proven_new_of_class
+from longboat.reconcile.objects import reference
 from longboat.reconcile.repositories import for_namespace
 from longboat.reconcile.restore_bind import staging_of
 from longboat.reconcile.restore_stage import Stage, updated
@@ -86,7 +91,7 @@ def _follow(ctx: Context, restore: Restore, staging: Object) -> Stage:
         movers.stop(ctx.cluster, state.job)
         return Stage(restore, Waiting("Restoring", "an earlier mover is being removed"))
     if state.phase == "Succeeded":
-        return _filled(ctx, restore)
+        return _filled(ctx, restore, RestoreResult.model_validate(state.result))
     if state.phase == "Failed":
         return _failed(ctx, restore, state)
     if state.phase == "Running":
@@ -177,7 +182,7 @@ def _running(ctx: Context, restore: Restore, state: MoverState) -> Stage:
     return Stage(restore, Waiting("Restoring", "the backup is being written into the new volume"))
 
 
-def _filled(ctx: Context, restore: Restore) -> Stage:
+def _filled(ctx: Context, restore: Restore, result: RestoreResult) -> Stage:
     """Write down the volume and its reclaim policy before anything about it is changed."""
     staging = staging_of(ctx, restore) or {"spec": {}}
     volume = ctx.cluster.get(PERSISTENT_VOLUME, staging["spec"].get("volumeName", ""))
@@ -192,9 +197,23 @@ def _filled(ctx: Context, restore: Restore) -> Stage:
         reclaim_policy=volume["spec"].get("persistentVolumeReclaimPolicy", "Delete"),
         bytes_done=restore.status.data_bytes,
         progress="100%",
+        lost_bytes=result.lost_bytes if restore.spec.salvage else None,
+        conditions=_with_losses(ctx, restore, result),
     )
     _stop(ctx, restore)
     return Stage(restore)
+
+
+def _with_losses(ctx: Context, restore: Restore, result: RestoreResult) -> list[Condition] | None:
+    """Return the conditions; written with the end of the filling, so that no disk with holes is ever bound without."""
+    if not result.lost_bytes:
+        return restore.status.conditions
+    message = lost(result)
+    ctx.cluster.event(reference(restore), "Warning", "DataLost", message)
+    now, generation = ctx.now(), restore.metadata.generation
+    return with_condition(
+        restore.status.conditions, SALVAGED, "True", "DataLost", message, now=now, generation=generation
+    )
 
 
 def _failed(ctx: Context, restore: Restore, state: MoverState) -> Stage:

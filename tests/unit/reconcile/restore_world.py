@@ -70,6 +70,8 @@ class Mover:
         self.failures: list[dict[str, Any]] = []
         self.jobs: list[dict[str, Any]] = []
         self.told: list[dict[str, Any]] = []
+        self.more: dict[str, Any] = {}
+        """What the report of a run that ends well says besides."""
 
     def __call__(self, job: Object, content: str | None) -> tuple[bool, str, str | None]:
         self.jobs.append(job)
@@ -79,7 +81,7 @@ class Mover:
             report = {"ok": False} | self.failures.pop(0)
             return False, json.dumps(report), "half"
         assert (told["manifest"], told["objectId"]) == (MANIFEST, OBJECT_ID)
-        result = {"ok": True, "manifest": MANIFEST, "logicalBytes": GIB, "writtenBytes": 9, "readBytes": 5}
+        result = {"ok": True, "manifest": MANIFEST, "logicalBytes": GIB, "writtenBytes": 9, "readBytes": 5} | self.more
         return True, json.dumps(result), OLD
 
     def _told(self, job: Object) -> Any:
