@@ -13,6 +13,7 @@ from .errors import (
     ClockSkewError,
     CredentialsError,
     DamagedError,
+    NoAnswerError,
     ObjectExistsError,
     ObjectLockedError,
     ObjectNotFoundError,
@@ -135,7 +136,9 @@ def _by_status(text: str) -> type[StoreError] | None:
 def _by_transport(text: str) -> type[StoreError]:
     if _TLS_SIGN.search(text):
         return TlsError
-    return UnreachableError if _NETWORK_SIGN.search(text) else StoreFailureError
+    if found := _NETWORK_SIGN.search(text):
+        return UnreachableError if found[1] == "Connect" else NoAnswerError
+    return StoreFailureError
 
 
 def detail(error: Exception) -> str:

@@ -11,9 +11,16 @@ from typing import TYPE_CHECKING, TypeVar
 import obstore
 from obstore.exceptions import BaseError
 
-from .bucket_clients import Patience, bucket_client
+from .bucket_clients import BucketClients, Patience
 from .bucket_errors import BROKEN, CONFLICT, MAY_NOT_OVERWRITE, translate
-from .errors import AccessDeniedError, DamagedError, ObjectExistsError, ObjectNotFoundError, StoreFailureError
+from .errors import (
+    AccessDeniedError,
+    DamagedError,
+    NoAnswerError,
+    ObjectExistsError,
+    ObjectNotFoundError,
+    StoreFailureError,
+)
 from .object_store import Data, ObjectInfo, check_name
 from .settings import StoreSettings
 
@@ -37,7 +44,10 @@ class BucketStore:
         self._prefix = f"{settings.prefix}/" if settings.prefix else ""
         self._type = settings.type
         self._by_generation = settings.type == "gcs"
-        self._client = bucket_client(settings, patience or Patience())
+        patience = patience or Patience()
+        self._after_timeout = patience.after_timeout
+        self._clients = BucketClients(settings, patience)
+        self._client = self._clients.small
 
     def put_new(self, name: str, data: Data) -> str:
         """See ObjectStore; after a broken connection ObjectExistsError may mean this very write."""
@@ -60,7 +70,8 @@ class BucketStore:
     def get_range(self, name: str, offset: int, length: int) -> Data:
         """See ObjectStore."""
         path = self._path(name)
-        data = self._run(name, lambda: memoryview(self._fetch(path, offset, length)))
+        fetch = partial(self._run, name, lambda: memoryview(self._fetch(path, offset, length)))
+        data = fetch() if length < _LARGE else self._patiently(fetch)
         if len(data) != length:
             raise DamagedError(f"{self._place}: {name} ends before byte {offset + length}")
         return data
@@ -120,18 +131,26 @@ class BucketStore:
     def _create(self, name: str, data: Data) -> str:
         # S3 answers 409 to two creations at once; a moment later it is clear which one won. A connection that breaks
         # may have created the object or not: the client does not try that again, but here both ends are the same.
+        put = partial(self._put, name, data, "create")
         for attempt in range(1, _ATTEMPTS):
             try:
-                return self._put(name, data, "create")
+                return self._patiently(put)
             except StoreFailureError as error:
                 if CONFLICT not in str(error) and BROKEN not in str(error):
                     raise
                 time.sleep(_PAUSE * attempt)
-        return self._put(name, data, "create")
+        return put()
+
+    def _patiently(self, call: Callable[[], R]) -> R:
+        """Make a call again that had no answer in time: on a link that others use as well the next one may have."""
+        for _ in range(self._after_timeout):
+            with contextlib.suppress(NoAnswerError):
+                return call()
+        return call()
 
     def _put(self, name: str, data: Data, mode: PutMode) -> str:
-        path = self._path(name)
-        return self._run(name, lambda: self._tag(obstore.put(self._client, path, data, mode=mode, use_multipart=False)))
+        path, client = self._path(name), self._clients.upload(len(data))
+        return self._run(name, lambda: self._tag(obstore.put(client, path, data, mode=mode, use_multipart=False)))
 
     def _read(self, path: str, max_size: int, probe: bool = False) -> bytes:
         result = obstore.get(self._client, path)
@@ -147,7 +166,9 @@ class BucketStore:
         # A thread that waits for an answer is woken for every few KiB of it; a loop is woken at its end.
         from .event_loop import run_in_loop
 
-        return run_in_loop(partial(obstore.get_range_async, self._client, path, start=offset, length=length))
+        return run_in_loop(
+            partial(obstore.get_range_async, self._clients.download(), path, start=offset, length=length)
+        )
 
     def _path(self, name: str) -> str:
         return self._prefix + check_name(name)

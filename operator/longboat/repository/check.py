@@ -33,7 +33,7 @@ from .settings import StoreSettings, forbidden_host, loopback_host
 CHECK_NAME = "checks/create-only"
 REMOVABLE_NAME = "checks/removable"
 MAX_SKEW = timedelta(minutes=5)
-CHECK_PATIENCE = Patience(connect=5, request=15, retries=1, retry_for=15)
+CHECK_PATIENCE = Patience(connect=5, request=15, retries=1, retry_for=15, after_timeout=0)
 _CONTENT = b"Written by longboat to check this store; it may be deleted.\n"
 
 

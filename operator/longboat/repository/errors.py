@@ -79,6 +79,10 @@ class UnreachableError(StoreError):
     retryable = True
 
 
+class NoAnswerError(UnreachableError):
+    """A request was given up as its answer did not come in time."""
+
+
 class StoreFailureError(StoreError):
     """The store answered with a fault of its own, too slowly, or with too few bytes."""
 
