@@ -8,6 +8,7 @@ from typing import Any, Literal
 from longboat.api import DiskBackup, DiskSnapshot, Restore
 from longboat.api.common import DiskContent
 from longboat.api.disk_backup import DiskResult
+from longboat.plan.conditions import holds
 from longboat.plan.problem import Problem
 
 Object = dict[str, Any]
@@ -57,7 +58,7 @@ def point_in_backup(restore: Restore, backup: DiskBackup | None) -> Point | Wait
     source = restore.spec.source.disk_backup
     assert source is not None
     where = f"{_FIELD}.diskBackup"
-    if backup is None or backup.metadata.deletion_timestamp:
+    if backup is None or _goes(backup):
         return _missing(where, "DiskBackup", source.name, gone=backup is not None)
     if backup.status.phase == "Failed":
         return Problem("SourceFailed", f"{where}: DiskBackup {source.name!r} failed; restore from another", final=True)
@@ -66,6 +67,12 @@ def point_in_backup(restore: Restore, backup: DiskBackup | None) -> Point | Wait
         return Waiting("SourceNotReady", f"{where}: waiting for DiskBackup {source.name!r}, which is {phase}")
     disk = _disk_of(where, source.disk, backup)
     return disk if isinstance(disk, Problem) else _backup_point(where, backup, disk)
+
+
+def _goes(backup: DiskBackup) -> bool:
+    """Return whether a DiskBackup is being deleted, and nothing holds that up: what waits for an answer is there."""
+    held = holds(backup.status.conditions, "DeletionHeld") and backup.status.tombstoned_at is None
+    return backup.metadata.deletion_timestamp is not None and not held
 
 
 def point_in_snapshot(
