@@ -100,7 +100,7 @@ def _open(
     if device:
         return open_device(path, manifest.size_bytes, exclusive=True)
     if getattr(arguments, "format", "raw") == "qcow2":
-        return open_qcow2(path, MapReader(repository, manifest), replace=True)
+        return open_qcow2(path, MapReader(repository, manifest), replace=True, salvage=arguments.salvage)
     size = max(manifest.size_bytes, _wanted_size(getattr(arguments, "size", None), manifest.size_bytes))
     return open_image(path, size, manifest.statistics.allocated_bytes, replace=True)
 

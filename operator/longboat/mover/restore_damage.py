@@ -48,8 +48,13 @@ DamageHandler = Callable[[Damage], None]
 
 def refuse(damage: Damage) -> None:
     """End the restore at the first damage: a disk with silent gaps is worse than none."""
-    raise DamagedError(
-        f"the disk can't be restored from byte {damage.first} on: {damage.cause}. Restore another backup, put the"
+    raise unreadable(damage.first, damage.cause)
+
+
+def unreadable(first: int, cause: str) -> DamagedError:
+    """Return the error of a restore that ends at the first byte that is lost."""
+    return DamagedError(
+        f"the disk can't be restored from byte {first} on: {cause}. Restore another backup, put the"
         " object back, or let the rest be restored with zeros in its place: salvage"
     )
 

@@ -12,9 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
 from pathlib import Path
 
+from longboat.repository.errors import DamagedError
 from longboat.repository.map_reader import MapReader
 from longboat.repository.pages import Page
 
+from .restore_damage import unreadable
 from .system_calls import AlignedBuffer
 from .target import ImageTarget, open_image
 
@@ -26,16 +28,31 @@ _HEADER = struct.Struct(">4sIQIIQIIQQIIQQQQII")
 _PAGES_AT_ONCE = 8
 
 
-def used_clusters(reader: MapReader) -> bytearray:
-    """Return one bit for each cluster of a backup's disk, the lowest bit first: whether it holds data."""
+def used_clusters(reader: MapReader, salvage: bool = False) -> bytearray:
+    """Return one bit for each cluster of a backup's disk, the lowest bit first: whether it holds data.
+
+    DamagedError if a page can't be read. With `salvage` all of its clusters count as data: they read as zeros unless
+    it can be read later on.
+    """
     size, block = reader.manifest.size_bytes, reader.manifest.block_size
     used = bytearray(-(-size // CLUSTER) // 8 + 1)
     with ThreadPoolExecutor(_PAGES_AT_ONCE, thread_name_prefix="page") as pool:
         for begin in range(0, reader.pages, _PAGES_AT_ONCE):
             numbers = range(begin, min(begin + _PAGES_AT_ONCE, reader.pages))
-            for number, page in zip(numbers, pool.map(reader.page, numbers), strict=True):
-                _mark(used, page, number * reader.manifest.page_bytes, block, size)
+            for number, future in [(number, pool.submit(reader.page, number)) for number in numbers]:
+                start = number * reader.manifest.page_bytes
+                try:
+                    _mark(used, future.result(), start, block, size)
+                except DamagedError as error:
+                    _mark_all(used, range(start, min(start + reader.manifest.page_bytes, size)), error, salvage)
     return used
+
+
+def _mark_all(used: bytearray, lost: range, error: DamagedError, salvage: bool) -> None:
+    if not salvage:
+        raise unreadable(lost.start, str(error)) from None
+    for cluster in range(lost.start // CLUSTER, -(-lost.stop // CLUSTER)):
+        used[cluster >> 3] |= 1 << (cluster & 7)
 
 
 def _mark(used: bytearray, page: Page | None, start: int, block: int, size: int) -> None:
@@ -157,9 +174,9 @@ class Qcow2Target:
         self._file.close()
 
 
-def open_qcow2(image: Path, reader: MapReader, replace: bool) -> Qcow2Target:
-    """Begin, or go on with, a qcow2 image of a backup's disk; the errors are those of open_image and of the map."""
-    layout = Layout(reader.manifest.size_bytes, used_clusters(reader))
+def open_qcow2(image: Path, reader: MapReader, replace: bool, salvage: bool = False) -> Qcow2Target:
+    """Begin, or go on with, a qcow2 image of a backup's disk; the errors are those of open_image and used_clusters."""
+    layout = Layout(reader.manifest.size_bytes, used_clusters(reader, salvage))
     file = open_image(image, layout.file_size, layout.file_size, replace)
     try:
         return Qcow2Target(file, layout)

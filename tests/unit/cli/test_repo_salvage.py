@@ -47,3 +47,19 @@ def test_salvage_says_what_is_lost_and_is_no_success(damaged: World, capsys: Cap
     assert target.read_bytes() == bytes(expected) and len(expected) == SIZE
     assert outcome["lostBytes"] == sum(length for _, length in outcome["lostRanges"]) > 0
     assert outcome["backupsHurt"] == ["db-1"]
+
+
+def test_an_image_is_salvaged_where_a_page_of_the_map_is_damaged(world: World, capsys: Capture) -> None:
+    manifest = next(d.manifest for b in list_backups(world.shop) for d in b.disks if d.disk == "data")
+    pack, offset = MapReader(world.shop, read_disk_manifest(world.shop, manifest).manifest).place(0)
+    path = world.folder / "store" / "prod" / SHOP / "maps" / pack.hex()[:2] / pack.hex()
+    content = bytearray(path.read_bytes())
+    content[offset + 20] ^= 1
+    path.write_bytes(bytes(content))
+    image = world.folder / "data.qcow2"
+    assert world("export", "db-1", image, "--disk", "data") == 1
+    assert "salvage" in capsys.readouterr().err and not image.exists()
+    assert world("export", "db-1", image, "--disk", "data", "--salvage", "-o", "json") == 1
+    outcome = json.loads(capsys.readouterr().out)
+    assert outcome["lostBytes"] == SIZE and image.read_bytes()[:4] == b"QFI\xfb"
+    assert len(outcome["lostRanges"]) == 1 and outcome["backupsHurt"] == ["db-1"]
