@@ -22,6 +22,8 @@ from longboat.repository import BackupManifest, DiskReference, Repository, Store
 from longboat.repository.errors import DamagedError
 from longboat.repository.map_reader import MapReader
 
+DEVICES = Path("/dev")
+"""What lies below it is devices: a file made there would be gone with the next boot."""
 _PLACES = 20  # Lost ranges that are told to people; JSON has more.
 Confirm = Callable[[str], bool]
 """Asks a person; raises UsageError if there is nobody to ask."""
@@ -96,6 +98,8 @@ def _open(
     device = _is_device(path)
     if device and arguments.command == "export":
         raise UsageError(f"{path}: is a block device; export makes files, use restore")
+    if device and getattr(arguments, "size", None):
+        raise UsageError(f"--size: {path} is a block device and has the size it has")
     _ask(arguments, path, device, manifest.size_bytes, confirm)
     if device:
         return open_device(path, manifest.size_bytes, exclusive=True)
@@ -107,17 +111,27 @@ def _open(
 
 def _is_device(path: Path) -> bool:
     """Tell whether the target is a block device. Raises UsageError if no disk can be written there."""
+    mode = _mode(path)
+    if mode is not None and stat.S_ISBLK(mode):
+        return True
+    if mode is not None and not stat.S_ISREG(mode):
+        raise UsageError(f"{path}: expected a block device, or the name of a file to be made")
+    if path.is_symlink():
+        raise UsageError(f"{path}: is a symbolic link to {path.readlink()}; name the file itself")
+    if path.parent.resolve().is_relative_to(DEVICES):
+        raise UsageError(f"{path}: no such device, and a file made below {DEVICES} would be gone with the next boot")
+    return False
+
+
+def _mode(path: Path) -> int | None:
     try:
-        mode = path.stat().st_mode
+        return path.stat().st_mode
     except FileNotFoundError:
         if not path.parent.is_dir():
             raise UsageError(f"{path}: the folder {path.parent} does not exist") from None
-        return False
+        return None
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from None
-    if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
-        raise UsageError(f"{path}: expected a block device, or the name of a file to be made")
-    return stat.S_ISBLK(mode)
 
 
 def _ask(arguments: argparse.Namespace, path: Path, device: bool, size: int, confirm: Confirm) -> None:
