@@ -71,6 +71,8 @@ class Session:
     paths: list[str]
     key: Key
     console: repo_restore.Console
+    wanted: str = ""
+    """What --repository says."""
 
     @property
     def json(self) -> bool:
@@ -110,10 +112,11 @@ def run(arguments: argparse.Namespace, environment: Mapping[str, str]) -> int:
 def _session(arguments: argparse.Namespace, environment: Mapping[str, str]) -> Session:
     store = open_store(store_settings(arguments, environment))
     key = read_key(arguments, environment, getpass.getpass if sys.stdin.isatty() else None)
-    paths = choose_paths(repository_paths(store), setting(arguments, environment, "repository"))
+    wanted = setting(arguments, environment, "repository")
+    paths = choose_paths(repository_paths(store), wanted)
     if not paths:
         raise RepositoryNotFoundError(f"{store.describe()}: no repository here; check bucket and prefix")
-    return Session(arguments, store, paths, key, repo_restore.Console(sys.stderr, time.monotonic, _confirm))
+    return Session(arguments, store, paths, key, repo_restore.Console(sys.stderr, time.monotonic, _confirm), wanted)
 
 
 def _list(session: Session) -> int:
@@ -195,6 +198,8 @@ def _verify(session: Session) -> int:
 
 
 def _prune(session: Session) -> int:
+    if session.arguments.allow_most:
+        repo_prune.require_one(session.paths, session.wanted)
     done = []
     for each in repo_prune.prune_all(session.arguments, session.open(), session.store, session.key):
         done.append(each)
@@ -206,7 +211,7 @@ def _prune(session: Session) -> int:
         repo_output.print_json([each.as_json() for each in done], sys.stdout)
     elif last := repo_prune.last_words(done):
         print(last)
-    return FAILED if any(each.problem for each in done) else OK
+    return OK if all(each.good for each in done) else FAILED
 
 
 def _key(session: Session) -> int:
@@ -227,7 +232,8 @@ def _list_keys(session: Session) -> int:
 def _rotate(session: Session) -> int:
     rotation = _rotation(session)
     if rotation.remove_old and not session.arguments.yes:
-        question = f"Take every other store key away from {len(session.paths)} repositories?"
+        places = "\n  ".join(session.paths)
+        question = f"Take every other store key away from {len(session.paths)} repositories?\n  {places}\n"
         if not session.console.confirm(question):
             raise UsageError("nothing was changed")
     # All are opened before the first one is changed: a key that does not fit changes nothing.

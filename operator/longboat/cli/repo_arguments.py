@@ -113,7 +113,7 @@ def _prune(commands: Commands) -> None:
     made = _command(commands, "prune", "say what nothing refers to any more, and delete it with --yes")
     made.add_argument("-y", "--yes", action="store_true", help="delete; only told what would be deleted if absent")
     made.add_argument("--dry-run", action="store_true", help="delete nothing, whatever else is given")
-    made.add_argument("--allow-most", action="store_true", help="condemn even more than half of all bytes")
+    made.add_argument("--allow-most", action="store_true", help="condemn even more than half of the one --repository")
     made.add_argument(
         "--retire",
         action="store_true",

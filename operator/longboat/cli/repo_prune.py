@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 from longboat.api.common import parse_duration
 from longboat.cli.repo_access import Key, Opened, UsageError
-from longboat.cli.repo_generations import Standing, standing_of
+from longboat.cli.repo_generations import Standing, place_of, standing_of
 from longboat.plan.quantities import size_text
 from longboat.repository import (
     ObjectStore,
@@ -42,11 +42,23 @@ class Pruned:
     problem: str = ""
     note: str | None = None
 
+    @property
+    def good(self) -> bool:
+        """Whether nothing hindered it, nor holds it until somebody says what is meant."""
+        return self.report is not None and not self.report.postponed
+
     def as_json(self) -> dict[str, Any]:
         """Return it as JSON."""
         if self.report is None:
             return {"repository": self.path, "problem": self.problem}
         return report_json(self.path, self.report) | {"note": self.note}
+
+
+def require_one(paths: Sequence[str], wanted: str) -> None:
+    """Raise UsageError unless exactly one repository is named in full: who was asked about one means no other."""
+    if len(paths) != 1 or not place_of(paths[0]).is_meant_by(wanted):
+        known = ", ".join(paths)
+        raise UsageError(f"--allow-most: is for one repository, name it in full with --repository; these are: {known}")
 
 
 def prune_all(arguments: argparse.Namespace, opened: Opened, store: ObjectStore, key: Key) -> Iterator[Pruned]:

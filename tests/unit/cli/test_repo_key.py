@@ -14,7 +14,7 @@ from longboat.repository import (
     parse_store_key,
 )
 
-from .repo_world import Capture, World, world
+from .repo_world import BLOG, SHOP, Capture, World, world
 
 __all__ = ["world"]
 
@@ -29,7 +29,9 @@ def test_a_rotated_key_opens_everything_and_the_old_one_stays_until_it_is_taken_
     assert world("key", "list", "-o", "json", key=new) == 0
     for each in json.loads(capsys.readouterr().out):
         assert sorted(recipient["kind"] for recipient in each["recipients"]) == ["recovery", "store", "store"]
+    capsys.readouterr()
     assert world("key", "rotate", "--new-key-file", new, "--remove-old") == 2
+    assert SHOP in (asked := capsys.readouterr().err) and BLOG in asked
     assert world("list") == 0
     assert world("key", "rotate", "--new-key-file", new, "--remove-old", "--yes") == 0
     assert world("list") == 1

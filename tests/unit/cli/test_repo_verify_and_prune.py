@@ -7,10 +7,12 @@ import os
 import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from longboat.repository import advance_epoch, read_epoch
+from longboat.cli import repo_prune
+from longboat.repository import PruneReport, Repository, advance_epoch, prune, read_epoch
 from longboat.repository.object_store import ScopedStore
 
 from .repo_world import BLOG, SHOP, Capture, World, world
@@ -83,11 +85,28 @@ def test_prune_of_most_of_a_repository_asks(world: World, capsys: Capture) -> No
         os.utime(pack, (0, 0))
     for folder in ("disks", "backups"):
         shutil.rmtree(world.folder / "store/prod" / SHOP / folder)
-    assert world("prune", "--yes") == 0
+    assert world("prune", "--yes") == 1
     assert "--allow-most" in capsys.readouterr().out
-    assert world("prune", "--yes", "--allow-most", "-o", "json") == 0
-    shop, _ = json.loads(capsys.readouterr().out)
+    assert world("prune", "--yes", "-o", "json") == 1
+    shop, blog = json.loads(capsys.readouterr().out)
+    assert shop["postponed"] and not blog["postponed"]
+    for wanted in ([], ["--repository", "cluster-1"], ["--repository", SHOP[:-1]]):
+        assert world("prune", "--yes", "--allow-most", *wanted) == 2
+        assert SHOP in capsys.readouterr().err
+    assert world("prune", "--yes", "--allow-most", "--repository", SHOP, "-o", "json") == 0
+    (shop,) = json.loads(capsys.readouterr().out)
     assert shop["condemned"]["objects"] > 0 and shop["postponed"] is None
+
+
+def test_an_epoch_that_somebody_else_wrote_meanwhile_is_left(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def taken_over(repository: Repository, *arguments: object, **options: Any) -> PruneReport:
+        advance_epoch(repository, {options["epoch"].token}, "the operator's")
+        return prune(repository, *arguments, **options | {"epoch": read_epoch(repository)})
+
+    monkeypatch.setattr(repo_prune, "prune", taken_over)
+    assert world("prune", "--yes", "--repository", SHOP) == 0
+    left = read_epoch(world.shop)
+    assert left is not None and left.token == "the operator's"
 
 
 def test_prune_does_not_shorten_the_grace_that_writers_rely_on(world: World, capsys: Capture) -> None:
