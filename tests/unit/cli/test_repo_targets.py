@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import stat
+import sys
+import time
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 
 from longboat.cli import repo_restore
+from longboat.cli.repo_access import UsageError
+from longboat.repository import Repository, StoredDisk, list_backups
+from longboat.repository.errors import DamagedError
 
 from .repo_world import Capture, World, world
 
@@ -55,3 +61,28 @@ def test_a_size_is_not_passed_over_beside_a_device(
     monkeypatch.setattr(stat, "S_ISBLK", lambda mode: True)
     assert world("restore", "web-1", target, "--size", "1Gi", "--force") == 2
     assert "--size" in capsys.readouterr().err
+
+
+def test_a_device_that_somebody_else_uses_is_not_opened(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def opened(path: Path, size: int, exclusive: bool = False) -> None:
+        raise UsageError(f"{path} exclusive={exclusive}")
+
+    target = world.folder / "device"
+    target.write_bytes(b"")
+    monkeypatch.setattr(stat, "S_ISBLK", lambda mode: True)
+    monkeypatch.setattr(repo_restore, "open_device", opened)
+    with pytest.raises(UsageError, match="exclusive=True"):
+        repo_restore.restore(*_job(world, target))
+
+
+def test_another_object_in_the_place_of_a_disk_is_not_restored(world: World) -> None:
+    disk = next(iter(list_backups(world.shop))).disks[0]
+    assert repo_restore.read_disk(world.shop, disk).object_id == disk.object_id
+    with pytest.raises(DamagedError, match="the backup has"):
+        repo_restore.read_disk(world.shop, disk.model_copy(update={"object_id": "0" * len(disk.object_id)}))
+
+
+def _job(world: World, target: Path) -> tuple[Namespace, Repository, StoredDisk, repo_restore.Console]:
+    arguments = Namespace(target=str(target), command="restore", force=True, salvage=False, size=None)
+    stored = repo_restore.read_disk(world.shop, next(iter(list_backups(world.shop))).disks[0])
+    return arguments, world.shop, stored, repo_restore.Console(sys.stderr, time.monotonic, lambda _: True)

@@ -9,7 +9,7 @@ import pytest
 
 from longboat.repository import StoreSettings, write_once
 from longboat.repository.s3_versions import Version
-from longboat.repository.write_once import WriteOnceReport, extend_locks
+from longboat.repository.write_once import HIDDEN_FOR, WriteOnceReport, extend_locks, purge_hidden
 
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
 SETTINGS = StoreSettings(
@@ -33,6 +33,7 @@ class Bucket:
 
     def __init__(self, *versions: Version) -> None:
         self._versions, self.locked = versions, list[tuple[str, str]]()
+        self.deleted: list[tuple[str, str]] = []
 
     def below(self, prefix: str, after: str = "") -> Iterator[Version]:
         return (each for each in self._versions if each.name.startswith(prefix) and each.name > after)
@@ -42,6 +43,9 @@ class Bucket:
 
     def lock(self, version: Version, mode: str, until: datetime) -> None:
         self.locked.append((version.name, version.id))
+
+    def delete(self, version: Version) -> None:
+        self.deleted.append((version.name, version.id))
 
 
 def test_name_that_was_created_again_is_locked_in_both_versions(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,3 +75,16 @@ def test_what_comes_and_goes_keeps_no_lock(monkeypatch: pytest.MonkeyPatch, name
     monkeypatch.setattr(write_once, "_versions", lambda *_: bucket)
     extend_locks(SETTINGS, "c/n", NOW, WriteOnceReport())
     assert bucket.locked == [("zz", "1")]
+
+
+def test_only_what_has_been_hidden_for_long_is_purged_and_never_shows_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden = [version("packs/a", 2, marker=True), version("packs/a", 1)]
+    shown_again = [version("packs/b", 2), version("packs/b", 1, marker=True), version("packs/b", 0)]
+    needed = [version("packs/c", 2, marker=True), version("packs/c", 1)]
+    key = [version("keys/a", 2, marker=True), version("keys/a", 1)]
+    bucket = Bucket(*key, *hidden, *shown_again, *needed)
+    monkeypatch.setattr(write_once, "_versions", lambda *_: bucket)
+    due = NOW + timedelta(days=2) + HIDDEN_FOR
+    for now, deleted in ((due - timedelta(seconds=1), []), (due, [("packs/a", "1"), ("packs/a", "2")])):
+        purge_hidden(SETTINGS, "c/n", now, report := WriteOnceReport(), lambda name: name == "packs/c")
+        assert bucket.deleted == deleted and report.hidden == 1
