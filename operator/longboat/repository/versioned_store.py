@@ -121,7 +121,7 @@ class OldestStore(BucketStore):
         return self._run(name, lambda: bytes(self._get(path, {"version": version.id}).bytes()))
 
     def _get(self, path: str, options: obstore.GetOptions) -> obstore.GetResult:
-        return obstore.get(self._client, path, options=options)
+        return obstore.get(self._clients.download(), path, options=options)
 
     def _oldest(self, name: str) -> Version:
         with self._lock:
