@@ -57,7 +57,8 @@ _KEPT = "the data stays in the store; applying the DiskBackup again brings it ba
 def decide(facts: Facts) -> Verdict:
     """Return what to do about the deletion of a DiskBackup that is not running."""
     on_hold = facts.hold and facts.answer != "true"
-    if not facts.has_data or (facts.tombstoned and not on_hold):
+    going = facts.namespace_going or facts.kind_going
+    if not facts.has_data or (facts.tombstoned and (going or not on_hold)):
         return Verdict(Act.RELEASE)
     if facts.namespace_going:
         return Verdict(Act.RELEASE, "DataKept", f"the namespace is being deleted: {_KEPT}, by an administrator")

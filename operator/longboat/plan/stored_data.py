@@ -37,15 +37,19 @@ class Held:
         return f"disk {', '.join(map(repr, lost))}" if lost else None
 
 
-def relies_on(backup: Mapping[str, Any], store: str) -> bool:
-    """Return whether a DiskBackup (a raw object) is finished, has data in a store, and nobody is deleting it."""
+def relies_on(backup: Mapping[str, Any], store: str | None = None) -> bool:
+    """Return whether a DiskBackup (a raw object) is finished and has data, in this store or any, that is to stay.
+
+    That of one that somebody deletes is to go, unless the deletion is held.
+    """
     status = backup.get("status") or {}
+    held = any(each["type"] == "DeletionHeld" and each["status"] == "True" for each in status.get("conditions") or ())
     return (
         status.get("phase") in ("Completed", "PartiallyFailed")
         and bool(status.get("manifest"))
         and not status.get("tombstonedAt")
-        and "deletionTimestamp" not in backup["metadata"]
-        and (status.get("store") or {}).get("name") == store
+        and (held or "deletionTimestamp" not in backup["metadata"])
+        and store in (None, (status.get("store") or {}).get("name"))
     )
 
 

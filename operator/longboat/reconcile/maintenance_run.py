@@ -27,6 +27,7 @@ from longboat.reconcile.epochs import Token, new_token, own_tokens, require_char
 from longboat.reconcile.maintenance_records import read, update
 from longboat.reconcile.mover import MoverState
 from longboat.reconcile.repositories import RepositoryAccess, StoreProblemError
+from longboat.reconcile.store_choice import held_at
 from longboat.reconcile.stored_data import require_in_sight
 from longboat.reconcile.trash_notes import Place
 
@@ -71,12 +72,19 @@ def _opened(ctx: Context, record: RepositoryRecord, work: Work, store: BackupSto
         access = _open(ctx, record, work, store)
         if work == "prune" and not dry_run:
             require_charge(ctx, _place(record), access)
+            require_not_held(ctx, store)
             if (namespace := _living_namespace(ctx, record)) is not None:
-                require_in_sight(ctx, store.name, namespace, access)
+                require_in_sight(ctx, namespace, access)
     except StoreProblemError as problem:
         _fail(ctx, record, work, problem.reason, problem.message)
         raise
     return access
+
+
+def require_not_held(ctx: Context, store: BackupStore) -> None:
+    """Raise StoreProblemError RemovalsHeld if another BackupStore that leads to the same bucket holds removals."""
+    if held := held_at(ctx.cluster, store):
+        raise StoreProblemError("RemovalsHeld", f"{held}: nothing is removed from its bucket", retryable=False)
 
 
 def _living_namespace(ctx: Context, record: RepositoryRecord) -> str | None:

@@ -98,12 +98,13 @@ def _look(ctx: Context, store: BackupStore, namespace: str, uid: str, generation
     return _Seen(other if elsewhere else None, again)
 
 
-def require_in_sight(ctx: Context, store: str, namespace: str, access: RepositoryAccess) -> None:
+def require_in_sight(ctx: Context, namespace: str, access: RepositoryAccess) -> None:
     """Return if the repository lists what a namespace's finished DiskBackups rely on; StoreProblemError otherwise.
 
     For prunes, which take what no manifest refers to for garbage: manifests that somebody hid must not end as that.
+    The repository is told by its id: the BackupStore may have had another name when a backup was made.
     """
-    held = [held_by(each) for each in ctx.cluster.list(DISK_BACKUP, namespace) if relies_on(each, store)]
+    held = [held_by(each) for each in ctx.cluster.list(DISK_BACKUP, namespace) if relies_on(each)]
     here = [each for each in held if each.repository == access.repository.id]
     if not here:
         return

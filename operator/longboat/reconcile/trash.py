@@ -14,13 +14,13 @@ from longboat.api import BackupStore, DiskBackup
 from longboat.api.common import format_time
 from longboat.kube.kinds import BACKUP_STORE, DISK_BACKUP
 from longboat.kube.port import Object
-from longboat.plan.maintenance import removals_held
 from longboat.plan.names import FINALIZER
 from longboat.reconcile.context import Context
 from longboat.reconcile.epochs import Token, fence, new_token, require_charge
 from longboat.reconcile.objects import load
 from longboat.reconcile.repositories import RepositoryAccess, StoreProblemError
 from longboat.reconcile.store_access import problem_of
+from longboat.reconcile.store_choice import held_at
 from longboat.reconcile.trash_notes import (
     EVERYTHING,
     Place,
@@ -109,9 +109,9 @@ def sweep(ctx: Context, place: Place, token: Token = new_token) -> SweepReport:
 
 
 def _is_held(ctx: Context, place: Place) -> bool:
-    """Tell whether the store asks that nothing be removed; its condition Pruned says so to its administrator."""
+    """Tell whether its bucket's stores ask that nothing be removed; the condition Pruned says so to administrators."""
     store = load(ctx.cluster, BACKUP_STORE, BackupStore, "", place.store)
-    return store is None or bool(removals_held(store))
+    return store is None or bool(held_at(ctx.cluster, store))
 
 
 def _applied_again(ctx: Context, place: Place, names: Iterable[str]) -> set[str]:
