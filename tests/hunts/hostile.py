@@ -14,6 +14,7 @@ from typing import Any
 
 import zstandard
 
+from longboat.mover.errors import TargetFullError
 from longboat.repository import (
     Repository,
     RepositoryError,
@@ -76,14 +77,17 @@ def seed_repository(folder: Path) -> tuple[MemoryStore, list[str]]:
     return store, names
 
 
-def read_everything(store: MemoryStore, manifests: list[str], folder: Path) -> list[RepositoryError]:
-    """Run every reader of the repository; return the errors, which have to be of the repository's family."""
-    errors: list[RepositoryError] = []
+def read_everything(store: MemoryStore, manifests: list[str], folder: Path) -> list[RepositoryError | TargetFullError]:
+    """Run every reader of the repository; return the errors, which have to be of the repository's family.
+
+    Or the refusal of a target: no file system has room for a disk of 4 EiB, which a manifest may claim.
+    """
+    errors: list[RepositoryError | TargetFullError] = []
 
     def tolerate(read: Callable[[Repository], object]) -> None:
         try:
             read(open_repository(store, PATH, STORE_KEY))
-        except RepositoryError as error:
+        except (RepositoryError, TargetFullError) as error:
             errors.append(error)
 
     tolerate(lambda repository: list(list_backups(repository, tombstoned=True)))
