@@ -113,7 +113,9 @@ class RepositoryRecord(Model):
     seen: Time
     """When the repository was first seen."""
     made: Time | None = None
-    """When it was made, by the store's clock; noted where new master keys are asked for."""
+    """When it was made, by the store's clock, or first seen, if that was before; noted where new keys are asked for."""
+    replaced_for: Time | None = None
+    """The moment for which the one after it is made: noted while that is not there. See plan.master_keys."""
     missing: Time | None = None
     """Since when the bucket does not list it any more."""
     tokens: list[str] = Field(default_factory=list)
@@ -301,7 +303,7 @@ def of_repository(record: RepositoryRecord, repository_id: str) -> RepositoryRec
     if record.repository_id not in (None, repository_id):
         prune = PruneRuns(number=record.prune.number, attempt=record.prune.attempt)
         verify = VerifyRuns(number=record.verify.number, attempt=record.verify.attempt)
-        record = record.model_copy(update={"prune": prune, "verify": verify})
+        record = record.model_copy(update={"prune": prune, "verify": verify, "made": None, "replaced_for": None})
     return record.model_copy(update={"repository_id": repository_id})
 
 
@@ -347,11 +349,6 @@ def with_job(record: RepositoryRecord, work: Work, uid: str) -> RepositoryRecord
 def with_missing(record: RepositoryRecord, since: datetime | None) -> RepositoryRecord:
     """Return the record of a repository that the bucket does not list any more since a moment; None: it does."""
     return record.model_copy(update={"missing": since})
-
-
-def with_made(record: RepositoryRecord, made: datetime) -> RepositoryRecord:
-    """Return the record of a repository with when it was made, by the store's clock."""
-    return record.model_copy(update={"made": made})
 
 
 def pruned(record: RepositoryRecord, result: PruneResult, now: datetime) -> RepositoryRecord:

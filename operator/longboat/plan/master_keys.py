@@ -41,6 +41,36 @@ def asked_after(store: BackupStore, now: datetime) -> datetime | None:
     return after if after is not None and after + _CLOCKS <= min(now, now + skew) else None
 
 
+def made_at(record: RepositoryRecord | None, repository_id: str, stamp: datetime) -> datetime:
+    """Return when a repository was made, given its header's time stamp and what is noted of it, None if nothing is.
+
+    A header may be written again, by somebody who wants a leaked key to look new, or one who repairs it: the stamp is
+    not believed where the repository was seen before. What is noted of another repository says nothing.
+    """
+    if record is None or record.repository_id not in (None, repository_id):
+        return stamp
+    return min(stamp, record.seen, record.made or stamp)
+
+
+def with_made(record: RepositoryRecord, repository_id: str, stamp: datetime) -> RepositoryRecord:
+    """Return the record of a repository with when it was made: see made_at()."""
+    return record.model_copy(update={"made": made_at(record, repository_id, stamp)})
+
+
+def with_replacement(record: RepositoryRecord, after: datetime) -> RepositoryRecord:
+    """Return the record with the moment for which the repository after it is made.
+
+    It is noted when that moment is over and there is none after it yet: what is found there later is new enough,
+    whatever the store's clock says, and is not replaced again for the same moment.
+    """
+    return record if is_replaced_for(record, after) else record.model_copy(update={"replaced_for": after})
+
+
+def is_replaced_for(record: RepositoryRecord | None, after: datetime) -> bool:
+    """Tell whether the repository after it was made, or is to be, for this moment or a later one."""
+    return record is not None and record.replaced_for is not None and after <= record.replaced_for
+
+
 def newest_of(records: Iterable[RepositoryRecord], names: Mapping[str, str]) -> list[RepositoryRecord]:
     """Return the newest repository of each namespace that is there, given their names by UID."""
     found: dict[str, RepositoryRecord] = {}

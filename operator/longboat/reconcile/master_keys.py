@@ -1,7 +1,7 @@
 """Gives namespaces new master keys when their store asks for that: in its upkeep, and before a run writes anything.
 
-A new key is a new repository beside the old one. What is noted of it is the time stamp that the store gave its header:
-who is killed anywhere finds by it, or by the listing, what is done and what is not.
+A new key is a new repository beside the old one. For which moment it is made is noted of the old one before: who is
+killed anywhere, and whose store has another clock, finds by it, or by the listing, what is done and what is not.
 """
 
 from __future__ import annotations
@@ -14,20 +14,32 @@ from functools import partial
 from longboat.api import BackupStore
 from longboat.kube.port import ConflictError
 from longboat.plan.generations import FIRST, folder_of
-from longboat.plan.maintenance import RepositoryRecord, record_of, with_made
-from longboat.plan.master_keys import Renewal, asked_after, newest_of
+from longboat.plan.maintenance import RepositoryRecord, record_of
+from longboat.plan.maintenance_job import record_key
+from longboat.plan.master_keys import (
+    Renewal,
+    asked_after,
+    is_replaced_for,
+    made_at,
+    newest_of,
+    with_made,
+    with_replacement,
+)
 from longboat.reconcile import maintenance_records
 from longboat.reconcile.context import Context
 from longboat.reconcile.objects import reference
 from longboat.reconcile.repositories import RepositoryAccess, StoreProblemError
 from longboat.reconcile.store_access import problem_of
 from longboat.repository import RepositoryError
+from longboat.repository.errors import GenerationConflictError, RepositoryNotFoundError
 from longboat.repository.layout import HEADER_NAME
 
 log = logging.getLogger(__name__)
 
 AT_ONCE = 100
 """New keys that are made in one look: its workers are others', too, and a run makes its namespace's own in time."""
+AT_MOST = 3
+"""Repositories that a run makes or finds one after the other: more is a listing that does not change."""
 
 
 def renew_all(
@@ -43,17 +55,20 @@ def renew_all(
     made, pending, problem, silent = 0, list[str](), "", False
     newest = newest_of(records.values(), names)
     for each in newest:
+        record, new = each, False
         try:
             record = _dated(ctx, store, each)
-            if record.made is not None and record.made < after and not silent and made < AT_ONCE:
-                record, made = _renewed(ctx, store, record, names), made + 1
+            new = _is_new(ctx, record, after)
+            if not new and not silent and made < AT_ONCE:
+                record, made = _renewed(ctx, store, record, names, after), made + 1
+                new = _is_new(ctx, record, after)
         except (StoreProblemError, ConflictError) as error:
             # If it is not this one's own fault the others would wait for the same store.
             silent |= isinstance(error, StoreProblemError) and error.retryable
             log.warning("BackupStore %s: %s: no new master key: %s", store.name, names[each.namespace_uid], error)
-            problem, record = problem or str(error), each
+            problem = problem or str(error)
         found[record.folder] = record
-        if record.made is None or record.made < after:
+        if not new:
             pending.append(names[record.namespace_uid])
     if made:
         message = f"{made} namespace{'s' if made > 1 else ''} got new master keys: first backups there are full ones"
@@ -74,17 +89,59 @@ def _dated(ctx: Context, store: BackupStore, record: RepositoryRecord) -> Reposi
     else:
         # Whoever made it may not have come to closing those before it.
         access = ctx.repositories.renew(store, record.namespace_uid, number - 1, namespace=record.namespace)
-    return maintenance_records.update(ctx, record, partial(with_made, made=header_time(access)))
+    return _with_stamp(ctx, record, access)
 
 
-def _renewed(ctx: Context, store: BackupStore, record: RepositoryRecord, names: Mapping[str, str]) -> RepositoryRecord:
+def _with_stamp(ctx: Context, record: RepositoryRecord, access: RepositoryAccess) -> RepositoryRecord:
+    change = partial(with_made, repository_id=access.repository.id, stamp=header_time(access))
+    return maintenance_records.update(ctx, record, change)
+
+
+def _is_new(ctx: Context, record: RepositoryRecord, after: datetime) -> bool:
+    """Tell whether a repository, when it was made is known, is not to be replaced for a moment."""
+    if record.made is not None and after <= record.made:
+        return True
+    return _is_made_for(ctx, record.store, record.namespace_uid, record.generation or FIRST, after)
+
+
+def _is_made_for(ctx: Context, store: str, namespace_uid: str, generation: int, after: datetime) -> bool:
+    """Tell whether a repository was made for this very moment, as is noted of the one before it."""
+    if generation == FIRST:
+        return False
+    before = record_key(store, folder_of(namespace_uid, generation - 1))
+    return is_replaced_for(maintenance_records.read(ctx, before), after)
+
+
+def _renewed(
+    ctx: Context, store: BackupStore, record: RepositoryRecord, names: Mapping[str, str], after: datetime
+) -> RepositoryRecord:
     """Give a namespace a new key in place of the one of a record; return the record of the new repository."""
-    number = record.generation or FIRST
-    access = ctx.repositories.renew(store, record.namespace_uid, number, namespace=record.namespace)
+    access = _replaced(ctx, store, record, after)
     log.info("%s: a new master key in BackupStore %s: %s", names[record.namespace_uid], store.name, access.path)
-    folder = folder_of(record.namespace_uid, number + 1)
+    folder = folder_of(record.namespace_uid, (record.generation or FIRST) + 1)
     fresh = maintenance_records.add(ctx, record_of(folder, store.name, names, ctx.now().replace(microsecond=0)))
-    return maintenance_records.update(ctx, fresh, partial(with_made, made=header_time(access)))
+    return _with_stamp(ctx, fresh, access)
+
+
+def _replaced(ctx: Context, store: BackupStore, record: RepositoryRecord, after: datetime) -> RepositoryAccess:
+    """Make the repository after that of a record, and return it; raises StoreProblemError or ConflictError.
+
+    What is there already was made by somebody else, perhaps before the moment, and is judged by itself.
+    """
+    number = record.generation or FIRST
+    if not is_replaced_for(record, after) and not _is_there(ctx, store, record, number + 1):
+        maintenance_records.update(ctx, record, partial(with_replacement, after=after))
+    return ctx.repositories.renew(store, record.namespace_uid, number, namespace=record.namespace)
+
+
+def _is_there(ctx: Context, store: BackupStore, record: RepositoryRecord, generation: int) -> bool:
+    try:
+        maintenance_records.opened(ctx, store, record.model_copy(update={"generation": generation}))
+    except StoreProblemError as problem:
+        if problem.reason != RepositoryNotFoundError.reason:
+            raise
+        return False
+    return True
 
 
 def renewed(
@@ -95,11 +152,28 @@ def renewed(
     Raises StoreProblemError: nothing is written under a key that was given up.
     """
     after = asked_after(store, ctx.now())
-    if after is None or header_time(access) >= after:
+    if after is None:
         return access
-    ctx.repositories.renew(store, namespace_uid, access.generation, namespace=namespace)
-    log.info("%s: a new master key in BackupStore %s, before a backup", namespace, store.name)
-    return ctx.repositories.open(store, namespace_uid, namespace=namespace)
+    for _ in range(AT_MOST):
+        folder = folder_of(namespace_uid, access.generation)
+        record = maintenance_records.read(ctx, record_key(store.name, folder))
+        if made_at(record, access.repository.id, header_time(access)) >= after or _is_made_for(
+            ctx, store.name, namespace_uid, access.generation, after
+        ):
+            return access
+        if record is None:
+            record = record_of(folder, store.name, {namespace_uid: namespace}, ctx.now().replace(microsecond=0))
+        _replace_for_run(ctx, store, record, after)
+        access = ctx.repositories.open(store, namespace_uid, namespace=namespace)
+    raise StoreProblemError(GenerationConflictError.reason, f"{access.path}: the store lists no newer repository yet")
+
+
+def _replace_for_run(ctx: Context, store: BackupStore, record: RepositoryRecord, after: datetime) -> None:
+    try:
+        access = _replaced(ctx, store, maintenance_records.add(ctx, record), after)
+    except ConflictError as error:
+        raise StoreProblemError(GenerationConflictError.reason, f"a new master key waits: {error}") from error
+    log.info("%s: a new master key in BackupStore %s, before a backup: %s", record.namespace, store.name, access.path)
 
 
 def header_time(access: RepositoryAccess) -> datetime:
