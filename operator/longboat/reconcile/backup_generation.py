@@ -70,7 +70,18 @@ def _newest(run: Run) -> RepositoryAccess | Problem | None:
 
 def is_late(run: Run) -> bool:
     """Tell whether what is written now into the run's repository would not be believed, or very soon; see closing."""
-    since = closed(run)
+    return _is_late(run, closed(run))
+
+
+def is_known_late(run: Run) -> bool:
+    """Tell the same by what is known already: an export is looked at so often that the store must keep no worker."""
+    store, uid, pinned = _place(run)
+    if store is None or not uid:
+        return False
+    return _is_late(run, run.ctx.repositories.known_closed(store, uid, pinned, namespace=run.backup.namespace))
+
+
+def _is_late(run: Run, since: datetime | None) -> bool:
     return since is not None and run.ctx.now() > since + LEASE_TTL - MARGIN
 
 

@@ -39,7 +39,7 @@ from longboat.plan.state import LEFT_OUT
 from longboat.reconcile import base_snapshots, driver_trust, suspects
 from longboat.reconcile import mover as movers
 from longboat.reconcile.backup_cleanup import clean_disk
-from longboat.reconcile.backup_generation import REPLACED, is_late, open_for_export
+from longboat.reconcile.backup_generation import REPLACED, is_known_late, open_for_export
 from longboat.reconcile.backup_run import LATER, SOON, Run
 from longboat.reconcile.new_volume import claim_says, proven_new
 from longboat.reconcile.repositories import StoreProblemError, for_namespace, log_once
@@ -297,7 +297,7 @@ def _progress(run: Run, disk: DiskResult, state: movers.MoverState) -> None:
 def _too_late(run: Run) -> Failure | None:
     # A store that does not answer is the mover's concern.
     with contextlib.suppress(StoreProblemError):
-        if is_late(run):
+        if is_known_late(run):
             message = "the namespace got a new master key: the disk is exported again, into its new repository"
             return Failure(reason=REPLACED, message=message, retryable=True)
     return None

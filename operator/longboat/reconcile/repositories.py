@@ -126,6 +126,14 @@ class Repositories(Protocol):
         What was written into it much later is not to be believed: see repository.closing.
         """
 
+    def known_closed(
+        self, store: BackupStore, namespace_uid: str, generation: int, *, namespace: str = ""
+    ) -> datetime | None:
+        """Return what is known of that already, for who looks often: the store keeps nobody waiting.
+
+        None, too, if nothing is known yet; it is asked for meanwhile, so that a later look knows it.
+        """
+
 
 def required(access: RepositoryAccess, repository_id: str | None) -> RepositoryAccess:
     """Return the repository if it has this id, or none is asked for; raises StoreProblemError RepositoryReplaced.

@@ -14,7 +14,7 @@ from longboat.kube.port import Cluster
 from longboat.plan.generations import FIRST, folder_of
 from longboat.plan.maintenance import bucket_of
 from longboat.reconcile.context import Settings
-from longboat.reconcile.listings import Listings
+from longboat.reconcile.listings import UNANSWERED, Listings
 from longboat.reconcile.repositories import Purpose, RepositoryAccess, StoreProblemError, required
 from longboat.reconcile.store_settings import SettingsReader, decoded
 from longboat.repository import (
@@ -67,12 +67,7 @@ class StoreAccess:
     ) -> list[int]:
         """Return which repositories a namespace has, as listed a few minutes ago, the oldest first."""
         self._require_known(namespace_uid)
-        place = f"{purpose} {store.name} {bucket_of(store)}"
-
-        def ask() -> list[str]:
-            return self._by_either(store, namespace, purpose, self._folders)
-
-        folders = self.listings.folders(place, ask)
+        folders = self.listings.folders(*self._listing(store, namespace, purpose))
         return generations_in(folders, namespace_uid)
 
     def renew(
@@ -102,18 +97,22 @@ class StoreAccess:
         purpose: Purpose = "export",
     ) -> datetime | None:
         """Return since when a repository is closed, None if it is the newest one; raises StoreProblemError."""
-        if generation >= max(
-            self.generations(store, namespace_uid, namespace=namespace, purpose=purpose), default=FIRST
-        ):
+        numbers = self.generations(store, namespace_uid, namespace=namespace, purpose=purpose)
+        if generation >= (newest := max(numbers, default=FIRST)):
             return None
-        key = self.store_key(store)
+        return self.listings.closing(*self._closing(store, namespace_uid, generation, newest, namespace, purpose))
 
-        def look(settings: StoreSettings) -> Closing | None:
-            found = find_generations(open_store(settings, PATIENCE), self.settings.cluster_id, namespace_uid)
-            return found.closing(generation, open_newest(found, key))
-
-        closing = self._by_either(store, namespace, purpose, look)
-        return None if closing is None else closing.closed
+    def known_closed(
+        self, store: BackupStore, namespace_uid: str, generation: int, *, namespace: str = ""
+    ) -> datetime | None:
+        """Return what is known of that already, and keep nobody waiting; None, too, if nothing is known."""
+        self._require_known(namespace_uid)
+        known = self.listings.known_folders(*self._listing(store, namespace, "export"))
+        if generation >= (newest := max(generations_in(known, namespace_uid), default=FIRST)):
+            return None
+        return self.listings.known_closing(
+            *self._closing(store, namespace_uid, generation, newest, namespace, "export")
+        )
 
     def find(
         self,
@@ -148,6 +147,26 @@ class StoreAccess:
             message = f"{field}: key {ref.key!r} of Secret {ref.name!r}: {error}"
             raise StoreProblemError("KeyInvalid", message, retryable=False) from None
 
+    def _listing(self, store: BackupStore, namespace: str, purpose: Purpose) -> tuple[str, Callable[[], list[str]]]:
+        """Return under what the cluster's folders in a store are remembered, and how they are asked for."""
+        place = f"{purpose} {store.name} {bucket_of(store)}"
+        return place, lambda: self._by_either(store, namespace, purpose, self._folders)
+
+    def _closing(
+        self, store: BackupStore, uid: str, generation: int, newest: int, namespace: str, purpose: Purpose
+    ) -> tuple[str, Callable[[], datetime | None]]:
+        """Return under what the moment of a closing is remembered, and how it is asked for."""
+
+        def look(settings: StoreSettings) -> Closing | None:
+            found = find_generations(open_store(settings, PATIENCE), self.settings.cluster_id, uid)
+            return found.closing(generation, open_newest(found, self.store_key(store)))
+
+        def ask() -> datetime | None:
+            closing = self._by_either(store, namespace, purpose, look)
+            return None if closing is None else closing.closed
+
+        return f"{purpose} {store.name} {bucket_of(store)} {uid} {generation} {newest}", ask
+
     def _newest(self, store: BackupStore, namespace_uid: str, namespace: str) -> int:
         """Return the generation that is written to: the newest one with a header, the first if there is none."""
         if max(self.generations(store, namespace_uid, namespace=namespace), default=FIRST) == FIRST:
@@ -168,7 +187,8 @@ class StoreAccess:
         try:
             return _told(look, self.settings_of(store, purpose))
         except StoreProblemError as error:
-            if not namespace or not self._reader().has_own(store, namespace):
+            # Whoever asks a store that does not answer waits as long for it.
+            if error.reason in UNANSWERED or not namespace or not self._reader().has_own(store, namespace):
                 raise
             first = error
         for other, its in ((purpose, namespace), ("maintenance", "")):

@@ -85,6 +85,9 @@ class FolderRepositories:
     def closed(self, store: BackupStore, namespace_uid: str, generation: int, **_: Any) -> datetime | None:
         return closed_since(self.place(), namespace_uid, generation, KEY)
 
+    def known_closed(self, store: BackupStore, namespace_uid: str, generation: int, **asked: Any) -> datetime | None:
+        return self.closed(store, namespace_uid, generation, **asked)
+
     def find(
         self, store: BackupStore, namespace_uid: str, repository_id: str | None = None, **asked: Any
     ) -> RepositoryAccess:

@@ -104,6 +104,9 @@ class FolderRepositories:
     def closed(self, store: BackupStore, namespace_uid: str, generation: int, **_: Any) -> datetime | None:
         return closed_since(self.store(), namespace_uid, generation, self.key)
 
+    def known_closed(self, store: BackupStore, namespace_uid: str, generation: int, **asked: Any) -> datetime | None:
+        return self.closed(store, namespace_uid, generation, **asked)
+
     def find(
         self, store: BackupStore, namespace_uid: str, repository_id: str | None = None, **asked: Any
     ) -> RepositoryAccess:

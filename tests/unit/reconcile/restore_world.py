@@ -53,6 +53,9 @@ class Store:
     def closed(self, store: Any, namespace_uid: str, generation: int, **_: Any) -> datetime | None:
         return self.closings.get(generation)
 
+    def known_closed(self, store: Any, namespace_uid: str, generation: int, **_: Any) -> datetime | None:
+        return self.closings.get(generation)
+
     def open(self, store: Any, namespace_uid: str, generation: int = FIRST, **_: Any) -> RepositoryAccess:
         if self.error:
             raise self.error

@@ -14,6 +14,7 @@ from longboat.reconcile import (
     backup_generation,
     backup_store_access,
     deletion,
+    export,
     retention,
     stored_data,
     trash,
@@ -277,3 +278,23 @@ def test_every_repository_of_a_namespace_is_named_once(both: BackupWorld) -> Non
     assert [getattr(each, "generation", each) for each in found] == [2, 1]
     older = list(backup_store_access.each_at(ctx, store, SHOP, below=2))
     assert [getattr(each, "generation", each) for each in older] == [1]
+
+
+def test_an_export_under_way_too_long_is_begun_again_by_what_is_known_and_asks_no_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = BackupWorld(folder=tmp_path)
+    world.add_policy("daily", {"disk": {"virtualMachine": "db", "name": "data"}})
+    world.add_backup()
+    until(world, lambda status: any(each.job for each in status.disks or ()))
+
+    def asked(*_: object, **__: object) -> object:
+        raise AssertionError("the store was asked")
+
+    run = Run(world.context(), world.backup())
+    monkeypatch.setattr(world.repositories, "closed", asked)
+    monkeypatch.setattr(world.repositories, "generations", asked)
+    for minutes, late in ((5, False), (25, True)):
+        since = world.clock() - timedelta(minutes=minutes)
+        monkeypatch.setattr(world.repositories, "known_closed", lambda *_, since=since, **__: since)
+        assert (export._too_late(run) is not None) is late

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from longboat.repository import (
     parse_recovery_secret,
     parse_store_key,
 )
-from longboat.repository.errors import AccessDeniedError
+from longboat.repository.errors import AccessDeniedError, UnreachableError
 from longboat.repository.folder_store import FolderStore
 from longboat.repository.generations import find_generations, rotate_master_key
 from tests.unit.reconcile.policy_world import SHOP, World
@@ -36,6 +36,7 @@ class Bucket:
     folder: Path
     listed: list[str] = field(default_factory=list)
     refused: set[str] = field(default_factory=set)
+    silent: bool = False
 
     def __call__(self, settings: StoreSettings, *_: Any) -> FolderStore:
         bucket = self
@@ -45,6 +46,8 @@ class Bucket:
                 bucket.listed.append(settings.access_key_id)
                 if settings.access_key_id in bucket.refused:
                     raise AccessDeniedError("no")
+                if bucket.silent:
+                    raise UnreachableError("no answer")
                 return super().folders(prefix)
 
         return Listed(StoreSettings(type="folder", path=str(self.folder)))
@@ -57,6 +60,7 @@ class Place:
     access: StoreAccess
     key: bytes
     time: list[float]
+    aside: list[Callable[[], None]]
 
     @property
     def uid(self) -> str:
@@ -85,8 +89,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     world.add_secret("offsite-read", accessKeyID="restore", secretAccessKey="s")
     world.add_secret("offsite-key", key=key)
     world.add_store(namespaceCredentials="Optional", restoreCredentialsSecretRef={"name": "offsite-read"})
-    access = StoreAccess(world.cluster, world.settings, Listings(lambda: time[0]))
-    return Place(world, bucket, access, parse_store_key(key), time)
+    aside: list[Callable[[], None]] = []
+    access = StoreAccess(world.cluster, world.settings, Listings(lambda: time[0], aside.append))
+    return Place(world, bucket, access, parse_store_key(key), time, aside)
 
 
 def test_one_listing_serves_all_runs_for_a_while(place: Place) -> None:
@@ -198,6 +203,33 @@ def test_since_when_an_old_one_is_closed_is_told_and_the_newest_one_is_not(place
     header = (place.bucket.folder / "cluster" / f"{place.uid}.2" / "repository").stat().st_mtime
     assert closed is not None and abs(closed.timestamp() - header) < 1
     assert place.access.closed(store, place.uid, 2, namespace=SHOP) is None
+
+
+def test_looks_at_a_running_export_never_wait_for_the_store(place: Place) -> None:
+    place.open()
+    place.rotate()
+    place.later()
+    store = place.world.store()
+    place.bucket.listed.clear()
+    assert place.access.known_closed(store, place.uid, 1, namespace=SHOP) is None and place.bucket.listed == []
+    # Another thread asks for the folders, and the next look for the moment.
+    place.aside.pop()()
+    assert place.access.known_closed(store, place.uid, 1, namespace=SHOP) is None
+    place.aside.pop()()
+    asked = len(place.bucket.listed)
+    known = [place.access.known_closed(store, place.uid, 1, namespace=SHOP) for _ in range(9)]
+    assert {*known} == {place.access.closed(store, place.uid, 1, namespace=SHOP)} and None not in known
+    assert len(place.bucket.listed) == asked and not place.aside
+
+
+def test_a_silent_store_is_asked_with_one_secret_once_a_minute(place: Place) -> None:
+    place.world.add_secret("offsite-s3.shop", accessKeyID="own", secretAccessKey="s")
+    place.bucket.silent = True
+    for _ in range(9):
+        with pytest.raises(StoreProblemError) as caught:
+            place.open()
+        assert caught.value.reason == "StoreUnreachable"
+    assert place.bucket.listed == ["store"]
 
 
 def test_the_check_of_the_key_lists_nothing(place: Place) -> None:
