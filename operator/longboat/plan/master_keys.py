@@ -14,7 +14,7 @@ from longboat.plan.generations import FIRST
 from longboat.plan.maintenance import RepositoryRecord
 
 RENEWED = "MasterKeysRenewed"
-"""The condition of a store that asks for new master keys: True when every namespace that is there has one."""
+"""The condition of a store that asks for new master keys: True when all are known that are there, and have one."""
 _CLOCKS = timedelta(seconds=10)
 """How far the two clocks may have been misjudged: the store's is known to the second, as of its last check."""
 _NAMED = 5
@@ -29,6 +29,10 @@ class Renewal:
     pending: tuple[str, ...] = ()
     problem: str = ""
     """Why one of them has none yet, if that failed."""
+    unlisted: str = ""
+    """Why it is not known whether these are all."""
+    stale: bool = False
+    """Whether one of them has other repositories than were listed."""
 
 
 def asked_after(store: BackupStore, now: datetime) -> datetime | None:
@@ -110,6 +114,11 @@ def _said(after: datetime, renewal: Renewal | None) -> tuple[ConditionStatus, st
     moment = format_time(after)
     if renewal is None or renewal.after != after:
         return "False", "NotYet", f"master keys older than {moment} are replaced when that moment is over"
+    if not renewal.pending and renewal.unlisted:
+        message = (
+            f"{renewal.renewed} namespaces are known to have master keys made after {moment}, of others is not known"
+        )
+        return "Unknown", "NotListed", f"{message}: {renewal.unlisted}"
     if not renewal.pending:
         return "True", RENEWED, f"all {renewal.renewed} namespaces have master keys made after {moment}"
     names = ", ".join(renewal.pending[:_NAMED])

@@ -37,7 +37,7 @@ from longboat.reconcile import maintenance_records, maintenance_run, master_keys
 from longboat.reconcile.context import Context
 from longboat.reconcile.epochs import Token, new_token
 from longboat.reconcile.objects import load, namespace_names, reference, save_status
-from longboat.reconcile.repositories import StoreProblemError
+from longboat.reconcile.repositories import Silence, StoreProblemError
 from longboat.reconcile.store_access import StoreAccess, folders
 from longboat.reconcile.store_locks import Folders
 from longboat.repository import RepositoryError
@@ -148,7 +148,10 @@ def _scan(ctx: Context, store: BackupStore, found: Memory, inside: Folders) -> N
     records |= _new(ctx, store, found, found.repositories - records.keys(), names)
     _note_missing(ctx, records.values(), found.repositories)
     seen = {folder: record for folder, record in records.items() if folder in found.repositories}
-    seen, renewal = master_keys.renew_all(ctx, store, seen, names)
+    unseen = {namespace_of(folder) for folder in found.repositories - records.keys()}
+    seen, renewal = master_keys.renew_all(ctx, store, seen, names, unseen, found.problem)
+    if renewal is not None and renewal.stale:
+        found.listed = None
     found.repositories |= seen.keys()
     here = [record for _, record in sorted(seen.items())]
     found.due = deque(due_runs(here, store, ctx.now()))
@@ -193,18 +196,21 @@ def _new(
 
     A folder without a header is none, and stays out until the bucket is asked again.
     """
-    now, records = ctx.now().replace(microsecond=0), dict[str, RepositoryRecord]()
+    now, records, silence = ctx.now().replace(microsecond=0), dict[str, RepositoryRecord](), Silence()
     for folder in sorted(folders)[:NEW_AT_ONCE]:
+        if silence.is_total:
+            # The others would not be opened either; the next look goes on here.
+            break
         made = record_of(folder, store.name, names, now)
         try:
             if _is_repository(ctx, store, made):
                 records[folder] = maintenance_records.add(ctx, made)
             else:
                 found.repositories -= {folder}
+            silence.heard(None)
         except StoreProblemError as problem:
-            # The others would not be opened either; the next look goes on here.
-            log.warning("BackupStore %s: new repositories wait: %s: %s", store.name, problem.reason, problem.message)
-            break
+            log.warning("BackupStore %s: %s waits: %s: %s", store.name, folder, problem.reason, problem.message)
+            silence.heard(problem)
     return records
 
 

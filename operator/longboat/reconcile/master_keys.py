@@ -7,7 +7,8 @@ killed anywhere, and whose store has another clock, finds by it, or by the listi
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 
@@ -28,7 +29,7 @@ from longboat.plan.master_keys import (
 from longboat.reconcile import maintenance_records
 from longboat.reconcile.context import Context
 from longboat.reconcile.objects import reference
-from longboat.reconcile.repositories import RepositoryAccess, StoreProblemError
+from longboat.reconcile.repositories import RepositoryAccess, Silence, StoreProblemError
 from longboat.reconcile.store_access import problem_of
 from longboat.repository import RepositoryError
 from longboat.repository.errors import GenerationConflictError, RepositoryNotFoundError
@@ -43,37 +44,75 @@ AT_MOST = 3
 
 
 def renew_all(
-    ctx: Context, store: BackupStore, records: Mapping[str, RepositoryRecord], names: Mapping[str, str]
+    ctx: Context,
+    store: BackupStore,
+    records: Mapping[str, RepositoryRecord],
+    names: Mapping[str, str],
+    unseen: Collection[str] = (),
+    unlisted: str = "",
 ) -> tuple[dict[str, RepositoryRecord], Renewal | None]:
     """Give the namespaces of a store new keys where it asks for them; return the records with the new ones, by folder.
 
-    ``names`` are those of the living namespaces by UID: for one that is gone nothing is written any more.
+    ``names`` are those of the living namespaces by UID: for one that is gone nothing is written any more. ``unseen``
+    are UIDs of namespaces that have repositories without a record: they wait. ``unlisted`` is why others are not known.
     """
     after, found = asked_after(store, ctx.now()), dict(records)
     if after is None:
         return found, None
-    made, pending, problem, silent = 0, list[str](), "", False
-    newest = newest_of(records.values(), names)
-    for each in newest:
-        record, new = each, False
-        try:
-            record = _dated(ctx, store, each)
-            new = _is_new(ctx, record, after)
-            if not new and not silent and made < AT_ONCE:
-                record, made = _renewed(ctx, store, record, names, after), made + 1
-                new = _is_new(ctx, record, after)
-        except (StoreProblemError, ConflictError) as error:
-            # If it is not this one's own fault the others would wait for the same store.
-            silent |= isinstance(error, StoreProblemError) and error.retryable
-            log.warning("BackupStore %s: %s: no new master key: %s", store.name, names[each.namespace_uid], error)
-            problem = problem or str(error)
+    look, renewed_, pending = _Look(ctx, store, names, after), 0, [names[uid] for uid in sorted(unseen) if uid in names]
+    for each in newest_of(records.values(), names):
+        # Of one whose newest repository may not be known nothing is replaced.
+        if each.namespace_uid in unseen:
+            continue
+        record, is_new = look.at(each)
         found[record.folder] = record
-        if not new:
-            pending.append(names[record.namespace_uid])
-    if made:
-        message = f"{made} namespace{'s' if made > 1 else ''} got new master keys: first backups there are full ones"
+        renewed_ += is_new
+        pending += [] if is_new else [names[record.namespace_uid]]
+    if look.made:
+        count = f"{look.made} namespace{'s' if look.made > 1 else ''}"
+        message = f"{count} got new master keys: first backups there are full ones"
         ctx.cluster.event(reference(store), "Normal", "MasterKeysMade", message)
-    return found, Renewal(after, len(newest) - len(pending), tuple(pending), problem)
+    return found, Renewal(after, renewed_, tuple(pending), look.problem, unlisted, look.stale)
+
+
+@dataclass
+class _Look:
+    """One look at all namespaces of a store; ``problem`` is the first of them, ``stale`` as in Renewal."""
+
+    ctx: Context
+    store: BackupStore
+    names: Mapping[str, str]
+    after: datetime
+    made: int = 0
+    problem: str = ""
+    stale: bool = False
+    silence: Silence = field(default_factory=Silence)
+
+    def at(self, record: RepositoryRecord) -> tuple[RepositoryRecord, bool]:
+        """Give a namespace a new key if it needs one; return its newest record, and whether that is new enough."""
+        if self.silence.is_total and record.made is None:
+            return record, False
+        try:
+            record = _dated(self.ctx, self.store, record)
+            if _is_new(self.ctx, record, self.after):
+                return record, True
+            if self.silence.is_total or self.made >= AT_ONCE:
+                return record, False
+            record = _renewed(self.ctx, self.store, record, self.names, self.after)
+        except (StoreProblemError, ConflictError) as error:
+            self._failed(record, error)
+            return record, False
+        self.made += 1
+        self.silence.heard(None)
+        return record, _is_new(self.ctx, record, self.after)
+
+    def _failed(self, record: RepositoryRecord, error: StoreProblemError | ConflictError) -> None:
+        if isinstance(error, StoreProblemError):
+            self.silence.heard(error)
+            self.stale |= error.reason == GenerationConflictError.reason
+        name = self.names[record.namespace_uid]
+        log.warning("BackupStore %s: %s: no new master key: %s", self.store.name, name, error)
+        self.problem = self.problem or str(error)
 
 
 def _dated(ctx: Context, store: BackupStore, record: RepositoryRecord) -> RepositoryRecord:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from longboat.api import BackupStore
 from longboat.plan.generations import FIRST
 from longboat.plan.told import told
+from longboat.repository.errors import StoreFailureError, UnreachableError
 
 if TYPE_CHECKING:
     from longboat.repository import Repository, StoreSettings
@@ -30,6 +31,30 @@ class StoreProblemError(Exception):
         self.reason = reason
         self.message = message
         self.retryable = retryable
+
+
+SILENT_AFTER = 3
+_OF_STORE = frozenset({"ClusterUnknown", "KeyNotFound", StoreFailureError.reason, UnreachableError.reason})
+"""Reasons of problems that the repositories of other namespaces would have, too."""
+
+
+@dataclass
+class Silence:
+    """Tells a store that answers nobody from what is one namespace's own problem, where many are looked at in turn."""
+
+    failures: int = 0
+
+    def heard(self, problem: StoreProblemError | None) -> None:
+        """Note what the store has answered for a namespace: None is that all is well."""
+        if problem is None:
+            self.failures = 0
+        elif problem.reason in _OF_STORE:
+            self.failures += 1
+
+    @property
+    def is_total(self) -> bool:
+        """Whether it has failed so often in a row that asking for others would be in vain."""
+        return self.failures >= SILENT_AFTER
 
 
 def told_in_namespace(store: str, error: StoreProblemError) -> str:
