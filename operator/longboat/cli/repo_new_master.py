@@ -16,6 +16,7 @@ from longboat.repository import (
     parse_generation,
     rotate_master_key,
 )
+from longboat.repository.generations import require_not_closed
 from longboat.repository.wrapping import list_recipients
 
 
@@ -25,6 +26,8 @@ class NewMaster:
 
     found: Generations
     current: int
+    replaces_lost: bool = False
+    """Whether it may replace one that was closed already, for another one that is gone; only if it was named."""
 
 
 def plan(
@@ -45,7 +48,7 @@ def plan(
 
 def rotate(each: NewMaster, key: Key, recovery: bytes | None) -> dict[str, object]:
     """Make the new repository and close the old ones; return what was done as JSON. Safe to repeat."""
-    made = rotate_master_key(each.found, key.material, each.current, recovery)
+    made = rotate_master_key(each.found, key.material, each.current, recovery, replaces_lost=each.replaces_lost)
     now = find_generations(each.found.store, each.found.cluster_id, each.found.namespace_uid)
     return {
         "repository": now.path(each.current + 1),
@@ -71,7 +74,9 @@ def _plan(found: Generations, key: Key, recovery: bytes | None, start: int | Non
         raise UsageError(f"--from {current}: the newest repository of {found.path(1)} is number {number}")
     if current == number:
         _require_recipient(newest, found.path(number), recovery)
-    return NewMaster(found, current)
+        if start is None:
+            require_not_closed(found, number)
+    return NewMaster(found, current, replaces_lost=start is not None)
 
 
 def _require_recipient(newest: Repository, path: str, recovery: bytes | None) -> None:

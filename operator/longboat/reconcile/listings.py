@@ -114,6 +114,7 @@ class Listings:
     ) -> None:
         self._folders = Answers[frozenset[str]](monotonic, aside)
         self._closings = Answers[datetime | None](monotonic, aside)
+        self._closed = Answers[bool](monotonic, aside)
 
     def folders(self, place: str, ask: Callable[[], Iterable[str]]) -> frozenset[str]:
         """Return the folders in a place; see Answers.get."""
@@ -131,7 +132,12 @@ class Listings:
         """Return since when a repository is known to be closed; see Answers.known."""
         return self._closings.known(place, ask)
 
+    def closed(self, place: str, ask: Callable[[], bool]) -> bool:
+        """Return whether anything says that a repository is closed; see Answers.get."""
+        return self._closed.get(place, ask)
+
     def forget(self) -> None:
         """Have the next ones ask again: there is a new folder somewhere. A silent store is left alone nevertheless."""
         self._folders.forget()
         self._closings.forget()
+        self._closed.forget()

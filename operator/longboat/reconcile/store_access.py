@@ -30,7 +30,16 @@ from longboat.repository import (
     parse_recovery_public,
     parse_store_key,
 )
-from longboat.repository.generations import find_generations, generations_in, open_newest, rotate_master_key
+from longboat.repository.generations import (
+    find_generations,
+    generations_in,
+    is_closed,
+    open_newest,
+    require_not_closed,
+    rotate_master_key,
+)
+from longboat.repository.layout import HEADER_NAME
+from longboat.repository.object_store import exists
 
 PATIENCE = Patience(connect=5, request=30, retries=2, retry_for=30)
 """Far less than that of movers: what the operator reads is small, and a worker that waits keeps others waiting."""
@@ -55,7 +64,7 @@ class StoreAccess:
         recovery = recovery_of(store)
         settings = self.settings_of(store, "export", namespace)
         if generation is None:
-            generation = self._newest(store, namespace_uid, namespace)
+            generation = self._writable(store, namespace_uid, namespace, settings)
 
         def reach(place: ObjectStore, path: str, key: bytes) -> Repository:
             return open_or_create_repository(place, path, key, recovery)
@@ -67,7 +76,10 @@ class StoreAccess:
     ) -> list[int]:
         """Return which repositories a namespace has, as listed a few minutes ago, the oldest first."""
         self._require_known(namespace_uid)
-        folders = self.listings.folders(*self._listing(store, namespace, purpose))
+        try:
+            folders = self.listings.folders(*self._listing(store, namespace, purpose))
+        except StoreProblemError as error:
+            return self._unlisted(store, namespace_uid, namespace, purpose, error)
         return generations_in(folders, namespace_uid)
 
     def renew(
@@ -166,6 +178,45 @@ class StoreAccess:
             return None if closing is None else closing.closed
 
         return f"{purpose} {store.name} {bucket_of(store)} {uid} {generation} {newest}", ask
+
+    def _unlisted(
+        self, store: BackupStore, uid: str, namespace: str, purpose: Purpose, error: StoreProblemError
+    ) -> list[int]:
+        """Return the first repository alone, where no credentials may list, if a namespace's own tell of no second one.
+
+        Raises the error otherwise.
+        """
+        if error.reason in UNANSWERED or not namespace or not self._reader().has_own(store, namespace):
+            raise error
+        header = f"{self.settings.cluster_id}/{folder_of(uid, FIRST + 1)}/{HEADER_NAME}"
+        try:
+            settings = self.settings_of(store, purpose, namespace)
+            second = _told(lambda its: exists(open_store(its, PATIENCE), header), settings)
+        except StoreProblemError:
+            raise error from None
+        if second:
+            raise error
+        return [FIRST]
+
+    def _writable(self, store: BackupStore, uid: str, namespace: str, settings: StoreSettings) -> int:
+        """Return the newest generation; raises StoreProblemError if it was closed for one that is gone."""
+        newest = self._newest(store, uid, namespace)
+        path = f"{self.settings.cluster_id}/{folder_of(uid, newest)}"
+
+        def ask() -> bool:
+            return _told(lambda its: is_closed(open_store(its, PATIENCE), path), settings)
+
+        if not self.listings.closed(f"{store.name} {bucket_of(store)} {path}", ask):
+            return newest
+
+        def look(its: StoreSettings) -> None:
+            found = find_generations(open_store(its, PATIENCE), self.settings.cluster_id, uid)
+            require_not_closed(found, newest)
+
+        self._by_either(store, namespace, "export", look)
+        # It was closed after the folders had been listed.
+        self.listings.forget()
+        return self._newest(store, uid, namespace)
 
     def _newest(self, store: BackupStore, namespace_uid: str, namespace: str) -> int:
         """Return the generation that is written to: the newest one with a header, the first if there is none."""

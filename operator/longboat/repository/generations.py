@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from .closing import Closing, ClosingRecord, read_closing, write_closing
-from .errors import GenerationConflictError, RepositoryNotFoundError
-from .layout import HEADER_NAME
+from .errors import GenerationConflictError, RepositoryDamagedError, RepositoryNotFoundError
+from .layout import CLOSED, HEADER_NAME
 from .object_store import ObjectStore, ScopedStore, exists
 from .repository import Random, Repository, has_repository, open_or_create_repository, open_repository, repository_id_at
 
@@ -110,8 +110,10 @@ def open_or_create_newest(
 ) -> Repository:
     """Open the newest repository of a namespace, making the first one if there is none; see open_or_create_repository.
 
-    Errors leave the store as it was.
+    Errors leave the store as it was; RepositoryDamagedError if it was closed for one that is gone.
     """
+    if found.newest is not None:
+        require_not_closed(found, found.newest)
     return open_or_create_repository(found.store, found.path(found.newest or FIRST), store_key, recovery, random)
 
 
@@ -121,25 +123,56 @@ def rotate_master_key(
     current: int,
     recovery: bytes | None = None,
     random: Random = os.urandom,
+    *,
+    replaces_lost: bool = False,
 ) -> Repository:
     """Make the repository after the `current` one, with a key of its own, and close those before; return it.
 
     Safe to repeat: with the same `current` nothing is made twice, and what an interrupted rotation has left undone is
-    done. Of two at once both return the same one. GenerationConflictError if the newest one is neither the current
-    one nor the one after it; WrongKeyError if the key opens no newest one. The header, by which the new one begins to
-    exist, is written after its wrapped keys, create-only, and the old ones are closed after that.
+    done. Of two at once both return the same one. The header, by which the new one begins to exist, is written after
+    its wrapped keys, create-only, and the old ones are closed after that.
+
+    GenerationConflictError if the newest one is neither the current one nor the one after it; WrongKeyError if the key
+    opens no newest one; RepositoryDamagedError if the current one was closed for one that is gone, unless
+    `replaces_lost` says that another one shall take its place.
     """
     _require_newest(found, current, current + 1)
     if current >= LAST:
         raise GenerationConflictError(
             f"{found.store.describe()}: {found.path(current)} has the highest number there is"
         )
+    if found.newest == current and not replaces_lost:
+        require_not_closed(found, current)
     open_newest(found, store_key, random)
     made = open_or_create_repository(found.store, found.path(current + 1), store_key, recovery, random)
     now = find_generations(found.store, found.cluster_id, found.namespace_uid)
     _require_newest(now, current + 1)
     close_older(now, made)
     return made
+
+
+def is_closed(store: ObjectStore, path: str) -> bool:
+    """Tell whether anything says that a repository is closed, whoever wrote it; one listing."""
+    return next(iter(ScopedStore(store, path).list(CLOSED)), None) is not None
+
+
+def require_not_closed(found: Generations, newest: int) -> None:
+    """Check that the newest repository was not closed for one that is gone: its key may have leaked.
+
+    RepositoryDamagedError if so. Nothing is asked but one listing, unless it was closed.
+    """
+    if not is_closed(found.store, found.path(newest)):
+        return
+    # It may have been closed a moment ago, for one that was made since it was looked for.
+    now = find_generations(found.store, found.cluster_id, found.namespace_uid)
+    if now.newest is None or now.newest <= newest:
+        raise RepositoryDamagedError(
+            f"{found.store.describe()}: {found.path(newest)} was closed for a newer repository (its folder {CLOSED!r}"
+            f" says so), but that one is gone: {found.path(newest + 1)}/{HEADER_NAME}, or one with a higher number."
+            " Nothing is written under the old key, which may have leaked; put that object back from a copy or another"
+            " version of it, or, if there is none, make another repository with `longboat repo key rotate --new-master"
+            f" --repository {found.path(FIRST)} --from {newest}`"
+        )
 
 
 def close_older(found: Generations, newest: Repository) -> list[int]:

@@ -132,6 +132,16 @@ def test_keys_that_a_rotation_has_left_are_no_repository(world: World, capsys: C
     assert numbers(world) == (1, 2)
 
 
+def test_a_lost_repository_is_replaced_only_if_that_is_asked_for(world: World, capsys: Capture) -> None:
+    rotate(world)
+    shutil.rmtree(world.folder / "store/prod" / NEW)
+    capsys.readouterr()
+    assert rotate(world) == 1
+    assert "put that object back" in capsys.readouterr().err and numbers(world) == (1,)
+    assert rotate(world, "--from", "1") == 0
+    assert numbers(world) == (1, 2)
+
+
 def test_without_a_repository_all_namespaces_are_rotated(world: World, capsys: Capture) -> None:
     recipient = ("--recovery-recipient", world.pair.public)
     assert world("key", "rotate", "--new-master", *recipient, "--yes", "-o", "json") == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from longboat.repository import (
     StoreSettings,
     generate_recovery_pair,
     generate_store_key,
+    open_or_create_repository,
     open_repository,
     open_with_recovery,
     parse_recovery_secret,
@@ -26,6 +28,7 @@ from longboat.repository import (
 from longboat.repository.errors import AccessDeniedError, UnreachableError
 from longboat.repository.folder_store import FolderStore
 from longboat.repository.generations import find_generations, rotate_master_key
+from longboat.repository.object_store import ObjectInfo
 from tests.unit.reconcile.policy_world import SHOP, World
 
 
@@ -36,6 +39,7 @@ class Bucket:
     folder: Path
     listed: list[str] = field(default_factory=list)
     refused: set[str] = field(default_factory=set)
+    blind: set[str] = field(default_factory=set)
     silent: bool = False
 
     def __call__(self, settings: StoreSettings, *_: Any) -> FolderStore:
@@ -49,6 +53,11 @@ class Bucket:
                 if bucket.silent:
                     raise UnreachableError("no answer")
                 return super().folders(prefix)
+
+            def head(self, name: str) -> ObjectInfo:
+                if settings.access_key_id in bucket.blind:
+                    raise AccessDeniedError("no")
+                return super().head(name)
 
         return Listed(StoreSettings(type="folder", path=str(self.folder)))
 
@@ -169,7 +178,72 @@ def test_a_rotation_that_ended_before_its_header_counts_for_nothing(place: Place
     place.rotate()
     place.later()
     (place.bucket.folder / "cluster" / f"{place.uid}.2" / "repository").unlink()
+    shutil.rmtree(place.bucket.folder / "cluster" / place.uid / "closed")
     assert place.open().generation == 1
+
+
+@pytest.mark.parametrize("gone", ["", "repository"])
+def test_a_closed_one_is_never_written_to_again_when_the_newer_one_is_gone(place: Place, gone: str) -> None:
+    place.open()
+    place.rotate()
+    place.later()
+    newest = place.bucket.folder / "cluster" / f"{place.uid}.2"
+    (newest / gone).unlink() if gone else shutil.rmtree(newest)
+    with pytest.raises(StoreProblemError) as caught:
+        place.open()
+    assert caught.value.reason == "RepositoryDamaged" and f"{place.uid}.2/repository" in caught.value.message
+    assert "--from 1" in caught.value.message
+    with pytest.raises(StoreProblemError):
+        place.access.renew(place.world.store(), place.uid, 1, namespace=SHOP)
+    # To restore from it, it is opened as ever.
+    assert place.access.find(place.world.store(), place.uid, namespace=SHOP).generation == 1
+
+
+def test_a_key_that_was_replaced_a_moment_ago_is_noticed_before_the_next_listing(place: Place) -> None:
+    place.access.generations(place.world.store(), place.uid, namespace=SHOP)
+    store = FolderStore(StoreSettings(type="folder", path=str(place.bucket.folder)))
+    open_or_create_repository(store, f"cluster/{place.uid}", place.key)
+    place.rotate()
+    assert place.open().generation == 2
+
+
+def confined(place: Place) -> list[str]:
+    """Give the namespace credentials of its own, where none may list what the cluster has; return those that tried."""
+    place.world.add_secret("offsite-s3.shop", accessKeyID="own", secretAccessKey="s")
+    place.bucket.refused |= {"store", "own", "restore"}
+    place.bucket.listed.clear()
+    return place.bucket.listed
+
+
+def test_where_nobody_may_list_a_namespace_goes_on_by_its_own_credentials(place: Place) -> None:
+    tried = confined(place)
+    made = place.open()
+    assert (made.generation, made.settings.access_key_id) == (1, "own") and "own" in tried
+    assert place.access.closed(place.world.store(), place.uid, 1, namespace=SHOP) is None
+
+
+def test_where_nobody_may_list_a_second_repository_is_not_passed_over(place: Place) -> None:
+    place.open()
+    place.rotate()
+    place.later()
+    confined(place)
+    with pytest.raises(StoreProblemError) as caught:
+        place.open()
+    assert caught.value.reason == "AccessDenied"
+
+
+def test_where_nobody_may_look_for_a_second_repository_nothing_is_written(place: Place) -> None:
+    confined(place)
+    place.bucket.blind.add("own")
+    with pytest.raises(StoreProblemError) as caught:
+        place.open()
+    assert caught.value.reason == "AccessDenied" and not list(place.bucket.folder.rglob("repository"))
+
+
+def test_without_credentials_of_its_own_a_namespace_waits_for_the_listing(place: Place) -> None:
+    place.bucket.refused.add("store")
+    with pytest.raises(StoreProblemError):
+        place.open()
 
 
 def test_credentials_that_are_confined_to_a_namespace_need_not_list(place: Place) -> None:

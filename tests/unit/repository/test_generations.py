@@ -359,3 +359,28 @@ def test_wherever_two_further_rotations_come_in_between_the_newest_key_closes_al
         closing = found(store).closing(n, third)
         assert closing is not None and closing.sealed
         assert closing.closed == store.head(f"{path}/repository").modified
+
+
+@pytest.mark.parametrize("kept", ["keys", ""])
+def test_a_closed_repository_is_not_written_to_when_the_newer_one_is_gone(kept: str) -> None:
+    store, first = made()
+    rotate(store)
+    for name in [name for name in store.objects if name.startswith(f"{SECOND}/{'repository' if kept else ''}")]:
+        del store.objects[name]
+    objects = dict(store.objects)
+    for attempt in (lambda: rotate(store), lambda: open_or_create_newest(found(store), KEY)):
+        with pytest.raises(RepositoryDamagedError, match=f"{SECOND}/repository.* put that object back .*--from 1"):
+            attempt()
+    assert store.objects == objects and open_newest(found(store), KEY).id == first.id
+    # The way out, for who has nothing to put back.
+    made_again = rotate_master_key(found(store), KEY, 1, replaces_lost=True)
+    assert open_or_create_newest(found(store), KEY).id == made_again.id
+    closing = found(store).closing(1, made_again)
+    assert closing is not None and closing.sealed
+
+
+def test_a_rotation_that_comes_second_is_not_told_of_damage() -> None:
+    store, _ = made()
+    before = found(store)
+    second = rotate(store)
+    assert rotate_master_key(before, KEY, 1).id == second.id
