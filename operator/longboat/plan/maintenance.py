@@ -114,6 +114,8 @@ class RepositoryRecord(Model):
     """When the repository was first seen."""
     made: Time | None = None
     """When it was made, by the store's clock, or first seen, if that was before; noted where new keys are asked for."""
+    made_in: str = ""
+    """Where the store led when that was noted: see bucket_of."""
     replaced_for: Time | None = None
     """The moment for which the one after it is made: noted while that is not there. See plan.master_keys."""
     missing: Time | None = None
@@ -295,7 +297,7 @@ def begin(
     return _with(record, work, number=attempt.number, attempt=attempt)
 
 
-def of_repository(record: RepositoryRecord, repository_id: str) -> RepositoryRecord:
+def of_repository(record: RepositoryRecord, repository_id: str, now: datetime) -> RepositoryRecord:
     """Return the record as it is of a repository: what was found in another one says nothing of it.
 
     The numbers of runs go on, as Jobs are named by them, and tokens stay: the store may be led back.
@@ -303,7 +305,8 @@ def of_repository(record: RepositoryRecord, repository_id: str) -> RepositoryRec
     if record.repository_id not in (None, repository_id):
         prune = PruneRuns(number=record.prune.number, attempt=record.prune.attempt)
         verify = VerifyRuns(number=record.verify.number, attempt=record.verify.attempt)
-        record = record.model_copy(update={"prune": prune, "verify": verify, "made": None, "replaced_for": None})
+        seen = {"seen": now.replace(microsecond=0), "made": None, "replaced_for": None}
+        record = record.model_copy(update={"prune": prune, "verify": verify, **seen})
     return record.model_copy(update={"repository_id": repository_id})
 
 

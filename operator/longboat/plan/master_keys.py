@@ -56,9 +56,15 @@ def made_at(record: RepositoryRecord | None, repository_id: str, stamp: datetime
     return min(stamp, record.seen, record.made or stamp)
 
 
-def with_made(record: RepositoryRecord, repository_id: str, stamp: datetime) -> RepositoryRecord:
-    """Return the record of a repository with when it was made: see made_at()."""
-    return record.model_copy(update={"made": made_at(record, repository_id, stamp)})
+def with_made(record: RepositoryRecord, bucket: str, repository_id: str, stamp: datetime) -> RepositoryRecord:
+    """Return the record of a repository with when it was made, see made_at(), and in which bucket, see bucket_of()."""
+    known = of_bucket(record, bucket)
+    return known.model_copy(update={"made": made_at(known, repository_id, stamp), "made_in": bucket})
+
+
+def of_bucket(record: RepositoryRecord, bucket: str) -> RepositoryRecord:
+    """Return the record as it is where the store leads now: when another one there was made says nothing."""
+    return record if record.made_in == bucket else record.model_copy(update={"made": None})
 
 
 def with_replacement(record: RepositoryRecord, after: datetime) -> RepositoryRecord:

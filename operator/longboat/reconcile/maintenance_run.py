@@ -112,9 +112,10 @@ def _note(
 ) -> RepositoryRecord:
     """Note a run down before anything is made for it: a prune's token has to be known before it can be found."""
     others, fresh = (own_tokens(ctx, _place(record)), token()) if work == "prune" else ([], "")
+    now = ctx.now()
 
     def begun(found: RepositoryRecord) -> RepositoryRecord:
-        return plan.begin(plan.of_repository(found, repository_id), work, store, ctx.now(), fresh, others)
+        return plan.begin(plan.of_repository(found, repository_id, now), work, store, now, fresh, others)
 
     return update(ctx, record, begun)
 

@@ -15,7 +15,7 @@ from functools import partial
 from longboat.api import BackupStore
 from longboat.kube.port import ConflictError
 from longboat.plan.generations import FIRST, folder_of
-from longboat.plan.maintenance import RepositoryRecord, record_of
+from longboat.plan.maintenance import RepositoryRecord, bucket_of, record_of
 from longboat.plan.maintenance_job import record_key
 from longboat.plan.master_keys import (
     Renewal,
@@ -23,6 +23,7 @@ from longboat.plan.master_keys import (
     is_replaced_for,
     made_at,
     newest_of,
+    of_bucket,
     with_made,
     with_replacement,
 )
@@ -90,6 +91,7 @@ class _Look:
 
     def at(self, record: RepositoryRecord) -> tuple[RepositoryRecord, bool]:
         """Give a namespace a new key if it needs one; return its newest record, and whether that is new enough."""
+        record = of_bucket(record, bucket_of(self.store))
         if self.silence.is_total and record.made is None:
             return record, False
         try:
@@ -128,11 +130,14 @@ def _dated(ctx: Context, store: BackupStore, record: RepositoryRecord) -> Reposi
     else:
         # Whoever made it may not have come to closing those before it.
         access = ctx.repositories.renew(store, record.namespace_uid, number - 1, namespace=record.namespace)
-    return _with_stamp(ctx, record, access)
+    return _with_stamp(ctx, store, record, access)
 
 
-def _with_stamp(ctx: Context, record: RepositoryRecord, access: RepositoryAccess) -> RepositoryRecord:
-    change = partial(with_made, repository_id=access.repository.id, stamp=header_time(access))
+def _with_stamp(
+    ctx: Context, store: BackupStore, record: RepositoryRecord, access: RepositoryAccess
+) -> RepositoryRecord:
+    bucket, stamp = bucket_of(store), header_time(access)
+    change = partial(with_made, bucket=bucket, repository_id=access.repository.id, stamp=stamp)
     return maintenance_records.update(ctx, record, change)
 
 
@@ -159,7 +164,7 @@ def _renewed(
     log.info("%s: a new master key in BackupStore %s: %s", names[record.namespace_uid], store.name, access.path)
     folder = folder_of(record.namespace_uid, (record.generation or FIRST) + 1)
     fresh = maintenance_records.add(ctx, record_of(folder, store.name, names, ctx.now().replace(microsecond=0)))
-    return _with_stamp(ctx, fresh, access)
+    return _with_stamp(ctx, store, fresh, access)
 
 
 def _replaced(ctx: Context, store: BackupStore, record: RepositoryRecord, after: datetime) -> RepositoryAccess:
@@ -196,7 +201,8 @@ def renewed(
     for _ in range(AT_MOST):
         folder = folder_of(namespace_uid, access.generation)
         record = maintenance_records.read(ctx, record_key(store.name, folder))
-        if made_at(record, access.repository.id, header_time(access)) >= after or _is_made_for(
+        known = record and of_bucket(record, bucket_of(store))
+        if made_at(known, access.repository.id, header_time(access)) >= after or _is_made_for(
             ctx, store.name, namespace_uid, access.generation, after
         ):
             return access

@@ -272,3 +272,11 @@ def test_a_record_survives_being_written_down() -> None:
     found = after(after(record(), "verify"), "prune")
     found = plan.with_job(plan.begin(found, "prune", store(), NOW, "t"), "prune", "job-uid")
     assert RepositoryRecord.model_validate_json(json.dumps(found.wire())) == found
+
+
+def test_when_another_repository_was_made_and_seen_says_nothing_of_the_one_that_is_there() -> None:
+    noted = {"repository_id": "a" * 32, "made": NOW, "replaced_for": NOW}
+    found, now = record().model_copy(update=noted), NOW + timedelta(days=9)
+    same, other = (plan.of_repository(found, each * 32, now) for each in "ab")
+    assert same == found
+    assert (other.made, other.replaced_for, other.seen) == (None, None, now) and other.repository_id == "b" * 32

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from longboat.kube.kinds import BACKUP_STORE
 from longboat.plan.problem import Problem
 from longboat.reconcile import maintenance_records
 from longboat.reconcile.backup_store_access import open_at
@@ -15,7 +18,7 @@ from longboat.reconcile.repositories import RepositoryAccess
 from tests.unit.reconcile.backup_world import SHOP
 from tests.unit.reconcile.maintenance_world import _no_sync, world_in
 from tests.unit.reconcile.test_declared_master_keys import ask, generations, said
-from tests.unit.reconcile.upkeep_world import UpkeepWorld
+from tests.unit.reconcile.upkeep_world import STORE, UpkeepWorld
 
 __all__ = ["_no_sync"]
 DONE = ("True", "MasterKeysRenewed", 1, 0)
@@ -161,3 +164,20 @@ def test_what_is_known_of_another_repository_says_nothing_of_the_one_that_is_the
     runs(world)
     upkeep(world)
     assert generations(world) == (1,) and said(world) == DONE
+
+
+def test_when_a_repository_was_made_is_asked_anew_where_the_store_leads_elsewhere(tmp_path: Path) -> None:
+    """A leaked key lies there, and the one that was made in time in the other bucket."""
+    world = world_in(tmp_path)
+    world.ask(prune={"suspend": True}, verify={"suspend": True})
+    world.clock.moment = datetime.now(UTC) + timedelta(minutes=5)
+    ask(world, datetime.now(UTC) - timedelta(hours=1))
+    world.until_idle()
+    assert said(world) == DONE and generations(world) == (1,)
+    shutil.rmtree(world.folder / "store" / "cluster")
+    world.repositories.repository(world.uid())
+    long_ago = (datetime.now(UTC) - timedelta(hours=2)).timestamp()
+    os.utime(world.folder / "store" / "cluster" / world.uid() / "repository", (long_ago, long_ago))
+    world.cluster.patch(BACKUP_STORE, STORE, [{"op": "add", "path": "/spec/s3/prefix", "value": "elsewhere"}])
+    world.until_idle()
+    assert said(world) == DONE and generations(world) == (1, 2)
