@@ -14,6 +14,7 @@ from longboat.kube.client import ApiServer, connect
 from longboat.kube.kinds import NAMESPACE
 from longboat.kube.port import Cluster, Object, UnavailableError
 from longboat.reconcile import automatic_snapshots, disk_backup, restore_cleanup, routing
+from longboat.reconcile.clock_steps import ClockSteps
 from longboat.reconcile.context import Context
 from longboat.reconcile.dispatch import work
 from longboat.reconcile.figures import Figures
@@ -77,7 +78,8 @@ def start() -> Runtime:
     """Connect, thaw what may be frozen first, and begin to work. Raises SettingsError, UnavailableError."""
     api = ApiServer(connect(os.environ.get("KUBECONFIG")))
     settings = replace(read_settings(os.environ), cluster_id=cluster_id(api))
-    ctx = Context(api, api, lambda: datetime.now(UTC), time.sleep, settings, StoreAccess(api, settings))
+    access = StoreAccess(api, settings)
+    ctx = Context(api, api, lambda: datetime.now(UTC), time.sleep, settings, access, clock_steps=ClockSteps())
     queue, owners = WorkQueue(work(ctx), read_process_settings(os.environ).workers), Owners()
     watches, figures = WatchCheck(queue, owners), Figures()
     steps, cleaning = (

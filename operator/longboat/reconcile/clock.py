@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from longboat.api import BackupStore, DiskBackup
 from longboat.kube.kinds import BACKUP_STORE, NAMESPACE
 from longboat.plan.conditions import find
 from longboat.plan.problem import Problem
 from longboat.reconcile.context import Context
-from longboat.reconcile.objects import load
+from longboat.reconcile.objects import load, readable
 from longboat.repository import MAX_SKEW
 
 log = logging.getLogger(__name__)
 
 REASON = "ClockSkew"
-API_SERVER = "API server"
+API_SERVER, OWN = "API server", "operator"
+STEPPED = (
+    "the operator's clock and the API server's were put to another time at once: nothing expires until a check of a"
+    " BackupStore agrees with them; if they are right and no store tells the time, restart the operator"
+)
 AGAIN = timedelta(minutes=1)
 """A comparison holds for as long, by the clock that was compared: one that jumps is compared again at once."""
 
@@ -33,14 +37,23 @@ def skew(ctx: Context) -> timedelta:
     theirs, now = ctx.cluster.server_time(), ctx.now()
     ctx.clock_skew[API_SERVER] = now, now - theirs
     if _is_off(now - theirs) and not _is_off(known):
-        _tell(ctx, now - theirs)
+        _tell(ctx, _said(now - theirs))
+    _look(ctx, theirs, now)
     return now - theirs
+
+
+def _look(ctx: Context, theirs: datetime, own: datetime) -> None:
+    # Both at the same time: what one of them said before it was put ahead is no use without the other's.
+    if ctx.clock_steps is not None:
+        found = [ctx.clock_steps.look(clock, says) for clock, says in ((API_SERVER, theirs), (OWN, own))]
+        if all(found):
+            _tell(ctx, STEPPED)
 
 
 def problem(ctx: Context) -> Problem | None:
     """Return why nothing may go by its age now, None if it may. Raises UnavailableError."""
     found = skew(ctx)
-    return Problem(REASON, _said(found)) if _is_off(found) else None
+    return Problem(REASON, _said(found)) if _is_off(found) else _step(ctx)
 
 
 def problem_with(ctx: Context, backups: Iterable[DiskBackup]) -> Problem | None:
@@ -49,13 +62,50 @@ def problem_with(ctx: Context, backups: Iterable[DiskBackup]) -> Problem | None:
     return problem(ctx) or next(filter(None, (_problem_of(ctx, name) for name in sorted(stores))), None)
 
 
+def _step(ctx: Context) -> Problem | None:
+    """Return why a clock that agrees with the API server's is not believed: both were put to another time at once.
+
+    They may be those of one node. Whoever was not there tells whether they are right now: a store.
+    """
+    since = ctx.clock_steps.since(OWN) if ctx.clock_steps is not None else None
+    if ctx.clock_steps is None or since is None:
+        return None
+    if ctx.clock_steps.since(API_SERVER) is None or any(_agrees(ctx, each, since) for each in _stores(ctx)):
+        ctx.clock_steps.settle()
+        return None
+    return Problem(REASON, STEPPED)
+
+
+def _stores(ctx: Context) -> list[BackupStore]:
+    return list(readable(BackupStore, ctx.cluster.list(BACKUP_STORE)))
+
+
+def _agrees(ctx: Context, store: BackupStore, since: datetime) -> bool:
+    """Tell whether a store's check since then has found the operator's clock to be right."""
+    checked, found = store.status.last_check_time, find(store.status.conditions, "Available")
+    if checked is None or not since <= checked <= ctx.now() or found is None or found.status != "True":
+        return False
+    # Signatures of S3 hold for a quarter of an hour: of another clock they would have been refused.
+    return store.status.clock_skew_seconds is not None or store.spec.s3 is not None
+
+
 def _problem_of(ctx: Context, name: str) -> Problem | None:
     store = load(ctx.cluster, BACKUP_STORE, BackupStore, "", name)
-    found = find(store.status.conditions, "Available") if store else None
-    if found is None or found.status != "False" or found.reason != REASON:
+    if store is None:
+        return None
+    found, checked = find(store.status.conditions, "Available"), store.status.last_check_time
+    if found is not None and found.status == "False" and found.reason == REASON:
+        return Problem(
+            REASON, f"BackupStore {name!r}: its clock and this cluster's differ; nothing expires until they agree"
+        )
+    # A check may take a minute, however short its period is.
+    longest = max(2 * ctx.settings.store_check_period, MAX_SKEW)
+    if checked is None or -MAX_SKEW <= ctx.now() - checked <= longest:
         return None
     return Problem(
-        REASON, f"BackupStore {name!r}: its clock and this cluster's differ; nothing expires until they agree"
+        REASON,
+        f"BackupStore {name!r}: its last check was at {checked:%Y-%m-%dT%H:%M:%SZ}, more than {longest} from now by the"
+        " operator's clock; nothing expires until it has been checked again and the clocks agree",
     )
 
 
@@ -71,8 +121,8 @@ def _said(found: timedelta) -> str:
     )
 
 
-def _tell(ctx: Context, found: timedelta) -> None:
-    log.error("%s", _said(found))
+def _tell(ctx: Context, message: str) -> None:
+    log.error("%s", message)
     own = ctx.cluster.get(NAMESPACE, ctx.settings.namespace)
     if own is not None:
-        ctx.cluster.event(own, "Warning", REASON, _said(found))
+        ctx.cluster.event(own, "Warning", REASON, message)

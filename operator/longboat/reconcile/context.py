@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from longboat.kube.port import Cluster, VirtualMachines
+from longboat.reconcile.clock_steps import ClockSteps
 from longboat.reconcile.repositories import Repositories
 
 
@@ -79,3 +80,5 @@ class Context:
     """By store and namespace, why nothing of its backups was found there, None if something was; see stored_data."""
     clock_skew: dict[str, tuple[datetime, timedelta]] = field(default_factory=dict)
     """When the operator's clock was compared with another's, and by how much it was ahead of that; see clock."""
+    clock_steps: ClockSteps | None = None
+    """Whether clocks were put to another time since the operator began; see clock. None: nobody looks."""

@@ -17,6 +17,7 @@ from longboat.kube.kinds import (
 from longboat.kube.port import UnavailableError
 from longboat.plan.conditions import find
 from longboat.reconcile import automatic_snapshots, clock, disk_snapshot, retention
+from longboat.reconcile.clock_steps import ClockSteps
 from longboat.reconcile.context import Context
 from tests.fakes.cluster import FakeCluster
 from tests.unit.reconcile import disk_world
@@ -110,6 +111,127 @@ def clock_condition(world: World) -> dict[str, str]:
         "message": "its clock is 864000 s behind this cluster's; set both by NTP",
         "lastTransitionTime": stamp,
     }
+
+
+def set_store(world: World, name: str = "offsite", status: str = "True", **more: object) -> None:
+    """Have the store's check end now."""
+    store = world.cluster.get(BACKUP_STORE, name)
+    assert store is not None
+    stamp = world.clock.time.isoformat().replace("+00:00", "Z")
+    available = clock_condition(world) | {"status": status, "reason": "Available" if status == "True" else "Other"}
+    world.cluster.update_status(
+        store | {"status": {"lastCheckTime": stamp, "writable": True, "conditions": [available], **more}}
+    )
+
+
+@pytest.mark.parametrize("by", [timedelta(days=365), timedelta(minutes=11), timedelta(minutes=-6)])
+def test_a_check_of_the_store_that_is_too_old_tells_nothing_of_the_time(world: World, by: timedelta) -> None:
+    names = history(world)
+    world.clock.by(days=8)
+    set_store(world)
+    # The operator and the API server are on one node, and go wrong together.
+    world.clock.by(seconds=by.total_seconds())
+    expire(world)
+    assert left(world) == names and buried(world) == []
+    told = held(world)
+    assert told is not None
+    assert told[0] == "ClockSkew" and "last check" in told[1]
+    set_store(world)
+    expire(world)
+    assert left(world) == ["b3"]
+
+
+def test_a_check_of_the_store_within_two_periods_holds_nothing_up(world: World) -> None:
+    history(world)
+    world.clock.by(days=8)
+    set_store(world)
+    world.clock.by(minutes=9)
+    expire(world)
+    assert left(world) == ["b3"]
+
+
+class Node:
+    """The node of the operator and the API server, with seconds that pass whatever its clock is put to."""
+
+    def __init__(self, world: World) -> None:
+        self.world, self.passed = world, 0.0
+        self.ctx = replace(world.context(), clock_steps=ClockSteps(lambda: self.passed))
+
+    def wait(self, **time: float) -> None:
+        self.passed += timedelta(**time).total_seconds()
+        self.world.clock.by(**time)
+
+    @property
+    def is_held(self) -> bool:
+        return clock.problem(self.ctx) is not None
+
+
+@pytest.fixture
+def node(world: World) -> Node:
+    node = Node(world)
+    set_store(world)
+    assert not node.is_held
+    return node
+
+
+def test_clocks_of_one_node_that_jump_together_expire_nothing(node: Node) -> None:
+    node.world.clock.by(days=365)
+    assert node.is_held
+    node.wait(days=2)
+    assert node.is_held and node.world.reasons().count("ClockSkew") == 1
+
+
+def test_time_that_passes_is_no_jump(node: Node) -> None:
+    for _ in range(3):
+        node.wait(days=30)
+        assert not node.is_held
+
+
+@pytest.mark.parametrize(
+    ("spec", "status", "more", "agrees"),
+    [
+        ({}, "True", {}, True),
+        ({}, "False", {}, False),
+        ({"s3": None, "azure": {"storageAccount": "longboat", "container": "backups"}}, "True", {}, False),
+        (
+            {"s3": None, "azure": {"storageAccount": "longboat", "container": "backups"}},
+            "True",
+            {"clockSkewSeconds": 3},
+            True,
+        ),
+    ],
+)
+def test_after_a_jump_a_store_that_tells_the_time_is_believed(
+    node: Node, spec: dict[str, object], status: str, more: dict[str, object], agrees: bool
+) -> None:
+    node.world.cluster.delete(BACKUP_STORE, "offsite")
+    node.world.add_store("other", **spec)
+    set_store(node.world, "other", status, **more)
+    node.world.clock.by(days=365)
+    # What was checked before says nothing.
+    assert node.is_held
+    node.wait(minutes=1)
+    set_store(node.world, "other", status, **more)
+    assert node.is_held is not agrees
+    node.wait(minutes=10)
+    assert node.is_held is not agrees
+
+
+def test_a_jump_that_is_taken_back_holds_nothing_up(node: Node) -> None:
+    node.world.clock.by(days=365)
+    assert node.is_held
+    node.world.clock.by(days=-365)
+    node.wait(minutes=2)
+    assert not node.is_held
+
+
+def test_a_clock_that_is_put_right_by_the_api_servers_is_believed(world: World) -> None:
+    node, off = Node(world), MONTH
+    ctx = replace(node.ctx, now=lambda: world.clock() - off)
+    assert clock.problem(ctx) is not None
+    off = timedelta()
+    node.wait(minutes=2)
+    assert clock.problem(ctx) is None and not node.is_held
 
 
 def test_an_api_server_that_says_no_time_lets_nothing_expire(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
