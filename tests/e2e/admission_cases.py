@@ -353,6 +353,7 @@ RULES: list[Case] = [
     Case("DiskSnapshot", (("origin", "Automatic"), ("expiresAfter", "7d")), "", _AUTOMATIC),
     Case("Restore", (("source", {}),), "source", _ONE_SOURCE),
     Case("Restore", (("source.diskBackup", {"name": "b"}),), "source", _ONE_SOURCE),
+    Case("Restore", (("salvage", True),), "", "salvage is for backups: a snapshot has no damaged parts"),
     Case("BackupStore", (("s3", ABSENT),), "", _ONE_STORE),
     Case("BackupStore", (("gcs", GCS),), "", _ONE_STORE),
     Case("BackupStore", (("s3", ABSENT), ("gcs", GCS), ("azure", AZURE)), "", _ONE_STORE),
@@ -443,6 +444,7 @@ def accepted() -> Iterator[Case]:
     """Yield every case that must be accepted."""
     for kind in VALID:
         yield Case(kind, ())
+    yield Case("Restore", (*_FROM_BACKUP, ("salvage", True)))
     for (kind, field), (before, (_, good)) in TYPED.items():
         for value in good:
             of_bundle = field.endswith(".caBundleRef.key")
