@@ -36,7 +36,7 @@ FIRST = (
     "test_lost_movers",
 )
 # What is done until all others are ready to leave the cluster to one.
-MEANWHILE = ("contract", "csi", "hunts")
+MEANWHILE = ("contract", "csi", "hunts", "kills")
 _TURN = pytest.StashKey[Generator[None, None, None]]()
 
 

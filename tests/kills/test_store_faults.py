@@ -10,10 +10,9 @@ import pytest
 from longboat.repository import RepositoryError, verify
 from longboat.repository.errors import BucketNotFoundError, CredentialsError
 from tests.fakes.object_store import LASTING, FaultyStore, MemoryStore
-
-from .disks import export, repository_in, restore
-from .test_damage import NOW
-from .test_faults import two_versions
+from tests.kills.test_faults import two_versions
+from tests.unit.mover.disks import export, repository_in, restore
+from tests.unit.mover.test_damage import NOW
 
 FAULTS = ["fails", "acknowledgement-lost", "truncated", "duplicated", "bucket-gone", "credentials-changed"]
 

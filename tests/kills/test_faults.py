@@ -13,8 +13,7 @@ from longboat.repository import RepositoryError, leases
 from longboat.repository.errors import DamagedError, LeaseLostError, StoreFailureError
 from longboat.repository.page_build import PageBuild
 from tests.fakes.object_store import FaultyStore, KilledError, MemoryStore
-
-from .disks import BLOCK, export, repository_in, restore, write_image
+from tests.unit.mover.disks import BLOCK, export, repository_in, restore, write_image
 
 SIZE = 30 * BLOCK
 
