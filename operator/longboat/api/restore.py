@@ -83,8 +83,9 @@ class RestoreSpec(Model):
     salvage: bool = Field(
         False,
         description="Restore what is left of a damaged backup: what can't be read, in no backup of the disk, is zeros "
-        "on the new disk, or files that are left out, and the condition Salvaged says which. Without it such a restore "
-        "fails.",
+        "on the new disk, or files that are left out, and the condition Salvaged says which. A disk that lacks "
+        "something is attached only once the annotation longboat.dev/confirm-losses says so. Without salvage such a "
+        "restore fails.",
     )
 
 
@@ -119,7 +120,9 @@ class RestoreStatus(Status):
     manifest: str | None = Field(None, description="The disk's manifest in the repository.")
     object_id: str | None = Field(None, description="Id of the object that this manifest is.")
     lost_bytes: int | None = Field(
-        None, description="With salvage: bytes of the disk that could not be read, and are zeros."
+        None,
+        description="With salvage: bytes of the backup that could not be read, and are zeros on the disk, or files "
+        "that were left out; 0 if it was whole after all.",
     )
     attached_as: str | None = Field(None, description="Device name in the guest, as reported by KubeVirt.")
     serial: str | None = Field(None, description="Serial number of the attached disk.")
@@ -139,6 +142,7 @@ class Restore(Resource):
         column("Claim", ".spec.claim.name", "The new PersistentVolumeClaim."),
         column("Phase", ".status.phase", "How far the restore is."),
         column("Progress", ".status.progress", "Progress of the data."),
+        column("Lost", ".status.lostBytes", "With salvage: bytes that could not be read.", "integer"),
         column("Attached To", ".spec.attach.virtualMachine", "The virtual machine that gets the disk."),
         column("Device", ".status.attachedAs", "Device name in the guest.", priority=1),
         AGE,

@@ -14,6 +14,10 @@ Object = dict[str, Any]
 Operation = dict[str, Any]
 
 DECLARATIVE_HOTPLUG = "DeclarativeHotplugVolumes"
+CONFIRM_LOSSES = "longboat.dev/confirm-losses"
+"""Annotation of a Restore: so many bytes of its disk are lost, and it is to be attached nevertheless."""
+WITH_LOSSES = "RestoredWithLosses"
+"""Why a disk is not attached, and how a restore ends that had nothing to attach, or was told to."""
 _SPEC = "/spec/template/spec"
 
 
@@ -54,6 +58,23 @@ def name_problem(restore: Restore, vm: Object, vmi: Object | None) -> Problem | 
         if same_claim and not same_name:
             return _taken(f"uses the claim {claim!r} as {volume['name']!r} already", attach.virtual_machine)
     return None
+
+
+def losses_held(restore: Restore) -> Problem | None:
+    """Return RestoredWithLosses if the disk lacks bytes of the backup, and nobody has said that it is to be attached.
+
+    Who reads zeros in the place of data may take them for it, and write what follows from it elsewhere.
+    """
+    attach, lost = restore.spec.attach, restore.status.lost_bytes
+    if attach is None or not lost or restore.metadata.annotations.get(CONFIRM_LOSSES) == str(lost):
+        return None
+    return Problem(
+        WITH_LOSSES,
+        f"spec.attach: {lost} bytes of the disk are lost, as the condition Salvaged says, and it is not attached to "
+        f"VirtualMachine {attach.virtual_machine!r} before somebody says that it is to be. It is in "
+        f"PersistentVolumeClaim {restore.spec.claim.name!r}: check it from a machine of its own, then annotate this "
+        f'Restore with {CONFIRM_LOSSES}: "{lost}", or delete it: the disk stays',
+    )
 
 
 def hot_plug_request(restore: Restore) -> Object:

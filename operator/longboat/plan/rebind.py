@@ -19,6 +19,8 @@ Operation = dict[str, Any]
 
 RECLAIM_POLICY = "longboat.dev/reclaim-policy"
 """Annotation on a volume that changes hands: the reclaim policy that it gets back."""
+LOST_BYTES = "longboat.dev/lost-bytes"
+"""Annotation that stays on a volume that was restored with spec.salvage: bytes of the backup that are not on it."""
 
 _POLICY = "/spec/persistentVolumeReclaimPolicy"
 _REF = "/spec/claimRef"
@@ -130,6 +132,8 @@ def _marks(restore: Restore, volume: Object) -> list[Operation]:
     meta = volume["metadata"]
     labels = (meta.get("labels") or {}) | owner_labels(restore.kind, restore.namespace, restore.uid)
     annotations = (meta.get("annotations") or {}) | {RECLAIM_POLICY: restore.status.reclaim_policy or _policy(volume)}
+    if restore.spec.salvage:
+        annotations[LOST_BYTES] = str(restore.status.lost_bytes or 0)
     return [
         {"op": "add", "path": "/metadata/labels", "value": labels},
         {"op": "add", "path": "/metadata/annotations", "value": annotations},

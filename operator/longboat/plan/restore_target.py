@@ -18,6 +18,9 @@ RESTORE_UID = "longboat.dev/restore-uid"
 """Annotation on a restored claim: the Restore that made it."""
 RESTORED_FROM = "longboat.dev/restored-from"
 """Annotation on a restored claim: what was restored, in words."""
+SALVAGE = "longboat.dev/salvage"
+"""Annotation on a restored claim: bytes may be missing, as the Restore has spec.salvage. The claim is made before it is
+known whether any are, and claims of users are changed by users alone: LOST_BYTES is on the volume."""
 
 _MOST_BYTES = (1 << 63) - 1
 """What Kubernetes can count, in a status for one."""
@@ -99,11 +102,10 @@ def waits_for_restore(claim: Object) -> bool:
 
 def users_claim(restore: Restore, status: RestoreStatus) -> Object:
     """Return the user's claim: from a snapshot an ordinary one, else one that CSI provisioners leave to us."""
-    meta = {
-        "name": restore.spec.claim.name,
-        "namespace": restore.namespace,
-        "annotations": {RESTORE_UID: restore.uid, RESTORED_FROM: status.source or ""},
-    }
+    notes = {RESTORE_UID: restore.uid, RESTORED_FROM: status.source or ""}
+    if restore.spec.salvage:
+        notes[SALVAGE] = "true"
+    meta = {"name": restore.spec.claim.name, "namespace": restore.namespace, "annotations": notes}
     return _claim(meta, _claim_spec(restore, status) | _data_source(restore, status))
 
 

@@ -10,6 +10,7 @@ from longboat.api.common import Condition
 from longboat.api.restore import RestoreStatus
 from longboat.kube.kinds import RESTORE
 from longboat.plan import kstatus
+from longboat.plan.attach import WITH_LOSSES
 from longboat.plan.backoff import look_again
 from longboat.plan.conditions import find
 from longboat.plan.problem import Problem
@@ -84,9 +85,8 @@ def _complete(ctx: Context, restore: Restore) -> None:
         what += ", whose volume is made for the first pod that uses it"
     if status.lost_bytes:
         what += f"; {status.lost_bytes} bytes of it are lost, as the condition {SALVAGED} says"
-    conditions = kstatus.ready(
-        status.conditions, "Restored", what, now=ctx.now(), generation=restore.metadata.generation
-    )
+    reason, generation = WITH_LOSSES if status.lost_bytes else "Restored", restore.metadata.generation
+    conditions = kstatus.ready(status.conditions, reason, what, now=ctx.now(), generation=generation)
     _save(ctx, restore, phase="Completed", completed_at=ctx.now(), conditions=conditions)
 
 

@@ -9,6 +9,7 @@ from longboat.plan.attach import (
     Step,
     declarative_hot_plug,
     hot_plug_request,
+    losses_held,
     next_step,
     original_beside,
     spec_patch,
@@ -30,7 +31,7 @@ def attach(ctx: Context, restore: Restore) -> Stage:
     its = machine(ctx.cluster, restore.namespace, wanted.virtual_machine)
     step = next_step(restore, its.vm, its.vmi)
     if isinstance(step, Step) and step.verb in ("HotPlug", "Edit"):
-        if problem := _in_use(ctx, restore):
+        if problem := losses_held(restore) or _in_use(ctx, restore):
             return Stage(_marked(ctx, restore, "Attached", False, problem.reason, problem.message), problem)
         obstacle = _take(ctx, restore, its, step)
         its = machine(ctx.cluster, restore.namespace, wanted.virtual_machine)

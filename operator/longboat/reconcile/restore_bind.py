@@ -34,6 +34,7 @@ def bind(ctx: Context, restore: Restore) -> Stage:
         if isinstance(step, Problem):
             return Stage(restore, step)
         if step.verb == "Done":
+            _tell_losses(ctx, restore)
             return Stage(updated(ctx, restore, phase="Attaching"))
         if step.verb == "Wait":
             break
@@ -53,6 +54,14 @@ def _next(ctx: Context, restore: Restore) -> Step | Problem:
         return Problem("ClaimDeleted", "the new claim was deleted; create another Restore", final=True)
     volume = ctx.cluster.get(PERSISTENT_VOLUME, restore.status.volume or "")
     return next_step(restore, volume, staging_of(ctx, restore), claim)
+
+
+def _tell_losses(ctx: Context, restore: Restore) -> None:
+    """Say it on the claim as well: that is what is left when the Restore is deleted."""
+    claim, lost = find_claim(ctx, restore), restore.status.lost_bytes
+    if claim is not None and lost:
+        message = f"{lost} bytes of {restore.status.source} are not on this disk; Restore {restore.name!r} says which"
+        ctx.cluster.event(claim, "Warning", "DataLost", message)
 
 
 def _take(ctx: Context, restore: Restore, step: Step) -> None:

@@ -115,8 +115,9 @@ def _in_use(ctx: Context, namespace: str) -> set[str]:
     """Return the names of the DiskBackups that a Restore reads or is about to read."""
     used = set()
     for restore in ctx.cluster.list(RESTORE, namespace):
-        source = restore["spec"]["source"].get("diskBackup")
-        if source and (restore.get("status") or {}).get("phase") not in ("Completed", "Failed"):
+        source, status = restore["spec"]["source"].get("diskBackup"), restore.get("status") or {}
+        # What is on the new disk already may wait long for somebody who lets it be attached.
+        if source and not status.get("filledAt") and status.get("phase") not in ("Completed", "Failed"):
             used.add(source["name"])
     return used
 

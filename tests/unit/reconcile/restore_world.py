@@ -19,6 +19,7 @@ from longboat.kube.kinds import (
 )
 from longboat.kube.port import Object
 from longboat.plan.generations import FIRST, folder_of
+from longboat.plan.rebind import LOST_BYTES
 from longboat.reconcile import disk_snapshot
 from longboat.reconcile.repositories import RepositoryAccess, StoreProblemError
 from longboat.reconcile.restore import reconcile
@@ -195,7 +196,8 @@ def leftovers(world: World) -> list[str]:
     volumes = [each["metadata"] for each in world.cluster.list(PERSISTENT_VOLUME)]
     marks = [f"{key} on {meta['name']}" for meta in volumes for key in (meta.get("labels") or {})]
     notes = [f"{key} on {meta['name']}" for meta in volumes for key in (meta.get("annotations") or {})]
-    return found + marks + [each for each in notes if each.startswith("longboat.dev/")]
+    stays = f"{LOST_BYTES} on "
+    return found + marks + [each for each in notes if each.startswith("longboat.dev/") and not each.startswith(stays)]
 
 
 def assert_restored(world: World, policy: str = "Delete") -> None:
