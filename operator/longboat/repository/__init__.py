@@ -76,6 +76,7 @@ if TYPE_CHECKING:
     from .object_store import ObjectInfo, ObjectStore
     from .open_store import open_store
     from .prune import Asked, PruneProgress, PruneReport, Tally, prune
+    from .removal import stale_markers
     from .repository import (
         Repository,
         add_store_key,
@@ -93,7 +94,6 @@ if TYPE_CHECKING:
         holds_backup,
         read_tombstones,
         remove_tombstone,
-        stale_markers,
         sweep_tombstones,
         write_tombstone,
     )
@@ -175,7 +175,7 @@ _HOMES = {
     "holds_backup": "tombstones",
     "read_tombstones": "tombstones",
     "remove_tombstone": "tombstones",
-    "stale_markers": "tombstones",
+    "stale_markers": "removal",
     "sweep_tombstones": "tombstones",
     "write_tombstone": "tombstones",
     "verify": "verify",

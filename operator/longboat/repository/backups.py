@@ -19,11 +19,13 @@ from pydantic import JsonValue
 from .crypto import HEADER_BYTES
 from .documents import MAX_DOCUMENT_OBJECT, open_document, seal_document
 from .errors import (
+    BackupBeingRemovedError,
     BackupNotFoundError,
     DamagedError,
     ManifestConflictError,
     ObjectExistsError,
     ObjectNotFoundError,
+    RepositoryError,
     StoreError,
 )
 from .layout import (
@@ -175,7 +177,11 @@ def write_backup_manifest(
 
 
 def update_backup_expiry(repository: Repository, name: str, expiry: JsonValue) -> BackupManifest:
-    """Store a further revision of a backup's manifest with another expiry rule (a hold, for one); return it."""
+    """Store a further revision of a backup's manifest with another expiry rule (a hold, for one); return it.
+
+    BackupNotFoundError if there is no such backup, or it was removed for good meanwhile; BackupBeingRemovedError while
+    that goes on.
+    """
     current = find_backup(repository, name)
     if current is None:
         raise BackupNotFoundError(f"{repository.store.describe()}: there is no backup {name!r}")
@@ -183,10 +189,27 @@ def update_backup_expiry(repository: Repository, name: str, expiry: JsonValue) -
         return current
     changed = current.model_copy(update={"expiry": expiry, "revision": current.revision + 1})
     try:
-        _put_backup(repository, changed)
+        place = _put_backup(repository, changed)
     except ObjectExistsError:
         return update_backup_expiry(repository, name, expiry)
+    if gone := _removal_of(repository, name, changed.revision):
+        # Alone it would bring back a backup whose disks are gone.
+        with contextlib.suppress(StoreError):
+            repository.store.delete(place)
+        raise gone
     return changed
+
+
+def _removal_of(repository: Repository, name: str, revision: int) -> RepositoryError | None:
+    """Return why a backup that has this revision, written just now, is none: its removal may not have seen it."""
+    hashed = repository.keys.name_hash(name)
+    # In this order: one that was not announced yet sees the revision, one that has ended has left no other.
+    if exists(repository.store, f"{REMOVING}{hashed}"):
+        return BackupBeingRemovedError(f"backup {name!r}: its trash period is over and its removal has begun")
+    found = (split_backup_manifest_name(info.name) for info in repository.store.list(f"{BACKUPS}{hashed}/"))
+    if any(parts and parts[1] < revision for parts in found):
+        return None
+    return BackupNotFoundError(f"{repository.store.describe()}: backup {name!r} was removed for good")
 
 
 def find_backup(repository: Repository, name: str) -> BackupManifest | None:

@@ -10,8 +10,8 @@ from .backups import newest_revisions, read_backup_manifest
 from .errors import ObjectNotFoundError
 from .layout import BACKUPS, REMOVING, split_backup_manifest_name
 from .object_store import ObjectInfo
+from .removal import stale_markers
 from .repository import Repository
-from .tombstones import stale_markers
 
 
 def old_revisions(repository: Repository, before: datetime) -> Iterator[ObjectInfo]:

@@ -62,6 +62,7 @@ class Kind(IntEnum):
     CONDEMNED = 8
     REWRITE = 9
     CLOSING = 10
+    REMOVAL = 11
 
 
 def pack_name(kind: Kind, object_id: bytes) -> str:

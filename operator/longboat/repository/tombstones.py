@@ -1,13 +1,13 @@
 """Deleting a backup: a tombstone first, removal of the manifests after the trash period, undo until then.
 
 `tombstones/<hash of the backup's name>` hides a backup. Removal is announced by `removing/<hash>`, so that an undo that
-comes too late says so. Packs are never removed here.
+comes too late says so. What is not there any more counts as removed only if that says so, too: manifests may be out of
+sight. Packs are never removed here.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import chain
@@ -17,7 +17,7 @@ from pydantic import AwareDatetime
 from .backups import list_backups, read_backup_manifest, removing_hashes, tombstoned_hashes
 from .documents import MAX_DOCUMENT_OBJECT, Document, open_document, seal_document
 from .epoch import Epoch, require_epoch
-from .errors import BackupBeingRemovedError, DamagedError, ObjectExistsError, ObjectNotFoundError
+from .errors import DamagedError, ObjectExistsError, ObjectNotFoundError
 from .layout import (
     BACKUPS,
     DISKS,
@@ -30,6 +30,16 @@ from .layout import (
 )
 from .manifests import BackupManifest, DiskReference, Text
 from .object_store import ObjectInfo, exists, put_once
+from .removal import (
+    Removal,
+    announce,
+    marker_of,
+    note_removal,
+    read_removal,
+    refuse_if_removing,
+    stale_markers,
+    taken_by,
+)
 from .repository import Repository
 
 
@@ -87,7 +97,7 @@ def read_tombstones(repository: Repository) -> list[Tombstone]:
 
 def has_tombstone(repository: Repository, backup_name: str) -> bool:
     """Return whether a backup is marked as deleted, only by reading; BackupBeingRemovedError as below."""
-    _refuse_if_removing(repository, backup_name)
+    refuse_if_removing(repository, backup_name)
     return exists(repository.store, _name(repository, backup_name))
 
 
@@ -97,7 +107,7 @@ def remove_tombstone(repository: Repository, backup_name: str) -> bool:
         return False
     repository.store.delete(_name(repository, backup_name))
     # The removal may have been announced in between; it looks for the tombstone after its announcement.
-    _refuse_if_removing(repository, backup_name)
+    refuse_if_removing(repository, backup_name)
     return True
 
 
@@ -121,58 +131,68 @@ def sweep_tombstones(
     stale, report = stale_markers(repository), SweepReport()
     if not expired and not stale:
         return report
-    names = {stone.tombstone.backup_name for stone in expired}
-    backups = list(list_backups(repository, tombstoned=True))
-    live = {disk.manifest for backup in backups if backup.name not in names for disk in backup.disks}
+    backups = {backup.name: backup for backup in list_backups(repository, tombstoned=True)}
+    begun = _begun(repository, {*backups, *(stone.tombstone.backup_name for stone in expired)})
+    for name in [name for name in backups if marker_of(repository, name) in stale]:
+        require_epoch(repository, epoch)
+        if _settle(repository, name, begun.get(name), backups, report):
+            del backups[name]
     for marker in stale:
+        # An announcement that is left alone would forbid the undo of a later deletion.
+        repository.store.delete(marker)
+    require_epoch(repository, epoch)
+    # All are announced before the first one goes: what one of them takes, none of the others may need after an undo.
+    going = [stone for stone in expired if announce(repository, stone.info)]
+    live = _disks_but_of(backups, {stone.tombstone.backup_name for stone in going})
+    for stone in sorted(going, key=lambda each: each.tombstone.backup_name):
         require_epoch(repository, epoch)
-        _settle(repository, marker, backups, report)
-    begun = removing_hashes(repository)
-    for stone in sorted(expired, key=lambda each: each.tombstone.backup_name):
-        require_epoch(repository, epoch)
-        name = stone.tombstone.backup_name
-        resumed = repository.keys.name_hash(name) in begun
-        if _announce(repository, stone.info):
-            _remove(repository, name, stone.info.modified, live, report, resumed)
+        _remove(repository, stone.tombstone.backup_name, stone.info.modified, live, report)
     return report
 
 
-def stale_markers(repository: Repository) -> list[str]:
-    """Return the announcements of removals (object names) whose tombstone is not there any more."""
-    return [f"{REMOVING}{hashed}" for hashed in sorted(removing_hashes(repository) - tombstoned_hashes(repository))]
+def _disks_but_of(backups: Mapping[str, BackupManifest], names: Collection[str]) -> set[str]:
+    return {disk.manifest for name, backup in backups.items() if name not in names for disk in backup.disks}
 
 
-def _settle(repository: Repository, marker: str, backups: list[BackupManifest], report: SweepReport) -> None:
-    """End a removal that has lost its tombstone: an undo came in between, or a crash before its last step.
+def _begun(repository: Repository, names: Iterable[str]) -> dict[str, Removal]:
+    """Return the removals of these backups that have taken something; DamagedError if one can't be read."""
+    announced = removing_hashes(repository)
+    found = {name: read_removal(repository, name) for name in names if repository.keys.name_hash(name) in announced}
+    return {name: removal for name, removal in found.items() if removal is not None}
 
-    Once a disk manifest is gone the backup can't come back; it must not be taken for a good one.
+
+def _settle(
+    repository: Repository,
+    name: str,
+    removal: Removal | None,
+    backups: Mapping[str, BackupManifest],
+    report: SweepReport,
+) -> bool:
+    """End a removal that has lost its tombstone, and tell whether the backup went: an undo or a crash came in between.
+
+    Once it has taken a disk manifest the backup can't come back; it must not be taken for a good one.
     """
-    found = [each for each in backups if f"{REMOVING}{repository.keys.name_hash(each.name)}" == marker]
-    if found and not all(exists(repository.store, disk.manifest) for disk in found[0].disks):
-        live = {disk.manifest for each in backups if each is not found[0] for disk in each.disks}
-        _remove(repository, found[0].name, repository.store.head(marker).modified, live, report, resumed=True)
-    # An announcement that is left alone would forbid the undo of a later deletion.
-    repository.store.delete(marker)
+    if removal is None or taken_by(repository, removal).isdisjoint(disk.manifest for disk in backups[name].disks):
+        return False
+    _remove(repository, name, removal.until, _disks_but_of(backups, {name}), report)
+    return True
 
 
-def _remove(
-    repository: Repository, name: str, until: datetime, live: set[str], report: SweepReport, resumed: bool = False
-) -> None:
-    """Remove what was written until then, by the store's clock, of the backup of this name.
-
-    `resumed` says that a removal before this one may have taken some of its disk manifests.
-    """
+def _remove(repository: Repository, name: str, until: datetime, live: set[str], report: SweepReport) -> None:
+    """Remove what was written until then, by the store's clock, of the backup of this name."""
     hashed = repository.keys.name_hash(name)
-    revisions = _revisions(repository, hashed)
+    taken, revisions = taken_by(repository, read_removal(repository, name)), _revisions(repository, hashed)
     named = {disk.manifest for newest in revisions[-1:] for disk in _disks_at(repository, newest)}
-    if _is_anew(revisions, until) and not (resumed and _is_gone(repository, named)):
+    if _is_anew(revisions, until) and named.isdisjoint(taken):
         live, named = live | named, set()
     doomed = {info.name for info in _disks_of(repository, hashed, named) if info.modified <= until}
+    if not note_removal(repository, Removal(backup_name=name, until=until, disks=tuple(doomed))):
+        return
     # A disk manifest of another backup (a shared export) goes with its own backup, unless that one is gone already.
     _delete(repository, doomed - live)
     # The first revision, by which a new backup is told from the old one, goes after the others. The tombstone goes
     # after the manifests, so that a repeated sweep finds what a crash has left.
-    if not _is_to_stay(repository, revisions := _revisions(repository, hashed), until, doomed - live, resumed):
+    if not _is_to_stay(repository, revisions := _revisions(repository, hashed), until, taken | doomed - live):
         _delete(repository, [info.name for info in reversed(revisions)])
     _delete(repository, [f"{TOMBSTONES}{hashed}", f"{REMOVING}{hashed}"])
     report.removed_backups.append(name)
@@ -180,18 +200,14 @@ def _remove(
     report.kept_disk_manifests += len(doomed & live)
 
 
-def _is_to_stay(
-    repository: Repository, revisions: list[ObjectInfo], until: datetime, removed: set[str], resumed: bool
-) -> bool:
-    """Tell whether this is a new backup of the name, and not the old one by a writer that slept: its disks are gone."""
+def _is_to_stay(repository: Repository, revisions: list[ObjectInfo], until: datetime, taken: set[str]) -> bool:
+    """Tell whether this is a new backup of the name, and not the old one by a writer that slept: its disks are gone.
+
+    That a disk is missing is no proof: it may be out of sight. That this removal has taken it is one.
+    """
     if not _is_anew(revisions, until):
         return False
-    named = {disk.manifest for newest in revisions[-1:] for disk in _disks_at(repository, newest)}
-    return named.isdisjoint(removed) and not (resumed and _is_gone(repository, named))
-
-
-def _is_gone(repository: Repository, disks: Iterable[str]) -> bool:
-    return not all(exists(repository.store, disk) for disk in disks)
+    return taken.isdisjoint(disk.manifest for newest in revisions[-1:] for disk in _disks_at(repository, newest))
 
 
 def _revisions(repository: Repository, backup_hash: str) -> list[ObjectInfo]:
@@ -209,18 +225,6 @@ def _disks_at(repository: Repository, revision: ObjectInfo) -> list[DiskReferenc
 def _is_anew(revisions: list[ObjectInfo], until: datetime) -> bool:
     """Tell whether this is a new backup of the name; later revisions of an old one may be younger than its end."""
     return any(info.modified > until for info in revisions[:1])
-
-
-def _announce(repository: Repository, tombstone: ObjectInfo) -> bool:
-    marker = tombstone.name.replace(TOMBSTONES, REMOVING)
-    # It exists already if a sweep before this one was interrupted.
-    with contextlib.suppress(ObjectExistsError):
-        repository.store.put_new(marker, b"")
-    with contextlib.suppress(ObjectNotFoundError):
-        if repository.store.head(tombstone.name).modified == tombstone.modified:
-            return True
-    repository.store.delete(marker)
-    return False
 
 
 def _disks_of(repository: Repository, backup_hash: str, names: Collection[str] = ()) -> Iterator[ObjectInfo]:
@@ -249,11 +253,6 @@ def _aged(repository: Repository) -> Iterator[_Aged]:
     for info in list(repository.store.list(TOMBSTONES)):
         stone = _read(repository, info.name)
         yield _Aged(stone, info, max(stone.deleted, info.modified))
-
-
-def _refuse_if_removing(repository: Repository, backup_name: str) -> None:
-    if exists(repository.store, f"{REMOVING}{repository.keys.name_hash(backup_name)}"):
-        raise BackupBeingRemovedError(f"backup {backup_name!r}: its trash period is over and its removal has begun")
 
 
 def _name(repository: Repository, backup_name: str) -> str:

@@ -14,6 +14,7 @@ from longboat.repository.damage import DamageRecord
 from longboat.repository.documents import Document
 from longboat.repository.leases import LeaseRecord
 from longboat.repository.manifests import BackupManifest, DiskManifest
+from longboat.repository.removal import Removal
 from longboat.repository.rewrite import RewriteList
 from longboat.repository.tombstones import Tombstone
 
@@ -61,6 +62,7 @@ def declared(model: type[Document]) -> dict[str, object]:
         (fields_of(rows_after("A **disk manifest**:")), DiskManifest),
         (fields_of(rows_after("A **backup manifest**:")), BackupManifest),
         (small_document("tombstone"), Tombstone),
+        (small_document("removal"), Removal),
         (small_document("lease"), LeaseRecord),
         (small_document("damage"), DamageRecord),
         (small_document("condemned list"), CondemnedList),
