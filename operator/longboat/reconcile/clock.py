@@ -22,6 +22,10 @@ STEPPED = (
     "the operator's clock and the API server's were put to another time at once: nothing expires until a check of a"
     " BackupStore agrees with them; if they are right and no store tells the time, restart the operator"
 )
+_SILENT = (
+    "BackupStore {!r}: it does not tell the time, and that of another one, {}, is not this cluster's; nothing in it"
+    " expires until they agree"
+)
 AGAIN = timedelta(minutes=1)
 """A comparison holds for as long, by the clock that was compared: one that jumps is compared again at once."""
 
@@ -56,10 +60,18 @@ def problem(ctx: Context) -> Problem | None:
     return Problem(REASON, _said(found)) if _is_off(found) else _step(ctx)
 
 
-def problem_with(ctx: Context, backups: Iterable[DiskBackup]) -> Problem | None:
-    """Return the same for backups, whose stores have clocks as well: those that the API server's node lacks."""
-    stores = {each.status.store.name for each in backups if each.status.store is not None}
-    return problem(ctx) or next(filter(None, (_problem_of(ctx, name) for name in sorted(stores))), None)
+def problems_of_stores(ctx: Context, backups: Iterable[DiskBackup]) -> dict[str, Problem]:
+    """Return, by the name of a store, why no backup in it may go by its age: stores have clocks of their own.
+
+    They see what the API server's node lacks. Where one disagrees with the clock here, those that do not say that it
+    is right are waited with, too.
+    """
+    names = {each.status.store.name for each in backups if each.status.store is not None}
+    stores = {name: load(ctx.cluster, BACKUP_STORE, BackupStore, "", name) for name in sorted(names)}
+    found = {name: found for name, each in stores.items() if each and (found := _problem_of(ctx, each)) is not None}
+    since, others = ctx.now() - _longest(ctx), [each for name, each in stores.items() if each and name not in found]
+    silent = [each.name for each in others if found and not _agrees(ctx, each, since)]
+    return found | {name: Problem(REASON, _SILENT.format(name, ", ".join(found))) for name in silent}
 
 
 def _step(ctx: Context) -> Problem | None:
@@ -89,24 +101,25 @@ def _agrees(ctx: Context, store: BackupStore, since: datetime) -> bool:
     return store.status.clock_skew_seconds is not None or store.spec.s3 is not None
 
 
-def _problem_of(ctx: Context, name: str) -> Problem | None:
-    store = load(ctx.cluster, BACKUP_STORE, BackupStore, "", name)
-    if store is None:
-        return None
+def _problem_of(ctx: Context, store: BackupStore) -> Problem | None:
+    name, longest = store.name, _longest(ctx)
     found, checked = find(store.status.conditions, "Available"), store.status.last_check_time
     if found is not None and found.status == "False" and found.reason == REASON:
         return Problem(
-            REASON, f"BackupStore {name!r}: its clock and this cluster's differ; nothing expires until they agree"
+            REASON, f"BackupStore {name!r}: its clock and this cluster's differ; nothing in it expires until they agree"
         )
-    # A check may take a minute, however short its period is.
-    longest = max(2 * ctx.settings.store_check_period, MAX_SKEW)
     if checked is None or -MAX_SKEW <= ctx.now() - checked <= longest:
         return None
     return Problem(
         REASON,
         f"BackupStore {name!r}: its last check was at {checked:%Y-%m-%dT%H:%M:%SZ}, more than {longest} from now by the"
-        " operator's clock; nothing expires until it has been checked again and the clocks agree",
+        " operator's clock; nothing in it expires until it has been checked again and the clocks agree",
     )
+
+
+def _longest(ctx: Context) -> timedelta:
+    """Return for how long a store's check tells of the time: it may take a minute, however short its period is."""
+    return max(2 * ctx.settings.store_check_period, MAX_SKEW)
 
 
 def _is_off(found: timedelta) -> bool:

@@ -17,13 +17,11 @@ _HOLDING = ("status.driverDistrusted=true",)
 def judged(run: Run, disk: DiskResult) -> DiskResult:
     """Note with a disk, before it is exported, whether its driver is asked what has changed.
 
-    Nobody else exports the disk meanwhile. What this very backup has found stays.
+    Nobody else exports the disk meanwhile. What this very backup has found stays. It is handed on as well while nobody
+    could be asked (a service that is away for an upgrade): whoever found out may have expired when it is back.
     """
     if disk.mismatch:
         return disk
-    source, _ = base_snapshots.asked(run.ctx, run.backup, disk)
-    if source is None:
-        return run.update(disk, distrust=None)
     held = run.ctx.cluster.list(DISK_BACKUP, run.backup.namespace, fields=_HOLDING)
     others = (each for each in readable(DiskBackup, held) if each.uid != run.backup.uid)
     service = base_snapshots.service_of(run.ctx, disk.hand_over.driver if disk.hand_over else None)

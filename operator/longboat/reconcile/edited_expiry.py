@@ -26,13 +26,22 @@ def unconfirmed(
     return {name: cause for name, cause in found.items() if not is_confirmed(by_name[name], cause, policy)}
 
 
-def hold(ctx: Context, namespace: str, edits: Mapping[str, Cause], policy: BackupPolicy | None) -> set[str]:
-    """Return which of them have to wait for an answer: all, if they are too many. The policy tells of it."""
+def hold(
+    ctx: Context,
+    namespace: str,
+    edits: Mapping[str, Cause],
+    policy: BackupPolicy | None,
+    beside: Problem | None = None,
+) -> set[str]:
+    """Return which of them have to wait for an answer: all, if they are too many. The policy tells of it.
+
+    ``beside`` is why others of its backups stay that would expire; told if nothing is to be asked.
+    """
     limit = ctx.settings.deletion_limit
     many = bool(edits) and len(edits) + trash_notes.recent_deletions(ctx, namespace) > limit
     if policy is not None:
         asked = question(Held(edits, limit), policy.metadata.generation) if many else ""
-        _tell(ctx, policy, Problem("ManyExpiries", asked) if many else None)
+        _tell(ctx, policy, Problem("ManyExpiries", asked) if many else beside)
     return set(edits) if many else set()
 
 

@@ -63,6 +63,7 @@ def reconcile(ctx: Context, namespace: str, name: str) -> timedelta | None:
         if policy is not None:
             _apply_all(ctx, runs, [each for each in decisions if each.keep], Pass(policy, gone_since))
         return STORE_RETRY
+    decisions, off = _timely(ctx, runs, decisions, gone_since)
     edits = edited_expiry.unconfirmed(ctx, runs, decisions, rule, policy)
     # Two policies that were edited at once must not each think of itself alone: what goes by edits goes one by one.
     going = ctx.expiring_edits.setdefault(namespace, threading.Lock())
@@ -72,13 +73,13 @@ def reconcile(ctx: Context, namespace: str, name: str) -> timedelta | None:
         _apply_all(ctx, runs, rest, Pass(policy, gone_since))
         return EDITS_RETRY
     try:
-        held = edited_expiry.hold(ctx, namespace, edits, policy)
+        held = edited_expiry.hold(ctx, namespace, edits, policy, off)
         pass_ = Pass(policy, gone_since, frozenset(edits), frozenset(held))
         troubled = _apply_all(ctx, runs, decisions, pass_)
     finally:
         if edits:
             going.release()
-    return STORE_RETRY if troubled or unclear else _next_look(ctx, decisions)
+    return STORE_RETRY if troubled or unclear or off else _next_look(ctx, decisions)
 
 
 def _apply_all(ctx: Context, runs: Sequence[DiskBackup], decisions: Sequence[Decision], pass_: Pass) -> bool:
@@ -98,12 +99,29 @@ def _apply_all(ctx: Context, runs: Sequence[DiskBackup], decisions: Sequence[Dec
 def _untimely(
     ctx: Context, runs: Sequence[DiskBackup], decisions: Sequence[Decision], gone_since: datetime | None
 ) -> Problem | None:
-    """Return why no backup expires now, nor a policy is noted to be gone: a clock is not to be believed."""
-    going = {each.point.name for each in decisions if not each.keep}
+    """Return why no backup expires now, nor a policy is noted to be gone: the clock here is not to be believed."""
     noted = {run.status.policy_gone_at for run in runs}
-    if not going and (gone_since is None or gone_since in noted):
+    if all(each.keep for each in decisions) and (gone_since is None or gone_since in noted):
         return None
-    return clock.problem_with(ctx, (run for run in runs if run.name in going))
+    return clock.problem(ctx)
+
+
+def _timely(
+    ctx: Context, runs: Sequence[DiskBackup], decisions: Sequence[Decision], gone_since: datetime | None
+) -> tuple[list[Decision], Problem | None]:
+    """Return the decisions that the clocks of their backups' own stores do not speak against, and what the others do.
+
+    Of a policy that is gone it is not even noted then, since when.
+    """
+    by_name, going = {run.name: run for run in runs}, {each.point.name for each in decisions if not each.keep}
+    off = clock.problems_of_stores(ctx, (by_name[name] for name in going))
+    told = "; ".join(each.message for each in off.values())
+
+    def stands(decision: Decision) -> bool:
+        store = by_name[decision.point.name].status.store
+        return store is None or store.name not in off or (decision.keep and gone_since is None)
+
+    return [each for each in decisions if stands(each)], Problem(clock.REASON, told) if off else None
 
 
 def _gone_since(runs: Sequence[DiskBackup], now: datetime) -> datetime:

@@ -21,7 +21,7 @@ from longboat.reconcile.clock_steps import ClockSteps
 from longboat.reconcile.context import Context
 from tests.fakes.cluster import FakeCluster
 from tests.unit.reconcile import disk_world
-from tests.unit.reconcile.deletion_world import add_backup, buried, expire, settle, world
+from tests.unit.reconcile.deletion_world import add_backup, buried, expire, settle, uid_of, world
 from tests.unit.reconcile.policy_world import SHOP, World
 
 __all__ = ["world"]
@@ -100,6 +100,50 @@ def test_a_store_that_disagrees_about_the_time_keeps_its_backups(world: World) -
     assert told is not None
     assert told[0] == "ClockSkew"
     assert "offsite" in told[1]
+
+
+def test_a_store_whose_clock_is_off_does_not_hold_up_what_lies_in_another(world: World) -> None:
+    in_two_stores(world)
+    again = expire(world)
+    assert left(world) == ["b0", "b3"]
+    told = held(world)
+    assert told is not None and told[0] == "ClockSkew"
+    assert "'offsite'" in told[1] and "other" not in told[1]
+    assert again is not None and again <= timedelta(minutes=10)
+    set_store(world)
+    expire(world)
+    assert left(world) == ["b3"] and held(world) is None
+
+
+def test_a_store_that_tells_no_time_expires_nothing_while_another_disagrees(world: World) -> None:
+    in_two_stores(world, s3=None, azure={"storageAccount": "longboat", "container": "backups"})
+    expire(world)
+    assert len(left(world)) == 4
+    told = held(world)
+    assert told is not None and "'other': it does not tell the time" in told[1]
+    set_store(world, "other", clockSkewSeconds=3)
+    expire(world)
+    assert left(world) == ["b0", "b3"]
+
+
+def test_since_when_a_policy_is_gone_is_not_noted_where_the_stores_clock_says_otherwise(world: World) -> None:
+    in_two_stores(world)
+    world.cluster.delete(BACKUP_POLICY, "daily", SHOP)
+    expire(world)
+    assert left(world) == ["b0", "b3"]
+    assert {each.status.policy_gone_at for each in world.backups()} == {None}
+
+
+def in_two_stores(world: World, **spec: object) -> None:
+    """Have four backups whose time is up, two of them in a store whose clock is off and two in another one."""
+    world.add_store("other", **spec)
+    for name in history(world)[1:3]:
+        world.set_status(name, store={"name": "other", "repository": f"cluster/{uid_of(world)}"})
+    world.clock.by(days=8)
+    set_store(world, "other")
+    store_object = world.cluster.get(BACKUP_STORE, "offsite")
+    assert store_object is not None
+    world.cluster.update_status(store_object | {"status": {"conditions": [clock_condition(world)]}})
 
 
 def clock_condition(world: World) -> dict[str, str]:

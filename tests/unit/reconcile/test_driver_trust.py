@@ -161,6 +161,26 @@ def test_without_periodic_full_reads_only_an_administrator_ends_the_distrust(wor
     assert world.run("trusted") == [None]
 
 
+@pytest.mark.parametrize("away", ["service", "setting"])
+def test_what_a_driver_did_is_not_forgotten_while_nobody_can_be_asked(world: Believing, away: str) -> None:
+    world.set(full_read_every=0)
+    world.run("found", LIE)
+    service = world.cluster.get(SNAPSHOT_METADATA_SERVICE, DRIVER)
+    assert service is not None
+    if away == "service":
+        world.cluster.delete(SNAPSHOT_METADATA_SERVICE, DRIVER)
+    world.set(changed_blocks=away != "setting")
+    world.runs("upgrade-1", "upgrade-2")
+    for name in ("found", "upgrade-1"):
+        # They have expired.
+        del world.cluster.objects[DISK_BACKUP, SHOP, name]
+    if away == "service":
+        world._create(SNAPSHOT_METADATA_SERVICE, DRIVER, "", {"spec": SERVICE})
+    world.set(changed_blocks=True)
+    assert world.run("back") == [DISTRUSTED]
+    assert "DiskBackup 'found' had caught the CSI driver" in disk(world, "data", "back").message
+
+
 def test_other_disks_of_the_driver_are_asked_about(world: Believing) -> None:
     world.run("found", LIE)
     world.add_policy("logs", {"disk": {"virtualMachine": "db", "name": "logs"}})
