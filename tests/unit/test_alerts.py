@@ -233,6 +233,7 @@ def test_store_that_is_away_or_holds_damage_is_told(shop: Shop) -> None:
         ("Pruned", "PruneHeld", "LongboatPruneHeld"),
         ("Pruned", "NotListed", "LongboatUpkeepUnknown"),
         ("Verified", "Late", "LongboatUpkeepUnknown"),
+        ("MasterKeysRenewed", "RenewalFailed", "LongboatMasterKeysNotRenewed"),
     ],
 )
 def test_store_that_only_says_in_a_condition_what_is_wrong_is_told(
@@ -241,6 +242,13 @@ def test_store_that_only_says_in_a_condition_what_is_wrong_is_told(
     shop.set_store(conditions=[condition("Available", "True"), condition(type_, "Unknown") | {"reason": reason}])
     assert shop.firing() == {alert}
     shop.set_store(conditions=[condition("Available", "True"), condition("Verified", "True")])
+    assert shop.firing() == set()
+
+
+@pytest.mark.parametrize("reason", ["NotYet", "Renewing", "NotListed", "MasterKeysRenewed"])
+def test_new_master_keys_that_are_on_their_way_are_no_alarm(shop: Shop, reason: str) -> None:
+    renewal = condition("MasterKeysRenewed", "False") | {"reason": reason}
+    shop.set_store(conditions=[condition("Available", "True"), renewal])
     assert shop.firing() == set()
 
 

@@ -281,8 +281,10 @@ class MasterKeysStatus(Model):
     """How far the new master keys are that spec.encryption.newMasterKeysAfter asks for."""
 
     after: Time = Field(description="The moment that is meant.")
-    renewed: int | None = Field(None, description="Namespaces with backups here whose master key was made after it.")
-    pending: int | None = Field(None, description="Those whose master key is older still; see MasterKeysRenewed.")
+    renewed: int | None = Field(None, description="Living namespaces with backups here whose key was made after it.")
+    pending: int | None = Field(
+        None, description="Those whose master key is older still, or not known yet; see MasterKeysRenewed."
+    )
 
 
 class BackupStoreStatus(Status):

@@ -68,32 +68,48 @@ class Maintenance(Model):
 class PruneStatus(Model):
     """What came of pruning, over all repositories."""
 
-    last_run_time: Time | None = Field(None, description="When a run ended well for the last time.")
-    next_run_time: Time | None = Field(None, description="When the next run is due.")
+    last_run_time: Time | None = Field(None, description="When a run ended well for the last time, dry ones included.")
+    next_run_time: Time | None = Field(
+        None, description="When the next run is, or was, due; absent if none is, such as while they are suspended."
+    )
     freed_bytes: int | None = Field(
-        None, description="What the last run of each repository removed, or with dryRun would have removed."
+        None,
+        description="What the last run of each repository that ended well removed, or with dryRun would have removed.",
     )
     waiting_bytes: int | None = Field(
-        None, description="What no backup refers to and is removed by a later run, when its grace period is over."
+        None,
+        description="What these runs found condemned, or condemned: no backup refers to it, and a later run removes it "
+        "when its grace period is over. What is too young for that, or waits for an answer, does not count.",
     )
-    postponed: int | None = Field(None, description="Repositories of which nothing was condemned; see Pruned.")
+    postponed: int | None = Field(
+        None,
+        description="Repositories whose last run that ended well could not do all it should: nothing was condemned, or "
+        "packs are hidden that backups need; see Pruned.",
+    )
     failing: int | None = Field(None, description="Repositories whose last run failed; see Pruned.")
 
 
 class VerifyStatus(Model):
     """What came of verifying, over all repositories."""
 
-    last_run_time: Time | None = Field(None, description="When a run ended for the last time.")
+    last_run_time: Time | None = Field(
+        None, description="When a run came to its end for the last time, whatever it found."
+    )
     oldest_run_time: Time | None = Field(
         None,
         description="When the repository was verified that has not been for the longest time; one that never was counts"
         " from when it was first seen.",
     )
-    next_run_time: Time | None = Field(None, description="When the next run is due.")
-    read_bytes: int | None = Field(None, description="What the last run of each repository read of the data.")
-    backups: int | None = Field(None, description="Backups that the last run of each repository looked at.")
+    next_run_time: Time | None = Field(
+        None, description="When the next run is, or was, due; absent if none is, such as while they are suspended."
+    )
+    read_bytes: int | None = Field(
+        None, description="What the last run of each repository that came to its end read of the data."
+    )
+    backups: int | None = Field(None, description="Backups that these runs looked at.")
     damaged: int | None = Field(
-        None, description="Those among them that are damaged, also such that are restored whole or are deleted."
+        None,
+        description="Those among them that are damaged, also such that are restored whole, or deleted and in trash.",
     )
     lost: int | None = Field(
         None,
@@ -105,7 +121,11 @@ class VerifyStatus(Model):
 class MaintenanceStatus(Model):
     """What came of the upkeep of the repositories in a store."""
 
-    repositories: int | None = Field(None, description="Repositories of this cluster in the store: one a namespace.")
+    repositories: int | None = Field(
+        None,
+        description="Repositories of this cluster in the store that are known: of each namespace with backups, those "
+        "that are gone included, one for each master key that it has had.",
+    )
     freed: str | None = Field(None, description="prune.freedBytes, for tables.")
     verified: str | None = Field(None, description="Yes, or the reason of the condition Verified, for tables.")
     prune: PruneStatus | None = Field(None, description="What came of pruning.")

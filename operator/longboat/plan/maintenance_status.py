@@ -136,7 +136,11 @@ def _pruned(store: BackupStore, records: Records) -> _Finding:
         return _Finding("Unknown", "NotYet", _missing("pruned", missing, records))
     if store.spec.maintenance.prune.dry_run:
         return _Finding("False", "DryRun", "spec.maintenance.prune.dryRun: runs only say what they would free")
-    return _Finding("True", PRUNED, "what no backup refers to is removed when its grace period is over")
+    told = "what no backup refers to is removed when its grace period is over"
+    if noted := [each for each in records if each.prune.result is not None and each.prune.result.note]:
+        first = noted[0].prune.result
+        told += f"; but of {_places(noted)}: {first.note if first else ''}"
+    return _Finding("True", PRUNED, told)
 
 
 def _verified(store: BackupStore, records: Records, now: datetime) -> _Finding:
@@ -156,7 +160,7 @@ def _verified(store: BackupStore, records: Records, now: datetime) -> _Finding:
         return _Finding("Unknown", "Late", message)
     if damaged:
         return _Finding("True", "Recoverable", _recoverable(damaged))
-    return _Finding("True", VERIFIED, f"the backups of {len(records)} namespaces were whole when last looked at")
+    return _Finding("True", VERIFIED, f"the backups in {len(records)} repositories were whole when last looked at")
 
 
 def _is_late(record: RepositoryRecord, store: BackupStore, now: datetime) -> bool:
@@ -204,7 +208,7 @@ def _questions(asking: Records) -> str:
 
 
 def _missing(done: str, missing: Records, records: Records) -> str:
-    return f"{len(missing)} of {len(records)} namespaces were not {done} yet, their turn comes: {_places(missing)}"
+    return f"{len(missing)} of {len(records)} repositories were not {done} yet, their turn comes: {_places(missing)}"
 
 
 def _places(records: Records) -> str:

@@ -15,6 +15,8 @@ from longboat.plan.maintenance import RepositoryRecord
 
 RENEWED = "MasterKeysRenewed"
 """The condition of a store that asks for new master keys: True when all are known that are there, and have one."""
+NOT_RENEWED = "RenewalFailed"
+"""Its reason when a key could not be made: nothing is written for that namespace."""
 _CLOCKS = timedelta(seconds=10)
 """How far the two clocks may have been misjudged: the store's is known to the second, as of its last check."""
 _NAMED = 5
@@ -132,5 +134,5 @@ def _said(after: datetime, renewal: Renewal | None) -> tuple[ConditionStatus, st
     count = f"{len(renewal.pending)} of {renewal.renewed + len(renewal.pending)}"
     message = f"{count} namespaces have no master key made after {moment} yet: {names}{more}"
     if renewal.problem:
-        return "False", "RenewalFailed", f"{message}; nothing is written for them: {renewal.problem}"
+        return "False", NOT_RENEWED, f"{message}; nothing is written for them: {renewal.problem}"
     return "False", "Renewing", message

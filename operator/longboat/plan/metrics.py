@@ -13,6 +13,7 @@ from typing import Any, Literal
 from longboat.plan.disks import vm_disks
 from longboat.plan.maintenance import RepositoryRecord
 from longboat.plan.maintenance_status import PRUNED, VERIFIED
+from longboat.plan.master_keys import NOT_RENEWED, RENEWED
 from longboat.plan.policy import DISKS_LEFT_OUT
 from longboat.plan.policy_figures import MOST_TARGETS
 from longboat.plan.retention import FINISHED
@@ -46,13 +47,21 @@ class Metric:
 
 _LAST_SUCCESS = "longboat_policy_target_last_success_timestamp_seconds"
 
-_WARNING_CONDITIONS = frozenset({NOT_SEEN, CONFLICT, PRUNED, VERIFIED})
-_WARNINGS = frozenset({NOT_SEEN, CONFLICT, "PruneHeld", "NotListed", "Late"})
-"""Reasons of these conditions of a BackupStore that are not metrics of their own."""
+_WARNINGS = {
+    NOT_SEEN: (NOT_SEEN,),
+    CONFLICT: (CONFLICT,),
+    PRUNED: ("PruneHeld", "NotListed"),
+    VERIFIED: ("NotListed", "Late"),
+    RENEWED: (NOT_RENEWED,),
+}
+"""By a condition of a BackupStore those of its reasons that are not metrics of their own."""
 
 # By the path in the status of a BackupStore: what is not there has not been found out.
 _UPKEEP = {
-    ("repositories",): ("repositories", "Repositories of this cluster in it: one a namespace."),
+    ("repositories",): (
+        "repositories",
+        "Repositories of this cluster in it: of each namespace, also one that is gone, one for each master key.",
+    ),
     ("prune", "lastRunTime"): ("prune_timestamp_seconds", "When a prune ended well for the last time."),
     ("prune", "freedBytes"): ("prune_freed_bytes", "What the last prune of each repository removed."),
     ("prune", "waitingBytes"): ("prune_waiting_bytes", "What later ones remove, after their grace period."),
@@ -152,8 +161,8 @@ METRICS = (
     Metric(
         "longboat_store_warning",
         "gauge",
-        "1 while a condition of the store has the reason BackupsNotSeen, EpochConflict, PruneHeld, NotListed or Late, "
-        "or is LocksNotExtended; absent otherwise.",
+        "1 while a condition of the store has the reason BackupsNotSeen, EpochConflict, PruneHeld, NotListed, Late or "
+        "RenewalFailed, or is LocksNotExtended; absent otherwise.",
         ("store", "reason"),
     ),
     Metric("longboat_store_last_check_timestamp_seconds", "gauge", "When that was last tried.", ("store",)),
@@ -244,13 +253,13 @@ def store_samples(store: Object) -> Iterator[Sample]:
     yield "longboat_store_info", (name,), 1.0
     if conditions.get("Available", {"status": "Unknown"})["status"] != "Unknown":
         yield "longboat_store_up", (name,), float(_holds(conditions, "Available"))
-    reasons = {str(each["reason"]) for each in conditions.values() if each["type"] in _WARNING_CONDITIONS}
+    said = {type_: str(conditions[type_]["reason"]) for type_ in _WARNINGS if type_ in conditions}
     if _holds(conditions, LOCKS_NOT_EXTENDED):
         # Whatever is in the way: the locks end all the same.
         yield "longboat_store_warning", (name, LOCKS_NOT_EXTENDED), 1.0
     if (kept := status.get("locksKeptTime")) and (store["spec"].get("s3") or {}).get("objectLock"):
         yield "longboat_store_locks_kept_timestamp_seconds", (name,), seconds(kept)
-    for reason in sorted(reasons & _WARNINGS):
+    for reason in sorted({reason for type_, reason in said.items() if reason in _WARNINGS[type_]}):
         yield "longboat_store_warning", (name, reason), 1.0
     if checked := status.get("lastCheckTime"):
         yield "longboat_store_last_check_timestamp_seconds", (name,), seconds(checked)

@@ -254,6 +254,28 @@ def test_conditions_of_a_store_say_the_worst() -> None:
     assert condition("Pruned", [whole], store(prune={"dryRun": True})) == ("False", "DryRun")
 
 
+def test_what_a_prune_could_not_do_is_told_where_the_status_counts_it() -> None:
+    note = "3 packs that backups need are hidden by delete markers, which are not ours: remove the markers"
+    begun = plan.begin(record(1), "prune", store(), NOW, "token")
+    hidden, well = plan.pruned(begun, prune_result(note=note), NOW), after(record(2), "prune")
+    told = {
+        found.message
+        for records in ([hidden, well], [well])
+        if (found := find(with_maintenance([], store(), records, NOW), "Pruned"))
+    }
+    assert [note in each and "shop-1" in each for each in sorted(told, key=len)] == [False, True]
+    status = maintenance_status(store(), [hidden, well], NOW)
+    assert status.prune is not None and status.prune.postponed == 1
+
+
+def test_status_counts_repositories_of_which_a_namespace_has_one_for_each_master_key() -> None:
+    first, second = (after(after(each, "verify"), "prune") for each in (record(1), record(1)))
+    records = [first, second.model_copy(update={"generation": 2})]
+    assert maintenance_status(store(), records, NOW).repositories == 2
+    found = find(with_maintenance([], store(), records, NOW), "Verified")
+    assert found is not None and "in 2 repositories" in found.message and "namespaces" not in found.message
+
+
 def test_status_sums_up_all_repositories_and_is_of_bounded_size() -> None:
     found = [after(after(record(number), "verify"), "prune") for number in range(300)]
     status = maintenance_status(store(), found, NOW)
