@@ -30,7 +30,7 @@ from .restore_damage import Damage, DamageHandler, Rescue, refuse
 from .restore_plan import BlockTarget, RangeFetch, block_runs, coalesce, group_frames, hole_runs, merged, steps
 from .restore_sample import DATA_SAMPLE, HOLE_SAMPLE, Expected, Reservoir, matches
 from .system_calls import AlignedBuffer
-from .target import Target
+from .target import Target, Write
 
 WINDOW_BLOCKS = 65536  # Blocks whose frames are grouped together: 4 GiB of disk at the default block size.
 FETCHES = 16
@@ -206,9 +206,10 @@ class RestorePipeline:
                 return
             self._lose(*fetch.frames[0], f"pack {pack_name(Kind.DATA_PACK, fetch.pack)}: {error}")
             return
-        for frame, targets in fetch.frames:
-            at = frame.offset - fetch.start
-            self._write(frame, sorted(targets), data[at : at + frame.length])
+        with self._target.gather() as write:
+            for frame, targets in fetch.frames:
+                at = frame.offset - fetch.start
+                self._write(write, frame, sorted(targets), data[at : at + frame.length])
 
     def _read(self, fetch: RangeFetch) -> memoryview:
         name = pack_name(Kind.DATA_PACK, fetch.pack)
@@ -217,7 +218,7 @@ class RestorePipeline:
             self.moved.read += fetch.length
         return memoryview(data)
 
-    def _write(self, frame: FrameRef, targets: list[BlockTarget], sealed: memoryview) -> None:
+    def _write(self, write: Write, frame: FrameRef, targets: list[BlockTarget], sealed: memoryview) -> None:
         size = self._block_size
         try:
             plain = memoryview(open_frame(self._repository.keys, Kind.DATA_PACK, frame, sealed, frame.blocks * size))
@@ -227,7 +228,7 @@ class RestorePipeline:
         for slot, block, count in block_runs(self._checked(frame, targets, plain)):
             self._raise_failure()
             length = min(count * size, self._size - block * size)
-            self._target.write(block * size, plain[slot * size : slot * size + length])
+            write(block * size, plain[slot * size : slot * size + length])
             self._count(length)
 
     def _checked(self, frame: FrameRef, targets: list[BlockTarget], plain: memoryview) -> list[BlockTarget]:

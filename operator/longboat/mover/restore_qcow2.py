@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from longboat.repository.pages import Page
 
 from .restore_damage import unreadable
 from .system_calls import AlignedBuffer
-from .target import ImageTarget, open_image
+from .target import ImageTarget, Write, open_image
 
 CLUSTER = 64 << 10
 _ENTRIES = CLUSTER // 8  # Clusters that one table of the second level maps: 512 MiB.
@@ -146,6 +147,12 @@ class Qcow2Target:
     def write(self, offset: int, data: memoryview) -> None:
         """See Target; a run of blocks lies in clusters that follow each other in the file, too."""
         self._file.write(self._layout.place(offset), data)
+
+    @contextmanager
+    def gather(self) -> Iterator[Write]:
+        """See Target."""
+        with self._file.gather() as write:
+            yield lambda offset, data: write(self._layout.place(offset), data)
 
     def zero(self, offset: int, length: int) -> None:
         """See Target; a cluster that has no place reads as zeros."""

@@ -36,6 +36,11 @@ class AlignedBuffer:
         self.view = memoryview(self._map)[start : start + size]
         self._address += start
 
+    @property
+    def address(self) -> int:
+        """Where in memory the view begins."""
+        return self._address
+
     def is_zero(self, start: int, length: int) -> bool:
         """Tell whether a part is all zeros; the GIL is released, and most data is told apart at its first bytes."""
         # A stretch is all zeros if its first byte is and it equals itself shifted by one.

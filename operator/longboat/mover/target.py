@@ -6,13 +6,15 @@ import contextlib
 import errno
 import fcntl
 import os
-import queue
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
+from .direct_writes import ALIGNMENT, Batch, borrowed_batch
 from .errors import (
     TargetBusyError,
     TargetExistsError,
@@ -27,14 +29,12 @@ from .source import DISK_IMAGE
 from .system_calls import AlignedBuffer, device_size, punch_hole, zero_out
 
 _SECTOR = 512
-_ALIGNMENT = 4096  # What O_DIRECT asks of offsets and lengths on every device that there is.
 _STEP = 1 << 20
 _ZEROS = bytes(_STEP)
-_PIECE, _PIECES = (
-    512 << 10,
-    16,
-)  # Buffers that data is written from past the page cache: bytes of each, and their number.
 _NOT_SUPPORTED = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTTY, errno.EINVAL, errno.EPERM})
+
+Write = Callable[[int, memoryview], None]
+"""Writes bytes at an offset; TargetWriteError or TargetFullError name the offset."""
 
 
 class Target(Protocol):
@@ -48,6 +48,9 @@ class Target(Protocol):
 
     def write(self, offset: int, data: memoryview) -> None:
         """Write bytes; TargetWriteError or TargetFullError name the offset."""
+
+    def gather(self) -> AbstractContextManager[Write]:
+        """Lend a way to write many ranges together: all are written when the context ends without an error."""
 
     def zero(self, offset: int, length: int) -> None:
         """Make a range read as zeros, whatever it held before."""
@@ -76,12 +79,18 @@ class _OpenTarget:
         self._unsupported: set[object] = set()
 
     def write(self, offset: int, data: memoryview) -> None:
-        while data:
-            try:
-                count = self._write_some(offset, data)
-            except OSError as error:
-                raise write_error(self.path, f"writing at byte {offset}", error) from None
-            data, offset = data[count:], offset + count
+        with self.gather() as write:
+            write(offset, data)
+
+    @contextlib.contextmanager
+    def gather(self) -> Iterator[Write]:
+        """Put what is aligned together and write it past the page cache, everything else at once and through it."""
+        with borrowed_batch() if self._writes_directly else contextlib.nullcontext() as batch:
+            if batch is None or self._direct is None:
+                yield self._write_cached
+                return
+            yield partial(self._gather, batch, self._direct)
+            self._flush(batch, self._direct)
 
     def read(self, offset: int, length: int, buffer: AlignedBuffer) -> None:
         """Read past the page cache: what an earlier, failed write has left there may never have come to the disk."""
@@ -102,23 +111,45 @@ class _OpenTarget:
             if handle is not None:
                 os.close(handle)
 
-    def _write_some(self, offset: int, data: memoryview) -> int:
-        if self._writes_directly and self._direct is not None and not offset % _ALIGNMENT and len(data) >= _ALIGNMENT:
-            length = min(len(data) // _ALIGNMENT * _ALIGNMENT, _PIECE)
+    def _gather(self, batch: Batch, direct: int, offset: int, data: memoryview) -> None:
+        aligned = 0 if offset % ALIGNMENT else len(data) // ALIGNMENT * ALIGNMENT
+        self._write_cached(offset + aligned, data[aligned:])
+        data = data[:aligned]
+        while data:
+            taken = batch.take(offset, data)
+            data, offset = data[taken:], offset + taken
+            if data:
+                self._flush(batch, direct)
+
+    def _flush(self, batch: Batch, direct: int) -> None:
+        for offset, data in batch.write(direct):
+            self._write_direct(direct, offset, data)
+
+    def _write_direct(self, direct: int, offset: int, data: memoryview) -> None:
+        while data and self._writes_directly:
             try:
-                with _piece() as piece:
-                    piece[:length] = data[:length]
-                    return os.pwrite(self._direct, piece[:length], offset)
+                # What a signal has cut short ends at a sector; the last of a full disk may not.
+                count = os.pwrite(direct, data, offset) // ALIGNMENT * ALIGNMENT
             except OSError as error:
                 if error.errno != errno.EINVAL:
-                    raise
-                self._writes_directly = False
-        return os.pwrite(self._handle, data, offset)
+                    raise write_error(self.path, f"writing at byte {offset}", error) from None
+                count = 0
+            self._writes_directly = count > 0
+            data, offset = data[count:], offset + count
+        self._write_cached(offset, data)
+
+    def _write_cached(self, offset: int, data: memoryview) -> None:
+        while data:
+            try:
+                count = os.pwrite(self._handle, data, offset)
+            except OSError as error:
+                raise write_error(self.path, f"writing at byte {offset}", error) from None
+            data, offset = data[count:], offset + count
 
     def _read_direct(self, offset: int, length: int, buffer: AlignedBuffer) -> bool:
-        if self._direct is None or offset % _ALIGNMENT:
+        if self._direct is None or offset % ALIGNMENT:
             return False
-        padded = -(-length // _ALIGNMENT) * _ALIGNMENT
+        padded = -(-length // ALIGNMENT) * ALIGNMENT
         try:
             return os.preadv(self._direct, [buffer.view[:padded]], offset) >= length
         except OSError as error:
@@ -346,24 +377,6 @@ def _reopened_direct(handle: int) -> int | None:
 
 
 _local = threading.local()
-_pieces: queue.LifoQueue[memoryview] = queue.LifoQueue()
-_pieces_lock = threading.Lock()
-
-
-@contextlib.contextmanager
-def _piece() -> Iterator[memoryview]:
-    """Lend an aligned buffer of _PIECE bytes, waiting until one is free."""
-    with _pieces_lock:
-        if not _pieces.maxsize:
-            # One allocation, so that they share huge pages, which are cheaper to write from.
-            whole, _pieces.maxsize = AlignedBuffer(_PIECES * _PIECE).view, _PIECES
-            for at in range(0, len(whole), _PIECE):
-                _pieces.put(whole[at : at + _PIECE])
-    piece = _pieces.get()
-    try:
-        yield piece
-    finally:
-        _pieces.put(piece)
 
 
 def _buffer() -> AlignedBuffer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
@@ -24,7 +25,7 @@ from longboat.mover.restore_damage import Damage
 from longboat.mover.restore_disk import run_restore, write_disk
 from longboat.mover.restore_sample import Expected, Reservoir
 from longboat.mover.system_calls import AlignedBuffer
-from longboat.mover.target import DeviceTarget, open_image, partial_path
+from longboat.mover.target import DeviceTarget, Write, open_image, partial_path
 from longboat.repository import read_disk_manifest
 from longboat.repository.errors import DamagedError, StoreFailureError
 from longboat.repository.layout import PACKS
@@ -169,9 +170,10 @@ class Forgetful(DeviceTarget):
         super().__init__(path, os.open(path, os.O_RDWR), size)
         self._start = start
 
-    def write(self, offset: int, data: memoryview) -> None:
-        if offset + len(data) <= self._start:
-            super().write(offset, data)
+    @contextlib.contextmanager
+    def gather(self) -> Iterator[Write]:
+        with super().gather() as write:
+            yield lambda offset, data: write(offset, data) if offset + len(data) <= self._start else None
 
 
 def test_a_volume_that_forgets_what_was_written_is_noticed(world: World) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from longboat.mover.errors import TargetWriteError
 from longboat.mover.progress import Progress
 from longboat.mover.restore_pipeline import RestorePipeline
 from longboat.mover.system_calls import AlignedBuffer
+from longboat.mover.target import Write
 from longboat.repository import open_with_master_key, read_disk_manifest
 from longboat.repository.layout import PACKS
 from longboat.repository.map_reader import MapReader
@@ -42,6 +45,10 @@ class FullTarget:
 
     def write(self, offset: int, data: memoryview) -> None:
         self.written.append(offset)
+
+    @contextmanager
+    def gather(self) -> Iterator[Write]:
+        yield self.write
 
     def zero(self, offset: int, length: int) -> None:
         threading.Timer(0.2, self.answer.set).start()

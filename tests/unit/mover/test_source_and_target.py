@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -123,33 +122,6 @@ class DeviceFile(DeviceTarget):
     def __init__(self, path: Path, size: int) -> None:
         path.write_bytes(b"\xff" * size)
         super().__init__(path, os.open(path, os.O_RDWR), size)
-
-
-@pytest.mark.parametrize("direct", [True, False])
-def test_data_of_any_length_is_written_whole_with_and_without_direct_writes(
-    tmp_path: Path, direct: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if not direct:
-        real = os.pwrite
-
-        def refused(handle: int, data: memoryview, offset: int) -> int:
-            if fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_DIRECT:
-                raise OSError(errno.EINVAL, "not aligned")
-            return real(handle, data, offset)
-
-        monkeypatch.setattr(os, "pwrite", refused)
-    data = os.urandom(target._PIECE + 3 * BLOCK + 100)
-    image = open_target(tmp_path, 2 * len(data) // BLOCK * BLOCK, 0, None, False, None)
-    for offset, length in ((BLOCK, len(data)), (0, BLOCK), (len(data) + 2 * BLOCK - 7, 5000)):
-        image.write(offset, memoryview(data)[:length])
-    image.sync()
-    image.finish()
-    image.close()
-    with (tmp_path / "disk.img").open("rb") as file:
-        assert file.read(BLOCK) == data[:BLOCK]
-        assert file.read(len(data)) == data
-        file.seek(len(data) + 2 * BLOCK - 7)
-        assert file.read(5000) == data[:5000]
 
 
 @pytest.fixture(params=["punched", "written"])
