@@ -84,7 +84,7 @@ class PruneStatus(Model):
     postponed: int | None = Field(
         None,
         description="Repositories whose last run that ended well could not do all it should: nothing was condemned, or "
-        "packs are hidden that backups need; see Pruned.",
+        "somebody hid manifests or packs; see Pruned.",
     )
     failing: int | None = Field(None, description="Repositories whose last run failed; see Pruned.")
 

@@ -128,9 +128,15 @@ def largest(bytes_by_claim: Mapping[str, int], room: int = ROOM_FOR_CLAIMS) -> d
 
 
 def _hidden(kept: WriteOnceReport) -> str:
-    if not kept.hidden:
-        return ""
-    return f"{kept.hidden} packs that backups need are hidden by delete markers, which are not ours: remove the markers"
+    packs = (
+        f"{kept.hidden} packs that backups need, or may need, are hidden by delete markers, which are not ours:"
+        " remove the markers"
+    )
+    manifests = (
+        f"{kept.unexplained} manifests are hidden, and no removal of them is known: remove the delete markers"
+        " over them (or read the oldest versions) if their backups are needed, or their versions if they are not"
+    )
+    return "; ".join([manifests] * bool(kept.unexplained) + [packs] * bool(kept.hidden))
 
 
 def _question(asked: Asked) -> PruneQuestion:

@@ -16,6 +16,7 @@ import obstore
 from .bucket_clients import Patience
 from .bucket_store import BucketStore
 from .errors import AccessDeniedError, DamagedError, ObjectLockedError, ObjectNotFoundError, StoreError
+from .layout import REMOVING
 from .object_store import Data, ObjectInfo
 from .s3_versions import S3Versions, Version
 from .settings import StoreSettings
@@ -27,11 +28,19 @@ class RemovingStore(BucketStore):
     def __init__(self, settings: StoreSettings, patience: Patience | None = None) -> None:
         """Prepare the clients; nothing is sent."""
         super().__init__(settings, patience)
-        self._versions = S3Versions(settings, patience)
+        self._versions, self._locks = S3Versions(settings, patience), settings.lock_mode is not None
 
     def delete(self, name: str) -> None:
-        """See ObjectStore. A version that is locked is hidden by a delete marker, and goes with a later purge."""
+        """See ObjectStore. A version that is locked is hidden by a delete marker, and goes with a later purge.
+
+        So does the announcement of a removal where objects are locked: by it what that has hidden is told from what
+        others have.
+        """
         versions = self._versions.of(name)
+        if self._locks and f"/{REMOVING}" in f"/{name}" and versions:
+            if not versions[0].marker:
+                self._versions.hide(name)
+            return
         # Delete markers go last: what they hide must not come into sight again, should this be interrupted.
         for version in sorted(versions, key=lambda each: each.marker):
             try:

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import groupby, islice
 
 from .errors import ObjectLockedError, StoreSettingsError
+from .hidden import MANIFESTS, Removals, hidden_at, manifest_group
 from .layout import (
     BACKUPS,
     CONDEMNED,
@@ -47,7 +48,8 @@ class WriteOnceReport:
 
     `looked` objects were looked at for their locks, `extended` of them were given a new one. `removed` versions, of
     `removed_bytes` bytes, are gone for good; `locked` are hidden objects that have to wait for the end of their lock,
-    `hidden` those that backups need: somebody else has hidden them, and they stay.
+    `hidden` those that backups need, or may need: somebody else has hidden them, or what refers to them, and they stay.
+    `unexplained` of the hidden ones are manifests that no removal has hidden; they stay, too.
     `reached` is the last object that was looked at for its lock, None if none comes after it.
     """
 
@@ -57,6 +59,7 @@ class WriteOnceReport:
     removed_bytes: int = 0
     locked: int = 0
     hidden: int = 0
+    unexplained: int = 0
     reached: str | None = None
 
 
@@ -136,29 +139,66 @@ def purge_hidden(
     """Remove the versions of objects that were hidden at least HIDDEN_FOR ago, as far as they are not locked.
 
     Everything of an object that can be seen stays, and of one that is `needed`: it was not maintenance that hid it.
-    So do the header, keys, and whatever else maintenance never removes.
+    So do manifests that no removal has hidden, and packs that were hidden since the first one of these was: prunes may
+    have taken them for garbage for want of it. So do the header, keys, and whatever else maintenance never removes.
     """
     versions = _versions(settings, path)
-    for name, group in groupby(versions.below(""), key=lambda each: each.name):
-        found = [*group]
-        if not found[0].marker or not name.startswith(REMOVED):
-            continue
-        if needed(name):
-            report.hidden += 1
-        elif found[0].modified + HIDDEN_FOR <= now:
-            _purge(versions, found, report)
+    purging = _Purging(versions, Removals(versions.below(REMOVING)), now, report, needed)
+    # Manifests come first: the names of their folders sort before those of packs, and of announcements.
+    for _, group in groupby(versions.below(""), key=lambda each: manifest_group(each.name)):
+        purging.look_at([[*found] for _, found in groupby(group, key=lambda each: each.name)])
 
 
-def _purge(versions: S3Versions, found: Iterable[Version], report: WriteOnceReport) -> None:
+class _Purging:
+    """One look at all names; `since` is when the first manifest was hidden of which nobody knows why."""
+
+    def __init__(
+        self,
+        versions: S3Versions,
+        removals: Removals,
+        now: datetime,
+        report: WriteOnceReport,
+        needed: Callable[[str], bool],
+    ) -> None:
+        self._versions, self._removals, self._now = versions, removals, now
+        self._report, self._needed, self._since = report, needed, datetime.max.replace(tzinfo=UTC)
+
+    def look_at(self, names: list[list[Version]]) -> None:
+        """Purge what may go of names that are judged together; of each the versions, the newest first."""
+        unexplained = self._removals.unexplained(names) if names[0][0].name.startswith(MANIFESTS) else []
+        self._report.unexplained += len(unexplained)
+        self._since = min([self._since, *filter(None, map(hidden_at, unexplained))])
+        for found in names:
+            if found[0].marker and found not in unexplained and found[0].name.startswith(REMOVED):
+                self._look_at(found[0].name, found)
+
+    def _look_at(self, name: str, found: list[Version]) -> None:
+        if self._needed(name) or self._may_be_needed(name, found):
+            self._report.hidden += 1
+        elif name in self._removals.relied_on:
+            self._report.locked += 1
+        elif max(each.modified for each in found) + HIDDEN_FOR > self._now or not _purge(
+            self._versions, found, self._report
+        ):
+            self._removals.rely_on(found)
+
+    def _may_be_needed(self, name: str, found: list[Version]) -> bool:
+        moment = hidden_at(found)
+        return name.startswith((PACKS, MAPS)) and moment is not None and moment >= self._since
+
+
+def _purge(versions: S3Versions, found: Iterable[Version], report: WriteOnceReport) -> bool:
+    """Remove all versions of an object; False if one is locked."""
     # Delete markers go last: what they hide must not come into sight again.
     for version in sorted(found, key=lambda each: each.marker):
         try:
             versions.delete(version)
         except ObjectLockedError:
             report.locked += 1
-            return
+            return False
         report.removed += 1
         report.removed_bytes += version.size
+    return True
 
 
 def _needed(versions: S3Versions, after: str) -> Iterator[list[Version]]:

@@ -12,7 +12,7 @@ import pytest
 
 from longboat.mover import EXIT_FAILED, EXIT_OK, PruneResult, prune
 from longboat.mover.jobs import PruneJob
-from longboat.repository import StoreSettings, open_store, open_with_master_key, read_epoch
+from longboat.repository import StoreSettings, WriteOnceReport, open_store, open_with_master_key, read_epoch
 from longboat.repository.errors import ClockSkewError, LateManifestError
 from tests.fakes.object_store import MemoryStore
 
@@ -113,3 +113,11 @@ def test_a_job_on_a_closed_repository_ends_at_what_was_written_later(tmp_path: P
     with pytest.raises(LateManifestError):
         prune.run_prune(job(key, **common, closed=closed), store, now=lambda: store.now)
     assert prune.run_prune(job(key, **common), store, now=lambda: store.now).manifests == 1
+
+
+def test_manifests_that_somebody_hid_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = MemoryStore()
+    key = repository_in(store).master_key
+    monkeypatch.setattr(prune, "keep_write_once", lambda *_, **__: WriteOnceReport(unexplained=3))
+    store.now = datetime.now(UTC)
+    assert "3 manifests are hidden" in prune.run_prune(job(key), store, emit=lambda _: None).note

@@ -1,0 +1,100 @@
+"""Who has hidden a manifest: a removal from the trash, as the versions of its announcement tell, or somebody else.
+
+In a bucket with versions delete markers hide objects, and look the same whoever set them. Maintenance takes manifests
+away only while `removing/<hash>` is there, which is hidden itself in the end: what was hidden at another time was not
+hidden by it. The exception are revisions of backup manifests, for which a later one stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import groupby
+
+from .layout import BACKUPS, DISKS, split_backup_manifest_name
+from .s3_versions import Version
+
+MANIFESTS = (BACKUPS, DISKS)
+_SECOND = timedelta(seconds=1)  # Services tell times in whole seconds, some of them rounded, in one answer or another.
+
+
+@dataclass(frozen=True)
+class _Span:
+    marker: str
+    begin: datetime
+    end: datetime | None
+
+    def covers(self, moment: datetime) -> bool:
+        return self.begin - _SECOND <= moment and (self.end is None or moment <= self.end + _SECOND)
+
+
+class Removals:
+    """When removals went on. `relied_on` are the announcements (names) that something which is hidden still needs."""
+
+    def __init__(self, announcements: Iterable[Version]) -> None:
+        """Take the versions of all announcements, each name's newest first."""
+        found = groupby(announcements, key=lambda each: each.name)
+        self._spans = [span for name, versions in found for span in _spans(name, [*versions])]
+        self.relied_on: set[str] = set()
+
+    def unexplained(self, names: list[list[Version]]) -> list[list[Version]]:
+        """Return which of the hidden manifests among these no removal explains.
+
+        For each name its versions, the newest first; those of a backup's manifest together, in the order of revisions.
+        """
+        left, later = list[list[Version]](), False
+        for versions in reversed(names):
+            if not versions[0].marker or self._explains(versions) or (later and _is_further(versions[0].name)):
+                later = True
+            else:
+                left.append(versions)
+        return left
+
+    def rely_on(self, versions: list[Version]) -> None:
+        """Note that something hidden is still there: if it is a manifest, what explains it has to stay as well."""
+        if versions[0].name.startswith(MANIFESTS):
+            self.relied_on.update(each.marker for each in self._covering(versions))
+
+    def _explains(self, versions: list[Version]) -> bool:
+        return hidden_at(versions) is None or bool(self._covering(versions))
+
+    def _covering(self, versions: list[Version]) -> list[_Span]:
+        moment = hidden_at(versions)
+        return [span for span in self._spans if moment is not None and span.covers(moment)]
+
+
+def hidden_at(versions: list[Version]) -> datetime | None:
+    """Return when the newest version of an object was hidden, None if there are delete markers alone.
+
+    Some services give the delete marker the time of what it hides, and stamp that anew: the later one counts.
+    """
+    markers = 0
+    while markers < len(versions) and versions[markers].marker:
+        markers += 1
+    # More markers may have come over the one that hid it.
+    both = versions[markers - 1 : markers + 1]
+    return max(each.modified for each in both) if 0 < markers < len(versions) else None
+
+
+def manifest_group(name: str) -> str:
+    """Return what the manifests that are judged together have in common: the folder of a backup, or the name."""
+    return name.rpartition("/")[0] if name.startswith(BACKUPS) else name
+
+
+def _spans(name: str, versions: list[Version]) -> Iterable[_Span]:
+    """Yield from when to when there was an object of this name; the stamps may be in another order, as above."""
+    stamps = list[datetime]()
+    for each in reversed(versions):
+        if stamps or not each.marker:
+            stamps.append(each.modified)
+        if stamps and each.marker:
+            yield _Span(name, min(stamps), max(stamps))
+            stamps = []
+    if stamps:
+        yield _Span(name, min(stamps), None)
+
+
+def _is_further(name: str) -> bool:
+    parts = split_backup_manifest_name(name)
+    return parts is not None and parts[1] > 1
