@@ -1,4 +1,4 @@
-"""`make bench`: what each program takes for a full backup, for three kinds of change, and to restore.
+"""`make bench`: what each program takes for a full backup, for three kinds of change, to restore, and to prune.
 
 longboat-2-cores is the mover with two CPUs: its wall time beside that of longboat says what the second one is good for.
 """

@@ -14,7 +14,8 @@ class Figures:
     """One program in one case.
 
     `bytes` is what the CPU time is divided by: the data of the image, or the size of the device where that is read as
-    a whole. `stored_bytes` and `puts` are what was added to the store; None is what can't be known of a program.
+    a whole. `stored_bytes` and `puts` are what was added to the store; bytes are negative where more was freed. None
+    is what can't be known of a program.
     """
 
     case: str

@@ -7,7 +7,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 from tests.bench import image, measure, simulated
 from tests.bench.devices import loop_device
 from tests.bench.figures import Figures
-from tests.bench.tools import Command, Longboat, Tool
+from tests.bench.tools import Command, Longboat, Tool, run
 from tests.cluster.paths import CHECKOUT
 from tests.cluster.progress import ClusterError, say
 
@@ -50,6 +51,8 @@ class Story:
                 self._restore_device(tool)
             else:
                 self._restore_file(tool)
+        for tool in self._tools:
+            self._prune(tool)
         return self.figures
 
     def _backups(self, case: str, changed: image.Ranges) -> None:
@@ -64,9 +67,22 @@ class Story:
         return ",".join(str(cpu) for cpu in sorted(os.sched_getaffinity(0))[:cores])
 
     def _restore_file(self, tool: Tool) -> None:
+        with self._target(tool) as target:
+            self._step(tool, "restore", tool.restore(target), self._data)
+
+    def _prune(self, tool: Tool) -> None:
+        """Measure a prune; a figure is worth something only if the newest backup is still there."""
+        if command := tool.prune():
+            self._step(tool, "prune", command, self._data)
+            with self._target(tool) as target:
+                run(tool.restore(target))
+
+    @contextmanager
+    def _target(self, tool: Tool) -> Iterator[Path]:
+        """An empty folder; at the end it has to hold the image."""
         target = self._work / "restored"
         target.mkdir()
-        self._step(tool, "restore", tool.restore(target), self._data)
+        yield target
         self._compare(tool, next(target.rglob(self._disk.name)))
         shutil.rmtree(target)
 
@@ -89,8 +105,9 @@ class Story:
         before = _stored(tool.stored)
         taken = run_measured(command, self._cpus(tool))
         after = _stored(tool.stored)
-        counted = {"puts": after[1] - before[1], "gets": None} | tool.counts()
-        self.figures.append(Figures(case, tool.name, size, stored_bytes=after[0] - before[0], **(taken | counted)))
+        counted = {"puts": len(after.keys() - before.keys()), "gets": None} | tool.counts()
+        more = sum(after.values()) - sum(before.values())
+        self.figures.append(Figures(case, tool.name, size, stored_bytes=more, **(taken | counted)))
         self._save(self.figures)
         say(f"  {self.figures[-1].cpu_seconds:.2f} s of CPU, {self.figures[-1].cpu_ns_per_byte:.2f} ns/B")
 
@@ -121,7 +138,6 @@ def run_measured(command: Command, cpus: str) -> dict[str, Any]:
     return taken
 
 
-def _stored(folder: Path) -> tuple[int, int]:
-    """Bytes and number of the files below a folder."""
-    sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
-    return sum(sizes), len(sizes)
+def _stored(folder: Path) -> dict[str, int]:
+    """The files below a folder and their bytes."""
+    return {str(path): path.stat().st_size for path in folder.rglob("*") if path.is_file()}

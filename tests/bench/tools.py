@@ -1,4 +1,5 @@
-"""The programs that are compared: how each makes a repository, backs up the image, and restores the newest backup.
+"""The programs that are compared: how each makes a repository, backs up the image, restores the newest backup, and
+removes all others.
 
 All of them encrypt, compress with zstd (borg at level 1 as the mover, restic at its only one) and look at the whole
 image each time, as nothing tells them whether a disk has changed.
@@ -9,6 +10,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -19,10 +21,13 @@ from typing import Protocol
 
 from longboat.repository import (
     DEFAULT_BLOCK_SIZE,
+    StoredDisk,
     StoreSettings,
     find_disk_manifest,
     open_or_create_repository,
     open_store,
+    reference_to,
+    write_backup_manifest,
 )
 from tests.bench.image import Ranges, data_ranges
 from tests.cluster.paths import CHECKOUT
@@ -57,6 +62,9 @@ class Tool(Protocol):
     def restore(self, target: Path) -> Command:
         """How the newest backup is restored into an empty folder, as disk.img in it or below it."""
 
+    def prune(self) -> Command | None:
+        """How all backups but the newest are removed, and what they alone needed; None: another tool does just that."""
+
     def counts(self) -> dict[str, int]:
         """What the program itself knows of its last run: `puts`, `gets`, `bytes_read`."""
 
@@ -68,7 +76,7 @@ class Longboat:
         self.name, self.stored, self.device = name, stored, source if source.is_block_device() else None
         self._image, self._work, self._settings = image, work, settings
         self._source = source
-        self._newest, self._created = "", datetime(2026, 1, 1, tzinfo=UTC)
+        self._backups: dict[str, datetime] = {}
         self.tracked = False
         self.block_size, self.cores = DEFAULT_BLOCK_SIZE, 0
         # In an image everything is compiled beforehand; a checkout must not pay for that in each run.
@@ -89,17 +97,14 @@ class Longboat:
         for folder in (self._work, self.stored):
             folder.mkdir(parents=True, exist_ok=True)
         self._repository = open_or_create_repository(open_store(self._settings), REPOSITORY, KEY)
-        modules = f"tests.bench.mover, {type(open_store(self._settings)).__module__}, urllib3, asyncio"
+        store = type(open_store(self._settings)).__module__
+        modules = f"tests.bench.mover, tests.bench.prune_jobs, {store}, urllib3, asyncio"
         run(Command((sys.executable, "-c", f"import {modules}"), self._environment, self._work))
 
     def backup(self, number: int, changed: Ranges) -> Command:
-        self._newest = f"backup-{number}"
-        self._created = created = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(days=number)
-        job: dict[str, object] = {
-            "sourcePath": str(self._source),
-            "disk": {"diskKey": DISK},
-            "backupName": self._newest,
-        }
+        name = f"backup-{number}"
+        self._backups[name] = created = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(days=number)
+        job: dict[str, object] = {"sourcePath": str(self._source), "disk": {"diskKey": DISK}, "backupName": name}
         job |= {"created": created.isoformat(), "snapshotHandle": f"snapshot-{number}", "blockSize": self.block_size}
         if not self.tracked:
             return self._command("export", job)
@@ -108,23 +113,40 @@ class Longboat:
         return self._command("export", job, str(known))
 
     def restore(self, target: Path) -> Command:
-        found = find_disk_manifest(self._repository, DISK, self._newest, self._created)
-        assert found, f"backup {self._newest} has left no manifest"
+        found = self._disk_of(list(self._backups)[-1])
         return self._command("restore", {"manifest": found.name, "targetPath": str(target)})
+
+    def prune(self) -> Command | None:
+        if self.device or self.cores or self.block_size != DEFAULT_BLOCK_SIZE:
+            return None
+        for name, created in self._backups.items():
+            # As the operator does at a backup's end.
+            write_backup_manifest(self._repository, name, created, [reference_to(self._disk_of(name), "bench")])
+        # Two Jobs, the second one a day later.
+        older = list(self._backups)[:-1]
+        condemn = self._command("prune", {"token": "first"}, "1", *older)
+        delete = self._command("prune", {"token": "second", "knownTokens": ["first"]}, "2", job_name="delete")
+        return chained(condemn, delete)
+
+    def _disk_of(self, backup: str) -> StoredDisk:
+        found = find_disk_manifest(self._repository, DISK, backup, self._backups[backup])
+        assert found, f"backup {backup} has left no manifest"
+        return found
 
     def counts(self) -> dict[str, int]:
         return dict(json.loads((self._work / "counts.json").read_text()))
 
-    def _command(self, role: str, job: Mapping[str, object], *more: str) -> Command:
+    def _command(self, role: str, job: Mapping[str, object], *more: str, job_name: str = "") -> Command:
         common = {
             "store": json.loads(self._settings.model_dump_json(by_alias=True)),
             "repositoryPath": REPOSITORY,
             "masterKey": base64.b64encode(self._repository.master_key).decode(),
             "terminationPath": str(self._work / "result.json"),
         }
-        file = self._work / f"{role}.json"
+        file, counts = self._work / f"{job_name or role}.json", self._work / "counts.json"
         file.write_text(json.dumps(common | dict(job)))
-        program = (sys.executable, "-m", "tests.bench.mover", role, str(file), str(self._work / "counts.json"), *more)
+        counts.unlink(missing_ok=True)
+        program = (sys.executable, "-m", "tests.bench.mover", role, str(file), str(counts), *more)
         return Command(program, self._environment, self._work)
 
 
@@ -151,6 +173,9 @@ class Restic:
 
     def restore(self, target: Path) -> Command:
         return self._command("restore", "latest", f"--target={target}")
+
+    def prune(self) -> Command:
+        return self._command("forget", "--keep-last=1", "--group-by=host", "--prune")
 
     def counts(self) -> dict[str, int]:
         return {}
@@ -179,6 +204,10 @@ class Borg:
     def restore(self, target: Path) -> Command:
         return Command(("borg", "extract", "--sparse", self._newest), self._environment, target)
 
+    def prune(self) -> Command:
+        prune = Command(("borg", "prune", "--keep-last=1"), self._environment, self._image.parent)
+        return chained(prune, Command(("borg", "compact"), self._environment, self._image.parent))
+
     def counts(self) -> dict[str, int]:
         return {}
 
@@ -202,11 +231,21 @@ class Rustic:
     def restore(self, target: Path) -> Command:
         return self._command("restore", "latest", str(target))
 
+    def prune(self) -> Command:
+        # It would wait for 23 hours otherwise.
+        return self._command("forget", "--keep-last=1", "--group-by=host", "--prune", "--instant-delete")
+
     def counts(self) -> dict[str, int]:
         return {}
 
     def _command(self, *arguments: str) -> Command:
         return Command((self._program, "--no-progress", *arguments), self._environment, self._image.parent)
+
+
+def chained(first: Command, second: Command) -> Command:
+    """Return a command that runs two, the second in the environment and the folder of the first one."""
+    line = f"{shlex.join(first.arguments)} && {shlex.join(second.arguments)}"
+    return Command(("sh", "-c", line), first.environment, first.folder)
 
 
 def run(command: Command) -> None:
