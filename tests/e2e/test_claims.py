@@ -26,6 +26,8 @@ def test_restored_block_device_equals_the_one_backed_up(namespace: Namespace) ->
 
 def test_incremental_costs_what_changed_and_restores_each_state(namespace: Namespace) -> None:
     namespace.apply(claim("disk", "128Mi"))
+    # Of a claim that is meant to hold a database.
+    namespace.kubectl("annotate", "pvc", "disk", "longboat.dev/block-size=16Ki")
     namespace.policy("daily", "disk")
     states = []
     for seed in (1, 2, 3):
@@ -33,6 +35,7 @@ def test_incremental_costs_what_changed_and_restores_each_state(namespace: Names
         states.append((written, namespace.backup("daily")))
     results = [backup["status"]["disks"][0] for _, backup in states]
     assert [each["mode"] for each in results] == ["Full", "Incremental", "Incremental"]
+    assert {each["blockSize"] for each in results} == {16384}
     assert all(each["storedBytes"] < 2 * MIB for each in results[1:]), results
     for number, (checksum, backup) in enumerate(states):
         namespace.restore(f"state-{number}", of_backup(backup))

@@ -115,6 +115,11 @@ class DiskResult(Model):
     driver: str | None = Field(None, description="The CSI driver of the volume.")
     snapshot_class: str | None = Field(None, description="The VolumeSnapshotClass that the disk is snapshotted with.")
     claim_bytes: int | None = Field(None, description="Capacity of the claim in bytes.")
+    block_size: int | None = Field(
+        None,
+        description="Bytes that are compared and stored together, if the claim's annotation longboat.dev/block-size"
+        " says so; 64 KiB otherwise.",
+    )
     volume_snapshot: str | None = Field(None, description="The VolumeSnapshot made of the disk.")
     cut_time: Time | None = Field(None, description="Moment the disk was captured, by the CSI driver's clock.")
     hand_over: HandOver | None = Field(None, description="Record of the snapshot's hand-over.")

@@ -9,6 +9,7 @@ from typing import Any
 from longboat.api import BackupPolicy, DiskBackup
 from longboat.api.common import DiskContent, DiskRef
 from longboat.api.disk_backup import BackupTarget, ClaimIdentity, DiskResult
+from longboat.plan.block_size import block_size_of
 from longboat.plan.disks import VmDisk, resolve_disk, vm_disks, vm_not_found
 from longboat.plan.problem import Problem
 from longboat.plan.quantities import bytes_of
@@ -91,6 +92,7 @@ def pinned(
     csi = ((volume or {}).get("spec") or {}).get("csi") or {}
     capacity = ((claim.get("status") or {}).get("capacity") or {}).get("storage")
     asked = claim["spec"].get("resources", {}).get("requests", {}).get("storage", "0")
+    block_size = block_size_of(claim)
     disk = DiskResult(
         name=name,
         content=content,
@@ -101,6 +103,7 @@ def pinned(
         node_affinity_pv=claim["spec"].get("volumeName"),
         driver=csi.get("driver"),
         claim_bytes=bytes_of(capacity or asked),
+        block_size=block_size if isinstance(block_size, int) else None,
     )
     problem = state_problem(claim) if content == "Archive" else None
     if isinstance(snapshot_class, Problem):

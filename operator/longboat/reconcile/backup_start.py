@@ -32,6 +32,7 @@ from longboat.plan.backup_target import (
     wanted,
     with_problem,
 )
+from longboat.plan.block_size import block_size_of
 from longboat.plan.disks import VmDisk, claim_problem, claims_in_use
 from longboat.plan.generations import FIRST
 from longboat.plan.problem import Problem
@@ -234,6 +235,9 @@ def _disk(run: Run, ask: Wanted, disk: VmDisk) -> DiskResult:
     assert claim is not None
     volume = run.ctx.cluster.get(PERSISTENT_VOLUME, claim["spec"].get("volumeName", ""))
     snapshot_class = snapshot_class_of(run.ctx.cluster, claim)
+    # A backup in blocks of the ordinary size is better than none.
+    if isinstance(asked := block_size_of(claim), Problem):
+        run.event("Warning", asked.reason, asked.message)
     return pinned(disk.name, claim, volume, snapshot_class, content_of(disk, ask, claim))
 
 

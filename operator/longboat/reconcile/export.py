@@ -43,7 +43,7 @@ from longboat.reconcile.backup_generation import REPLACED, is_known_late, open_f
 from longboat.reconcile.backup_run import LATER, SOON, Run
 from longboat.reconcile.new_volume import claim_says, proven_new
 from longboat.reconcile.repositories import StoreProblemError, for_namespace, log_once
-from longboat.repository import DiskIdentity
+from longboat.repository import DEFAULT_BLOCK_SIZE, DiskIdentity
 
 AT_FIRST, PROGRESS_PERIOD = timedelta(seconds=1), timedelta(seconds=5)
 
@@ -175,6 +175,7 @@ def _mover(run: Run, disk: DiskResult) -> Mover | None:
         distrust=distrust,
         audit_share=run.ctx.settings.audit_percent / 100,
         full_read_every=run.ctx.settings.full_read_every,
+        block_size=disk.block_size or DEFAULT_BLOCK_SIZE,
         dedupe=run.status.store.dedupe if run.status.store else "Disk",
         content=disk.content,
         leave_out=LEFT_OUT if disk.content == "Archive" else (),

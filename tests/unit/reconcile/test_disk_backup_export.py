@@ -26,6 +26,7 @@ from longboat.mover.errors import NoDiskImageError, SourceReadError
 from longboat.plan.backup_snapshots import snapshot_name
 from longboat.plan.hand_over import claim_name, copy_name
 from longboat.reconcile import disk_backup
+from longboat.repository import read_disk_manifest
 from tests.fakes.cluster import FakeCluster
 from tests.unit.reconcile.backup_world import DISKS, SHOP, SYSTEM, BackupWorld, disk, look, until
 
@@ -62,6 +63,27 @@ def test_disks_of_one_image_share_their_blocks_only_if_the_administrator_says_so
     assert first.stored_bytes and second.stored_bytes is not None
     assert (second.stored_bytes < first.stored_bytes / 2) == (dedupe == "Namespace")
     assert ("'golden'" in (second.message or "")) == (dedupe == "Namespace")
+
+
+@pytest.mark.parametrize(
+    ("asked", "size", "warned"),
+    [(None, None, False), ("16Ki", 16384, False), ("17Ki", None, True), ("8Mi", None, True)],
+)
+def test_a_disk_is_stored_in_blocks_of_the_size_that_its_claim_asks_for(
+    world: BackupWorld, asked: str | None, size: int | None, warned: bool
+) -> None:
+    world.storage.add_claim(SHOP, "base", "content " * 40000)
+    if asked:
+        annotations = {"op": "add", "path": "/metadata/annotations", "value": {"longboat.dev/block-size": asked}}
+        world.cluster.patch(PERSISTENT_VOLUME_CLAIM, "base", [annotations], SHOP)
+    world.add_policy("base", {"disk": {"persistentVolumeClaim": "base"}})
+    world.add_backup(policy="base")
+    world.drive()
+    stored = disk(world, "base")
+    assert (stored.phase, stored.block_size) == ("Completed", size)
+    manifest = read_disk_manifest(world.repository(), stored.manifest or "").manifest
+    assert manifest.block_size == (size or 65536)
+    assert ("BlockSizeInvalid" in str(world.cluster.events)) == warned
 
 
 def test_a_volume_without_a_disk_image_fails_its_disk_at_once(world: BackupWorld) -> None:
