@@ -272,11 +272,16 @@ def _install_kubevirt(cluster: Cluster) -> None:
 
 def stop(cluster: Cluster) -> None:
     """End the cluster and remove every trace of it but the remote object store; harmless if it does not run."""
+    if _stopped(cluster):
+        say(f"cluster {cluster.name} is stopped; the remote object store stays")
+
+
+def _stopped(cluster: Cluster) -> bool:
+    """Stop the cluster; return whether there was one."""
     with locked(f"cluster-{cluster.identity}"):
         known = cluster.is_known()
         _stop(cluster)
-    if known:
-        say(f"cluster {cluster.name} is stopped; the remote object store stays")
+    return known
 
 
 def _stop(cluster: Cluster) -> None:
@@ -295,5 +300,7 @@ def _stop(cluster: Cluster) -> None:
 
 def clean(cluster: Cluster) -> None:
     """Stop the cluster and delete its remote object store with all that was backed up there."""
-    stop(cluster)
+    known = _stopped(cluster)
     cluster.remote.remove()
+    if known:
+        say(f"cluster {cluster.name} is stopped; its remote object store is removed")

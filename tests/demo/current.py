@@ -73,7 +73,7 @@ def problems(findings: Iterable[Finding]) -> list[str]:
     return [
         f"{each.area}, {each.subject}: {each.message}" + (f" → {each.remedy}" if each.remedy else "")
         for each in findings
-        if (each.verdict == Verdict.ERROR and each.area in AREAS)
+        if (each.verdict in (Verdict.ERROR, Verdict.NOT_YET) and each.area in AREAS)
         or (each.verdict == Verdict.WARNING and (each.area, each.subject) in NEEDED)
     ]
 

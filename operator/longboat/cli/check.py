@@ -21,8 +21,14 @@ from longboat.kube.port import Cluster, KubeError
 
 OK, FAULTS = 0, 1
 _WIDTH = 118
-_MARKS = {Verdict.OK: "ok", Verdict.UNKNOWN: "?", Verdict.WARNING: "warn", Verdict.ERROR: "ERROR"}
-_ANSWERS = {Verdict.OK: "yes", Verdict.UNKNOWN: "not known", Verdict.WARNING: "in part", Verdict.ERROR: "no"}
+_WORDS = {
+    Verdict.OK: ("ok", "yes"),
+    Verdict.UNKNOWN: ("?", "not known"),
+    Verdict.WARNING: ("warn", "in part"),
+    Verdict.NOT_YET: ("next", "not yet"),
+    Verdict.ERROR: ("ERROR", "no"),
+}
+"""The mark of a finding, and the answer to whether something works."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="longboat check",
         description="Says what works in this cluster, what does not, and what to do.",
-        epilog="exit codes: 0 no errors, 1 errors found, 2 usage, 3 no answer from the API server",
+        epilog="exit codes: 0 no errors (`next` is none), 1 errors found, 2 usage, 3 no answer from the API server",
     )
     add_connection_arguments(parser)
     namespace = os.environ.get("LONGBOAT_NAMESPACE", "longboat-system")
@@ -86,10 +92,10 @@ def print_json(findings: Sequence[Finding], out: TextIO) -> None:
 def print_table(findings: Sequence[Finding], out: TextIO) -> None:
     """Write the findings for people: what was found first, what follows from it last."""
     for each in findings:
-        print(f"{_MARKS[each.verdict]:<6}{each.area}: {each.subject}", file=out)
+        print(f"{_WORDS[each.verdict][0]:<6}{each.area}: {each.subject}", file=out)
         for text in (each.message, f"→ {each.remedy}" if each.remedy else ""):
             for line in textwrap.wrap(text, _WIDTH - 6):
                 print(f"      {line}", file=out)
     print("\nWhat works:", file=out)
     for ability, verdict in abilities(findings).items():
-        print(f"  {_ANSWERS[verdict]:<10}{ability}", file=out)
+        print(f"  {_WORDS[verdict][1]:<10}{ability}", file=out)

@@ -8,11 +8,12 @@ from enum import StrEnum
 
 
 class Verdict(StrEnum):
-    """How bad it is; the order is the order of badness."""
+    """How bad it is; the order is the order of badness. NOT_YET is no fault: a step of the installation is to come."""
 
     OK = "ok"
     UNKNOWN = "unknown"
     WARNING = "warning"
+    NOT_YET = "not-yet"
     ERROR = "error"
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from longboat.api import KINDS
 from longboat.api.common import GROUP
 from longboat.kube.kinds import (
+    BACKUP_POLICY,
     BACKUP_STORE,
     CUSTOM_RESOURCE_DEFINITION,
     DEPLOYMENT,
@@ -53,6 +54,7 @@ class Observation:
     instances: tuple[Object, ...] = ()
     snapshots: tuple[Object, ...] = ()
     backups: tuple[Object, ...] = ()
+    policies: tuple[Object, ...] = ()
     unseen: frozenset[str] = frozenset()
 
 
@@ -81,6 +83,7 @@ def observe(cluster: Cluster, operator_namespace: str) -> Observation:
         instances=listed(VIRTUAL_MACHINE_INSTANCE),
         snapshots=listed(VOLUME_SNAPSHOT),
         backups=listed(DISK_BACKUP),
+        policies=listed(BACKUP_POLICY),
         unseen=frozenset(unseen),
     )
 

@@ -85,8 +85,7 @@ def store_findings(seen: Observation) -> Iterator[Finding]:
         return
     stores = [BackupStore.model_validate(each) for each in seen.stores]
     if not stores:
-        remedy = "make one: docs/how-to/install.md, kubectl explain backupstores.spec"
-        yield Finding("stores", "none", Verdict.ERROR, "there is no BackupStore", remedy, affects)
+        yield _no_store(seen, affects)
         return
     yield from (_store_finding(store, affects) for store in stores)
     defaults = default_stores(stores)
@@ -95,6 +94,17 @@ def store_findings(seen: Observation) -> Iterator[Finding]:
     elif not defaults:
         message = "no BackupStore is the default: every policy has to name one in spec.storeRef"
         yield Finding("stores", "default", Verdict.WARNING, message, "set spec.default: true on one", affects)
+
+
+def _no_store(seen: Observation, affects: tuple[Ability, ...]) -> Finding:
+    """Right after an installation it is the next step; an error once somebody counts on backups."""
+    remedy = "make one: docs/how-to/install.md#the-store, kubectl explain backupstores.spec"
+    if waiting := [f"{each['metadata']['namespace']}/{each['metadata']['name']}" for each in seen.policies]:
+        more = f" and {len(waiting) - 1} more" if len(waiting) > 1 else ""
+        message = f"there is no BackupStore, and a policy backs nothing up without one: {waiting[0]}{more}"
+        return Finding("stores", "none", Verdict.ERROR, message, remedy, affects)
+    message = "there is no BackupStore yet: the next step of the installation; local snapshots need none"
+    return Finding("stores", "none", Verdict.NOT_YET, message, remedy, affects)
 
 
 def _store_finding(store: BackupStore, affects: tuple[Ability, ...]) -> Finding:

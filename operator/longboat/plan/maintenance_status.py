@@ -160,7 +160,7 @@ def _verified(store: BackupStore, records: Records, now: datetime) -> _Finding:
         return _Finding("Unknown", "Late", message)
     if damaged:
         return _Finding("True", "Recoverable", _recoverable(damaged))
-    return _Finding("True", VERIFIED, f"the backups in {len(records)} repositories were whole when last looked at")
+    return _Finding("True", VERIFIED, f"the backups in {_repositories(records)} were whole when last looked at")
 
 
 def _is_late(record: RepositoryRecord, store: BackupStore, now: datetime) -> bool:
@@ -208,7 +208,11 @@ def _questions(asking: Records) -> str:
 
 
 def _missing(done: str, missing: Records, records: Records) -> str:
-    return f"{len(missing)} of {len(records)} repositories were not {done} yet, their turn comes: {_places(missing)}"
+    return f"still to be {done}, each in its turn: {_places(missing)} (of {_repositories(records)})"
+
+
+def _repositories(records: Records) -> str:
+    return "1 repository" if len(records) == 1 else f"{len(records)} repositories"
 
 
 def _places(records: Records) -> str:

@@ -85,6 +85,16 @@ def test_the_exit_code_tells_faults_from_no_answer(
     assert check.main(["-o", "json"]) == code
 
 
+@pytest.mark.parametrize(("verdict", "code"), [(each, int(each == Verdict.ERROR)) for each in Verdict])
+def test_a_fresh_installation_without_a_store_is_no_failure_of_a_script(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], verdict: Verdict, code: int
+) -> None:
+    _use(monkeypatch, FakeCluster())
+    monkeypatch.setattr(check, "judge", lambda seen, now: [Finding("stores", "none", verdict, "said", "", ())])
+    assert check.main([]) == code
+    assert capsys.readouterr().out.startswith({"not-yet": "next  ", "error": "ERROR "}.get(verdict, ""))
+
+
 def test_no_kubeconfig_is_said_without_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     assert check.main(["--kubeconfig", "/nowhere/kubeconfig"]) == 3
     assert "name a kubeconfig with --kubeconfig" in capsys.readouterr().err

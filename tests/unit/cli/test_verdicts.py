@@ -59,6 +59,10 @@ def _store(name: str = "offsite", *, default: bool = True, available: bool | Non
     return {"metadata": _meta(name), "spec": spec, "status": {"conditions": conditions}}
 
 
+def _policy(name: str) -> Object:
+    return {"metadata": _meta(name, "shop")}
+
+
 def _operator(ready: int = 1) -> Object:
     return {"metadata": _meta("longboat", "longboat-system"), "status": {"readyReplicas": ready}}
 
@@ -116,7 +120,13 @@ def _older() -> dict[str, Object]:
         ({"definitions": _older()}, "warning", "of another version than this program: backuppolicies", "crds.enabled"),
         ({"operators": ()}, "error", "no Deployment of Longboat", "-n"),
         ({"operators": (_operator(ready=0),)}, "error", "not ready", "kubectl -n longboat-system logs"),
-        ({"stores": ()}, "error", "there is no BackupStore", "install.md"),
+        ({"stores": ()}, "not-yet", "there is no BackupStore yet: the next step", "install.md#the-store"),
+        (
+            {"stores": (), "policies": (_policy("a"), _policy("b"))},
+            "error",
+            "no BackupStore, and a policy",
+            "install.md",
+        ),
         ({"stores": (_store(available=False),)}, "error", "the bucket does not exist: create it", ""),
         ({"stores": (_store(available=None),)}, "unknown", "not tried out yet", "wait"),
         ({"stores": (_store(SameSite="the store is in 'lon'"),)}, "warning", "the store is in 'lon'", ""),
@@ -147,6 +157,17 @@ def test_a_fault_is_named_with_its_remedy(changes: Object, verdict: str, message
     assert message in fault.message
     assert remedy in fault.remedy
     assert fault.affects
+
+
+def test_the_policies_that_wait_for_a_store_are_named() -> None:
+    (fault,) = _faults(_judged(stores=(), policies=(_policy("daily"), _policy("weekly"))))
+    assert "shop/daily and 1 more" in fault.message
+
+
+def test_what_works_without_a_store_is_not_called_broken() -> None:
+    found = abilities(_judged(stores=()))
+    assert found[Ability.BACKUPS] == found[Ability.CONSISTENCY] == Verdict.NOT_YET
+    assert found[Ability.SNAPSHOTS] == found[Ability.RESTORES] == Verdict.OK
 
 
 def test_a_driver_without_a_snapshot_class_is_named_at_each_of_its_disks() -> None:
@@ -207,6 +228,6 @@ def test_what_may_not_be_listed_is_unknown_not_missing(plural: str) -> None:
 
 
 def test_one_faulty_store_does_not_take_snapshots_away() -> None:
-    found = abilities(_judged(stores=()))
+    found = abilities(_judged(stores=(_store(available=False),)))
     assert found[Ability.BACKUPS] == Verdict.ERROR
     assert found[Ability.SNAPSHOTS] == Verdict.OK

@@ -26,6 +26,7 @@ def _arguments(**more: object) -> argparse.Namespace:
         ("CRDs", "longboat.dev", Verdict.ERROR),
         ("operator", "longboat", Verdict.ERROR),
         ("stores", "offsite", Verdict.ERROR),
+        ("stores", "none", Verdict.NOT_YET),
         ("stores", "default", Verdict.WARNING),
         ("KubeVirt", "KubeVirt", Verdict.WARNING),
         ("KubeVirt", "hot-plug", Verdict.WARNING),

@@ -276,6 +276,16 @@ def test_status_counts_repositories_of_which_a_namespace_has_one_for_each_master
     assert found is not None and "in 2 repositories" in found.message and "namespaces" not in found.message
 
 
+def test_one_repository_is_not_counted_as_several() -> None:
+    def said(*records: RepositoryRecord) -> str:
+        found = find(with_maintenance([], store(), list(records), NOW), "Verified")
+        return found.message if found else ""
+
+    whole = after(record(1), "verify")
+    assert "the backups in 1 repository were whole" in said(whole)
+    assert said(record(2)).endswith("(of 1 repository)") and said(whole, record(2)).endswith("(of 2 repositories)")
+
+
 def test_status_sums_up_all_repositories_and_is_of_bounded_size() -> None:
     found = [after(after(record(number), "verify"), "prune") for number in range(300)]
     status = maintenance_status(store(), found, NOW)
