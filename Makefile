@@ -2,7 +2,8 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 export PYTHONPATH := operator:.
-export PYTHONDONTWRITEBYTECODE := 1
+# Nothing but the build folder and caches of tools is written into the tree; what is compiled is used by all processes.
+export PYTHONPYCACHEPREFIX := $(or $(LONGBOAT_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/longboat)/compiled
 PY = $$(scripts/venv)/bin/python
 TOGETHER = --numprocesses=3 --dist=loadfile --no-loadscope-reorder
 PYTEST = $(PY) -m pytest -p no:cacheprovider
@@ -16,8 +17,15 @@ check: ## Format, lint, types, layers, generated files, unit tests: no cluster, 
 	@scripts/venv >/dev/null
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
-	$(PY) -m mypy
-	$$(scripts/venv)/bin/lint-imports
+	@$(MAKE) --no-print-directory --jobs=2 types unit
+
+# What is found is told as a whole, as the unit tests tell theirs meanwhile.
+.PHONY: types
+types: # Types and layers
+	@found=$$({ $(PY) -m mypy && $$(scripts/venv)/bin/lint-imports; } 2>&1) || { echo "$$found"; exit 1; }; echo "types and layers hold"
+
+.PHONY: unit
+unit: # The unit tests
 	$(PYTEST) -q --numprocesses=auto --dist=worksteal tests/unit
 
 .PHONY: format

@@ -5,7 +5,6 @@ Killed before the nth effect means after the one before it: once is enough, as n
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +21,6 @@ from longboat.reconcile.tick import Tick
 from longboat.repository import find_backup, list_disk_manifests
 from tests.fakes.cluster import Killed
 from tests.unit.reconcile.backup_world import DISKS, SHOP, BackupWorld, Grenade
-
-
-@pytest.fixture(autouse=True)
-def _no_sync(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hundreds of runs need not survive a power cut."""
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 def _world(folder: Path) -> BackupWorld:

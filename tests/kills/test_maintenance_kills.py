@@ -12,10 +12,10 @@ from longboat.mover import PruneJob
 from longboat.repository import advance_epoch, read_epoch
 from tests.fakes.cluster import Killed
 from tests.unit.reconcile.backup_world import Grenade
-from tests.unit.reconcile.maintenance_world import PRUNE, _no_sync, world, world_in
+from tests.unit.reconcile.maintenance_world import PRUNE, world, world_in
 from tests.unit.reconcile.upkeep_world import NOBODY, SELDOM, UpkeepWorld
 
-__all__ = ["_no_sync", "world"]
+__all__ = ["world"]
 
 
 def _effects(folder: Path) -> int:

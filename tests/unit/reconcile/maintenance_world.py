@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -15,12 +14,6 @@ from tests.unit.reconcile.upkeep_world import UpkeepWorld
 GONE = "00000000-0000-4000-8000-00000000dead"
 """UID of a namespace that is not there."""
 VERIFY, PRUNE = plan.REQUESTED["verify"], plan.REQUESTED["prune"]
-
-
-@pytest.fixture(autouse=True)
-def _no_sync(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is tried need not survive a power cut."""
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 def world_in(folder: Path) -> UpkeepWorld:

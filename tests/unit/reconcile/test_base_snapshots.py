@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -35,12 +34,6 @@ SERVICE = {
     "audience": "the-driver",
     "caCert": base64.b64encode(CA.encode()).decode(),
 }
-
-
-@pytest.fixture(autouse=True)
-def _no_sync(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Dozens of runs need not survive a power cut."""
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 def make_world(folder: Path, service: bool = True) -> BackupWorld:
@@ -232,19 +225,6 @@ def test_what_carries_no_label_of_ours_is_left_alone(world: BackupWorld) -> None
     world.cluster.delete(BACKUP_POLICY, "one", SHOP)
     base_snapshots.sweep(world.context())
     assert world.cluster.get(VOLUME_SNAPSHOT, "foreign", SYSTEM) is not None
-
-
-def test_killed_at_any_write_it_keeps_exactly_the_newest(tmp_path: Path) -> None:
-    world, bomb = make_world(tmp_path / "count"), Grenade()
-    run(world, "first")
-    run(world, "second", bomb)
-    assert bomb.effects > 20, "the test sees too few writes to be worth anything"
-    for nth in range(1, bomb.effects + 2):
-        world = make_world(tmp_path / str(nth))
-        run(world, "first")
-        run(world, "second", Grenade(nth))
-        assert sweep(world) == [copy_name(world.backup("second"), "data")], nth
-        assert world.storage.most_deleters == 1, nth
 
 
 def test_a_kept_snapshot_whose_backup_cannot_be_read_stays_and_holds_up_none_of_the_others(world: BackupWorld) -> None:

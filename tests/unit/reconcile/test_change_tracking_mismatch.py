@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,12 +23,6 @@ from tests.unit.reconcile.backup_world import SHOP, BackupWorld, Grenade, disk, 
 LIE = "bytes 4096 to 8192 differ from what the change source says"
 FOUND: Object = {"mode": "Full", "fullReason": "ChangeTrackingMismatch", "distrust": "ChangeTrackingMismatch"}
 FOUND |= {"note": LIE, "sinceFullRead": 0}
-
-
-@pytest.fixture(autouse=True)
-def _no_sync(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Dozens of runs need not survive a power cut."""
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 def make_world(folder: Path) -> BackupWorld:
@@ -189,21 +182,6 @@ def test_restore_from_a_suspect_backup_warns_and_goes_on(world: BackupWorld) -> 
     assert find(found.status.conditions, "SuspectSource") is None
 
 
-def test_killed_at_any_write_it_has_marked_the_same(tmp_path: Path) -> None:
-    def story(world: BackupWorld, bomb: Grenade) -> None:
-        run(world, "first", {"mode": "Full", "fullReason": "NoParent", "sinceFullRead": 1})
-        run(world, "found", FOUND, bomb=bomb)
-
-    world, bomb = make_world(tmp_path / "count"), Grenade()
-    story(world, bomb)
-    assert bomb.effects > 15, "the test sees too few writes to be worth anything"
-    for nth in range(1, bomb.effects + 2):
-        world = make_world(tmp_path / str(nth))
-        story(world, Grenade(nth))
-        assert marked(world) == {"first": "found"}, nth
-        assert world.condition("ChangeTrackingMismatch", "found"), nth
-
-
 def test_backup_that_found_out_and_failed_has_marked_the_earlier_ones_and_is_not_called_right(
     world: BackupWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -281,20 +259,6 @@ def test_lie_is_not_forgotten_when_the_backup_that_found_it_fails_for_good(world
     assert (its.phase, its.reason) == ("Failed", "PodLost") and LIE in its.mismatch
     assert "this backup is right" not in world.condition("ChangeTrackingMismatch", "found").message
     assert marked(world) == {"first": "found"}
-
-
-def test_operator_that_is_killed_at_any_write_does_not_forget_what_a_mover_found(tmp_path: Path) -> None:
-    def story(world: BackupWorld, bomb: Grenade) -> list[str | None]:
-        run(world, "first", {"mode": "Incremental", "sinceFullRead": 1})
-        return attempts(world, "found", ChangeTrackingMismatchError(LIE), bomb=bomb)
-
-    bomb = Grenade()
-    story(make_world(tmp_path / "count"), bomb)
-    for nth in range(1, bomb.effects + 2):
-        world = make_world(tmp_path / str(nth))
-        assert story(world, Grenade(nth))[-1] == "ChangeTrackingMismatch", nth
-        assert marked(world) == {"first": "found"}, nth
-        assert LIE in disk(world, "data", "found").mismatch, nth
 
 
 def test_long_message_of_a_mover_does_not_grow_what_is_kept_of_a_disk(world: BackupWorld) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +26,6 @@ class LostError(MoverError):
 
     reason = "PodLost"
     retryable = True
-
-
-@pytest.fixture(autouse=True)
-def _no_sync(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Dozens of runs need not survive a power cut."""
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 class Believing(BackupWorld):
@@ -199,14 +192,3 @@ def test_history_is_not_read_to_find_what_is_held_against_a_driver(world: Believ
     world.cluster.list = spied  # type: ignore[method-assign]
     world.run("next")
     assert ("status.driverDistrusted=true",) in asked
-
-
-def test_operator_that_is_killed_at_any_write_does_not_forget_that_a_driver_was_caught(tmp_path: Path) -> None:
-    def story(world: Believing, bomb: Grenade) -> list[str | None]:
-        world.run("found", LIE, bomb=bomb)
-        return world.run("next")
-
-    bomb = Grenade()
-    story(make_world(tmp_path / "count"), bomb)
-    for nth in range(1, bomb.effects + 2):
-        assert set(story(make_world(tmp_path / str(nth)), Grenade(nth))) == {DISTRUSTED}, nth

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import os
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from longboat.mover.restore_disk import run_restore
 from longboat.plan.state import STATE, STATE_LABEL
 from longboat.reconcile.restore import reconcile
 from longboat.repository import StoreSettings, open_store
-from tests.unit.reconcile.backup_world import DISKS, SHOP, STATE_FILE, BackupWorld, Grenade, disk
+from tests.unit.reconcile.backup_world import DISKS, SHOP, STATE_FILE, BackupWorld, disk
 from tests.unit.reconcile.restore_world import MANIFEST, OBJECT_ID, add_backup, message, run, shop, status, untouched
 from tests.unit.reconcile.restore_world import disk as disk_of
 
@@ -47,8 +46,7 @@ def _add(path: str, value: Any) -> Object:
 
 
 @pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BackupWorld:
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+def world(tmp_path: Path) -> BackupWorld:
     world = BackupWorld(folder=tmp_path)
     with_state(world)
     world.add_policy("daily")
@@ -79,30 +77,6 @@ def test_the_state_is_captured_with_the_disks_and_comes_back_as_files(world: Bac
     assert world.storage.cut_while_frozen[CLAIM] and world.backup().status.consistency == "Application"
     assert world.backup().status.phase == "Completed" and world.leftovers() == []
     assert (restored(world, tmp_path / "new") / STATE_FILE).read_text() == "sealed keys"
-
-
-def test_an_operator_killed_at_any_write_backs_the_state_up_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-    nth, bomb = 0, Grenade(0)
-    while bomb.effects >= nth:
-        nth += 1
-        folder = tmp_path / str(nth)
-        folder.mkdir()
-        each, bomb = BackupWorld(folder=folder), Grenade(nth)
-        with_state(each)
-        # Without other disks, whose kills are tried elsewhere.
-        volumes = {"op": "replace", "path": "/spec/template/spec/volumes", "value": []}
-        each.cluster.patch(VIRTUAL_MACHINE, "db", [volumes], SHOP)
-        each.cluster.patch(VIRTUAL_MACHINE_INSTANCE, "db", [volumes | {"path": "/spec/volumes"}], SHOP)
-        each.add_policy("daily")
-        each.add_backup()
-        each.drive(bomb=bomb)
-        assert each.backup().status.phase == "Completed", nth
-        assert each.exports == [CLAIM], nth
-        assert disk(each, STATE).content == "Archive" and each.leftovers() == [], nth
-    assert nth > 20, "the test sees too few writes to be worth anything"
 
 
 def test_the_mover_of_the_state_may_read_what_another_user_wrote_and_leaves_changed_blocks_out(

@@ -12,10 +12,10 @@ from longboat.mover import PruneJob, VerifyJob
 from longboat.plan import maintenance as plan
 from longboat.repository import StoreSettings
 from tests.unit.reconcile.backup_world import SHOP, SYSTEM
-from tests.unit.reconcile.maintenance_world import PRUNE, _no_sync, request, world
+from tests.unit.reconcile.maintenance_world import PRUNE, request, world
 from tests.unit.reconcile.upkeep_world import NOBODY, SELDOM, STORE, UpkeepWorld
 
-__all__ = ["_no_sync", "world"]
+__all__ = ["world"]
 
 
 def test_each_repository_is_pruned_and_verified_once_a_day_and_what_came_of_it_is_told(world: UpkeepWorld) -> None:

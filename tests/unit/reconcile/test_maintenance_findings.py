@@ -9,10 +9,10 @@ from longboat.mover import VerifyJob
 from longboat.plan.conditions import find
 from longboat.repository import write_tombstone
 from tests.unit.reconcile.backup_world import DISKS, SHOP
-from tests.unit.reconcile.maintenance_world import VERIFY, _no_sync, lose_a_pack, request, world
+from tests.unit.reconcile.maintenance_world import VERIFY, lose_a_pack, request, world
 from tests.unit.reconcile.upkeep_world import NOBODY, UpkeepWorld
 
-__all__ = ["_no_sync", "world"]
+__all__ = ["world"]
 
 
 def test_damage_is_told_on_the_backup_and_the_store_and_the_next_backup_heals_it(world: UpkeepWorld) -> None:

@@ -12,10 +12,10 @@ from longboat.kube.kinds import BACKUP_STORE, DISK_BACKUP
 from longboat.plan.conditions import find
 from longboat.plan.names import FINALIZER
 from tests.unit.reconcile.backup_world import SHOP
-from tests.unit.reconcile.maintenance_world import PRUNE, _no_sync, request, world
+from tests.unit.reconcile.maintenance_world import PRUNE, request, world
 from tests.unit.reconcile.upkeep_world import NOBODY, SELDOM, STORE, UpkeepWorld
 
-__all__ = ["_no_sync", "world"]
+__all__ = ["world"]
 
 
 def hide(world: UpkeepWorld, pattern: str) -> list[tuple[Path, bytes]]:

@@ -11,10 +11,10 @@ from longboat.reconcile.repositories import StoreProblemError
 from longboat.repository import StoreSettings, open_or_create_repository, open_store
 from longboat.repository.errors import AccessDeniedError
 from tests.unit.reconcile.backup_world import SYSTEM
-from tests.unit.reconcile.maintenance_world import GONE, VERIFY, _no_sync, refused, request, world
+from tests.unit.reconcile.maintenance_world import GONE, VERIFY, refused, request, world
 from tests.unit.reconcile.upkeep_world import STORE, UpkeepWorld
 
-__all__ = ["_no_sync", "world"]
+__all__ = ["world"]
 
 
 def test_the_operators_own_repository_is_left_alone_and_those_of_gone_namespaces_are_not(world: UpkeepWorld) -> None:

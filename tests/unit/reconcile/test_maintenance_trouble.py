@@ -17,10 +17,10 @@ from longboat.reconcile.trash_notes import Place, noted, place_of, update
 from longboat.repository import advance_epoch, read_epoch
 from longboat.repository.errors import DamagedError
 from tests.unit.reconcile.backup_world import SHOP, SYSTEM
-from tests.unit.reconcile.maintenance_world import GONE, PRUNE, VERIFY, _no_sync, request, world
+from tests.unit.reconcile.maintenance_world import GONE, PRUNE, VERIFY, request, world
 from tests.unit.reconcile.upkeep_world import NOBODY, SELDOM, STORE, UpkeepWorld
 
-__all__ = ["_no_sync", "world"]
+__all__ = ["world"]
 
 
 def test_a_run_that_fails_is_told_by_reason_and_tried_again_later_and_backups_go_on(world: UpkeepWorld) -> None:

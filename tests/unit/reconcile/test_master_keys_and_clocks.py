@@ -16,11 +16,10 @@ from longboat.reconcile import maintenance_records
 from longboat.reconcile.backup_store_access import open_at
 from longboat.reconcile.repositories import RepositoryAccess
 from tests.unit.reconcile.backup_world import SHOP
-from tests.unit.reconcile.maintenance_world import _no_sync, world_in
+from tests.unit.reconcile.maintenance_world import world_in
 from tests.unit.reconcile.test_declared_master_keys import ask, generations, said
 from tests.unit.reconcile.upkeep_world import STORE, UpkeepWorld
 
-__all__ = ["_no_sync"]
 DONE = ("True", "MasterKeysRenewed", 1, 0)
 
 

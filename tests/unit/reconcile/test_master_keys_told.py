@@ -14,11 +14,10 @@ from longboat.plan.maintenance import record_of
 from longboat.reconcile import maintenance, maintenance_records, master_keys
 from longboat.reconcile.repositories import StoreProblemError
 from tests.unit.reconcile.backup_world import SHOP, SYSTEM
-from tests.unit.reconcile.maintenance_world import _no_sync, refused, world_in
+from tests.unit.reconcile.maintenance_world import refused, world_in
 from tests.unit.reconcile.test_declared_master_keys import ask, generations, said
 from tests.unit.reconcile.upkeep_world import STORE, UpkeepWorld
 
-__all__ = ["_no_sync"]
 DONE = ("True", "MasterKeysRenewed", 1, 0)
 BAD = "00000000-0000-4000-8000-00000000000{}"
 """UIDs that come before those of other namespaces, so that they are looked at first."""
