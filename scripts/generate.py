@@ -1,4 +1,4 @@
-"""Writes everything that is generated: CRDs, the chart's copies of them, manifests/ and the reference pages.
+"""Writes everything that is generated: CRDs, the chart's copies of them and its dashboard, manifests/, reference pages.
 
 With --check it writes nothing, says what differs and exits with 1.
 """
@@ -14,6 +14,7 @@ sys.path[:0] = [str(TOP), str(TOP / "operator")]
 from longboat.api import KINDS  # noqa: E402
 from longboat.api.crd import definition  # noqa: E402
 from scripts.generated_chart import chart_crd, manifests  # noqa: E402
+from scripts.generated_dashboard import dashboard  # noqa: E402
 from scripts.generated_metrics import metrics_reference  # noqa: E402
 from scripts.generated_reference import api_reference, values_reference  # noqa: E402
 from scripts.generated_yaml import HEADER, dump  # noqa: E402
@@ -32,7 +33,7 @@ def written() -> dict[Path, str]:
         reference / "metrics.md": metrics_reference(),
         reference / "values.md": values_reference(TOP / "charts/longboat"),
     }
-    return crds | copies | pages
+    return crds | copies | pages | {TOP / "charts/longboat/files/dashboard.json": dashboard()}
 
 
 def rendered() -> dict[Path, str]:

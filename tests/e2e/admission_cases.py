@@ -80,6 +80,10 @@ DURATION = (
     [("30", "pattern"), ("0d", "pattern"), ("1y", "pattern"), ("1h30m", "pattern"), ("100000d", "maxLength")],
     ["1m", "24h", "99999d", "52w"],
 )
+QUANTITY = (
+    [("0", "pattern"), ("-1Gi", "pattern"), ("10 GB", "pattern"), ("10Zi", "pattern"), ("1" * 33, "maxLength")],
+    ["1", "10Gi", "1.5Ti", "20G"],
+)
 TIME_OF_DAY = ([("24:00", "pattern"), ("3:30", "pattern"), ("03:30:00", "maxLength")], ["00:00", "23:59"])
 TIME = (
     [
@@ -170,13 +174,7 @@ TYPED: Mapping[tuple[str, str], Typed] = {
     ("Restore", "source.diskBackup.disk"): (_FROM_BACKUP, OBJECT_NAME),
     ("Restore", "claim.name"): ((), OBJECT_NAME),
     ("Restore", "claim.storageClassName"): ((), OBJECT_NAME),
-    ("Restore", "claim.size"): (
-        (),
-        (
-            [("0", "pattern"), ("-1Gi", "pattern"), ("10 GB", "pattern"), ("10Zi", "pattern"), ("1" * 33, "maxLength")],
-            ["1", "10Gi", "1.5Ti", "20G"],
-        ),
-    ),
+    ("Restore", "claim.size"): ((), QUANTITY),
     ("Restore", "claim.accessModes"): (
         (),
         ([([], "minItems"), (["ReadWriteOnce"] * 4, "maxItems")], [["ReadWriteOnce", "ReadWriteMany"]]),
@@ -185,6 +183,7 @@ TYPED: Mapping[tuple[str, str], Typed] = {
     ("Restore", "attach.diskName"): (_ATTACH, LABEL),
     ("Restore", "attach.bus"): (_ATTACH, ([("sata", "enum")], ["scsi", "virtio"])),
     ("BackupStore", "dedupe"): ((), ([("Parent", "enum"), ("Cluster", "enum")], ["Disk", "Namespace"])),
+    ("BackupStore", "capacity"): ((), QUANTITY),
     ("BackupStore", "location"): ((), ([("", "minLength"), ("a" * 64, "maxLength")], ["lon-2"])),
     ("BackupStore", "s3.endpoint"): (
         (),

@@ -16,7 +16,12 @@ COMPARE: dict[str, Callable[[float, float], bool]] = {
     ">": operator.gt,
     "==": operator.eq,
 }
-CALCULATE: dict[str, Callable[[float, float], float]] = {"-": operator.sub, "*": operator.mul, "+": operator.add}
+CALCULATE: dict[str, Callable[[float, float], float]] = {
+    "-": operator.sub,
+    "*": operator.mul,
+    "+": operator.add,
+    "/": operator.truediv,
+}
 
 
 def nodes(node: Any) -> Iterator[Any]:
@@ -36,7 +41,9 @@ def selectors(node: Any) -> list[Any]:
 def result_labels(node: Any, labels: Mapping[str, tuple[str, ...]]) -> set[str]:
     """Return the labels that every result has, given those of each metric."""
     if isinstance(node, promql.AggregateExpr):
-        return set(node.modifier.labels)
+        if str(node.op) == "topk":
+            return result_labels(node.expr, labels)
+        return set(node.modifier.labels) if node.modifier else set()
     if isinstance(node, promql.VectorSelector):
         return set(labels[node.name])
     if isinstance(node, promql.Call) and node.func.name == "absent":
@@ -73,7 +80,21 @@ def _value(node: Any, now: float, series: Series, earlier: Series) -> Vector | f
     if str(node.op) in ("and", "or", "unless"):
         assert isinstance(left, dict) and isinstance(right, dict)
         return _joined(str(node.op), left, right, node.modifier.matching if node.modifier else None)
+    if isinstance(left, dict) and isinstance(right, dict):
+        return _matched(str(node.op), left, right, node.modifier.matching)
     return _combined(str(node.op), left, right)
+
+
+def _matched(op: str, left: Vector, right: Vector, on: Any) -> Vector:
+    """Calculate with pairs that have the same labels of those that are named: one on each side."""
+
+    def by_key(vector: Vector) -> Vector:
+        found = {frozenset(each for each in labels if each[0] in on.labels): value for labels, value in vector.items()}
+        assert len(found) == len(vector), "more than one on a side"
+        return found
+
+    lefts, rights = by_key(left), by_key(right)
+    return {key: CALCULATE[op](value, rights[key]) for key, value in lefts.items() if key in rights}
 
 
 def _joined(op: str, left: Vector, right: Vector, on: Any) -> Vector:

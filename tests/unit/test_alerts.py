@@ -252,6 +252,23 @@ def test_new_master_keys_that_are_on_their_way_are_no_alarm(shop: Shop, reason: 
     assert shop.firing() == set()
 
 
+def test_store_that_fills_up_is_told_before_it_is_full(shop: Shop) -> None:
+    now = shop.clock().timestamp()
+
+    def firing(*used: float) -> set[str]:
+        series = shop.scrape()
+        for number, size in enumerate(used):
+            labels = frozenset({("store", "offsite"), ("namespace", f"shop-{number}")})
+            series = {**series, ("longboat_store_used_bytes", labels): size}
+        return {name for name in RULES if evaluate(RULES[name]["expr"], now, series)}
+
+    assert firing(1e15) == set(), "nobody has said how much there is"
+    capacity = [{"op": "add", "path": "/spec/capacity", "value": "1.5Ti"}]
+    shop.cluster.patch(BACKUP_STORE, "offsite", capacity)
+    assert firing() == firing(0.5 * 2**40, 0.7 * 2**40) == set()
+    assert firing(0.6 * 2**40, 0.7 * 2**40) == {"LongboatStoreFillingUp"}
+
+
 def test_locks_that_are_not_extended_are_told_whatever_is_in_the_way(shop: Shop) -> None:
     good = condition("Available", "True")
     for reason in ("AccessDenied", "LocksNotLookedAt"):

@@ -14,6 +14,7 @@ from longboat.api.common import (
     Model,
     ObjectName,
     PrinterColumn,
+    Quantity,
     Resource,
     Status,
     Time,
@@ -238,6 +239,11 @@ class BackupStoreSpec(Model):
         min_length=1,
         max_length=63,
         description="Where the store is; the same as the cluster's own location gives the condition SameSite.",
+    )
+    capacity: Quantity | None = Field(
+        None,
+        description="How much of the store this cluster may fill, such as the bucket's quota, which object stores do "
+        "not tell: a metric and an alert are about it (LongboatStoreFillingUp), nothing is refused.",
     )
     s3: S3 | None = Field(None, description="An S3 bucket.")
     gcs: GCS | None = Field(None, description="A bucket of Google Cloud Storage.")

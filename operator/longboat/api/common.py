@@ -32,6 +32,8 @@ Name = Annotated[str, Field(min_length=1, max_length=63, pattern=NAME_PATTERN)]
 """A DNS label: the name of a disk inside a virtual machine."""
 ObjectName = Annotated[str, Field(min_length=1, max_length=253, pattern=SUBDOMAIN_PATTERN)]
 """The name of a Kubernetes object."""
+Quantity = Annotated[str, Field(max_length=32, pattern=r"^[1-9][0-9]*(\.[0-9]+)?(Ki|Mi|Gi|Ti|Pi|k|M|G|T|P)?$")]
+"""A size in bytes as Kubernetes writes it, such as 10Gi."""
 
 
 def format_time(moment: datetime) -> str:

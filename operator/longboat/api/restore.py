@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -14,6 +14,7 @@ from longboat.api.common import (
     NamedRef,
     ObjectName,
     PrinterColumn,
+    Quantity,
     Resource,
     Status,
     Time,
@@ -22,7 +23,6 @@ from longboat.api.common import (
     rules,
 )
 
-Quantity = Annotated[str, Field(max_length=32, pattern=r"^[1-9][0-9]*(\.[0-9]+)?(Ki|Mi|Gi|Ti|Pi|k|M|G|T|P)?$")]
 RestorePhase = Literal["Pending", "Restoring", "Binding", "Attaching", "Completed", "Failed"]
 
 

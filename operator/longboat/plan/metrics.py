@@ -16,6 +16,7 @@ from longboat.plan.maintenance_status import PRUNED, VERIFIED
 from longboat.plan.master_keys import NOT_RENEWED, RENEWED
 from longboat.plan.policy import DISKS_LEFT_OUT
 from longboat.plan.policy_figures import MOST_TARGETS
+from longboat.plan.quantities import bytes_of
 from longboat.plan.retention import FINISHED
 from longboat.plan.store_locks import FAILED as LOCKS_NOT_EXTENDED
 from longboat.plan.stored_data import NOT_SEEN
@@ -155,6 +156,7 @@ METRICS = (
     ),
     # Not where it is: whatever can reach the port would read it.
     Metric("longboat_store_info", "gauge", "1; a BackupStore.", ("store",)),
+    Metric("longboat_store_capacity_bytes", "gauge", "spec.capacity of the store; absent if it has none.", ("store",)),
     Metric(
         "longboat_store_up", "gauge", "1 if backups can be written and read, else 0; absent if unknown.", ("store",)
     ),
@@ -251,6 +253,8 @@ def store_samples(store: Object) -> Iterator[Sample]:
     status, name = store.get("status") or {}, store["metadata"]["name"]
     conditions = {each["type"]: each for each in status.get("conditions") or ()}
     yield "longboat_store_info", (name,), 1.0
+    if capacity := store["spec"].get("capacity"):
+        yield "longboat_store_capacity_bytes", (name,), float(bytes_of(capacity))
     if conditions.get("Available", {"status": "Unknown"})["status"] != "Unknown":
         yield "longboat_store_up", (name,), float(_holds(conditions, "Available"))
     said = {type_: str(conditions[type_]["reason"]) for type_ in _WARNINGS if type_ in conditions}
