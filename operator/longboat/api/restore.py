@@ -82,7 +82,7 @@ class RestoreSpec(Model):
     )
     salvage: bool = Field(
         False,
-        description="Restore what is left of a damaged backup: what can't be read, in no backup of the disk, is zeros "
+        description="Restore what is left of a damaged backup: what can't be read, in no backup, is zeros "
         "on the new disk, or files that are left out, and the condition Salvaged says which. A disk that lacks "
         "something is attached only once the annotation longboat.dev/confirm-losses says so. Without salvage such a "
         "restore fails.",

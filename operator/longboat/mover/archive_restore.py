@@ -106,5 +106,5 @@ def _frames(page: Page, first: int) -> dict[FrameRef, dict[int, tuple[int, bytes
 def _note(left_out: list[str], healed: int) -> str:
     more = f" and {len(left_out) - _LISTED} more" if len(left_out) > _LISTED else ""
     parts = [f"left out, as their data is lost: {', '.join(left_out[:_LISTED])}{more}"] if left_out else []
-    parts += [f"{healed} bytes were taken from other backups of the volume"] if healed else []
+    parts += [f"{healed} bytes were taken from other backups"] if healed else []
     return "; ".join(parts)

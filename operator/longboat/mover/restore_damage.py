@@ -1,6 +1,6 @@
 """What a restore does about data that it can't read back from the store.
 
-Each frame is read again first; then its blocks are looked for in other backups of the same disk. What is lost for good
+Each frame is read again first; then its blocks are looked for in other backups of the repository. What is lost for good
 ends the restore, unless the job says `salvage`: then it is zeros on the target, and told.
 """
 
@@ -12,14 +12,11 @@ from dataclasses import dataclass
 from threading import Lock
 
 from longboat.repository import DiskManifest, Repository
-from longboat.repository.backups import disk_manifest_object
 from longboat.repository.copies import CopyFinder
 from longboat.repository.damage import Damage as FrameSet
-from longboat.repository.errors import DamagedError, ObjectNotFoundError
-from longboat.repository.layout import Kind, pack_name
-from longboat.repository.object_store import persistently
+from longboat.repository.errors import DamagedError
+from longboat.repository.layout import Kind
 from longboat.repository.pages import FrameRef
-from longboat.repository.verify_frames import check_frame
 from longboat.repository.verify_hurt import backups_hurt_by
 
 _RANGES = 1000  # Lost ranges that are kept; the sum counts all.
@@ -64,8 +61,7 @@ class Rescue:
 
     def __init__(self, repository: Repository, manifest: DiskManifest) -> None:
         """Rescue blocks of this disk; nothing is read before the first one is asked for."""
-        self._repository, self._block_size = repository, manifest.block_size
-        self._copies = CopyFinder(repository, disk_manifest_object(repository, manifest), manifest)
+        self._block_size, self._copies = manifest.block_size, CopyFinder(repository, manifest)
         self._lock = Lock()
         self.healed_bytes = 0
 
@@ -74,20 +70,14 @@ class Rescue:
 
         Only failures of the store itself are raised.
         """
-        try:
-            plain = persistently(lambda: self._read(frame, dict(wanted.values())))
-        except (DamagedError, ObjectNotFoundError):
-            found = self._copies.find(frame, {block: block_id for block, (_, block_id) in wanted.items()})
+        found = self._copies.again(frame, wanted)
+        missing = {block: place for block, place in wanted.items() if block not in found}
+        if missing:
+            healed = self._copies.elsewhere(frame, missing)
             with self._lock:
-                self.healed_bytes += len(found) * self._block_size
-            return found
-        size = self._block_size
-        return {block: plain[slot * size : (slot + 1) * size] for block, (slot, _) in wanted.items()}
-
-    def _read(self, frame: FrameRef, ids: dict[int, bytes]) -> bytes:
-        name = pack_name(Kind.DATA_PACK, frame.pack)
-        sealed = self._repository.store.get_range(name, frame.offset, frame.length)
-        return check_frame(self._repository.keys, frame, sealed, ids, self._block_size)
+                self.healed_bytes += len(healed) * self._block_size
+            found |= healed
+        return found
 
 
 class Salvage:

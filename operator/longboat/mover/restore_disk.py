@@ -105,5 +105,5 @@ def write_disk(
 
 def _note(lost: int, healed: int) -> str:
     parts = [f"{lost} bytes could not be read and are zeros on the target"] if lost else []
-    parts += [f"{healed} bytes were taken from other backups of the disk"] if healed else []
+    parts += [f"{healed} bytes were taken from other backups"] if healed else []
     return "; ".join(parts)

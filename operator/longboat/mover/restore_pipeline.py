@@ -72,7 +72,7 @@ class RestorePipeline:
 
     @property
     def healed_bytes(self) -> int:
-        """Bytes that were taken from other backups of the disk, as their own frames are damaged."""
+        """Bytes that were taken from other backups, as their own frames are damaged."""
         return self._rescue.healed_bytes
 
     def run(self) -> None:

@@ -58,7 +58,7 @@ class RestoreResult(_Result):
 
     `read_bytes` came from the store, `written_bytes` is data; `kept_bytes` an earlier attempt had written already,
     `checked_bytes` were read back from the target at the end and compared. `healed_bytes` are damaged in this backup
-    and were taken from other backups of the disk. With `salvage` only: `lost_bytes` could not be read and are zeros,
+    and were taken from other backups. With `salvage` only: `lost_bytes` could not be read and are zeros,
     the first few of them are `lost_ranges` (offset, length); `hurt` are the first few backups that lack them, too.
     """
 
@@ -80,7 +80,7 @@ class VerifyResult(_Result):
     """A verification that came to its end, whatever it found; the log has a line for each backup and each damage.
 
     `hurt` names the first few damaged backups, `damaged` counts them all. `lost` are those among them that lack data
-    which no other backup of the disk has, `lost_in_trash` such that are deleted: the others are restored whole.
+    which no other backup has, `lost_in_trash` such that are deleted: the others are restored whole.
     `pages` and `frames` were read and checked, `read_bytes` came from data packs. `next_phase` is for the next run's
     job.
     """

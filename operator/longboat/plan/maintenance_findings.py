@@ -70,9 +70,7 @@ def finding(backup: DiskBackup, known: Knowledge) -> Finding | None:
 def _hurt(hurt: Hurt) -> Finding:
     disks = f"disk{'s' * (len(hurt.disks) > 1)} {', '.join(hurt.disks)}" if hurt.disks else "the backup"
     if not hurt.lost:
-        message = (
-            f"{disks}: damaged in the store, and whole in other backups of the disk, from which a restore takes it"
-        )
+        message = f"{disks}: damaged in the store, and whole in other backups, from which a restore takes it"
         return Finding("True", RECOVERABLE, message)
     message = (
         f"{disks}: data in the store is damaged or missing; back the disk up now, which stores anew what is still on"

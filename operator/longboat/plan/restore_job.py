@@ -85,7 +85,7 @@ def lost(result: RestoreResult) -> str:
     ranges = ", ".join(f"{length} at {offset}" for offset, length in result.lost_ranges)
     others = f"; other backups lack it, too: {', '.join(result.hurt)}" if result.hurt else ""
     return (
-        f"{result.lost_bytes} bytes of the backup could not be read in any backup of the disk (the first ranges, in"
+        f"{result.lost_bytes} bytes of the backup could not be read in any backup (the first ranges, in"
         f" bytes: {ranges}): {result.note or 'they are zeros'}. Check what is on it before it is used, beginning with"
         f" its file systems{others}"
     )

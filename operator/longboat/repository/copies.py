@@ -1,110 +1,175 @@
-"""Finding a block that is damaged in one backup of a disk in another backup of the same disk.
+"""Finding a block that is damaged in one backup in other backups of the repository: of the same disk, then of others.
 
 A backup that was made after damage became known has stored the blocks anew that were still on the disk, at the same
 place of the disk and under the same id. So an older backup that refers to the damaged frame is healed by looking
-there; nothing has to be written for that, and what is found is checked against the id that the older backup has.
+there; nothing has to be written for that, and what is found is checked against the id that the older backup has. Disks
+made from one image share frames, so any of them may be the one that heals the others.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from itertools import chain, islice, zip_longest
 from threading import Lock
 
 from .backups import disk_manifest_names, read_disk_manifest
 from .errors import BackupNotFoundError, DamagedError, ObjectNotFoundError, UnsupportedFormatError
-from .layout import Kind, pack_name
+from .layout import DISKS, Kind, pack_name, split_disk_manifest_name
 from .manifests import DiskManifest
 from .map_reader import MapReader
+from .object_store import persistently
+from .packs import open_frame
 from .pages import FrameRef, Page
 from .repository import Repository
-from .verify_frames import check_frame
 
-_MAX_BACKUPS = 32  # The newest ones of the disk that are looked at.
-_MAX_PAGES = 16  # Pages that are kept: neighbouring blocks are asked for one after the other.
+MAX_OWN = 32  # The newest backups of the disk itself that are looked at,
+MAX_OTHERS = 32  # and so many of other disks: the newest of each, then the second newest, and so on,
+MAX_READ = 64  # of which no more manifests than this are read: some are cut into other blocks.
+_MAX_PAGES = 64  # Pages that are kept: neighbouring blocks are asked for one after the other.
+
+Wanted = dict[int, tuple[int, bytes]]
+"""Blocks by their number on the disk: the slot in their frame, and their id."""
+
+
+class DiskNames:
+    """The object names of all disk manifests, listed when they are first asked for."""
+
+    def __init__(self, repository: Repository) -> None:
+        """List nothing yet."""
+        self._repository = repository
+
+    def others(self, disk_key: str, first: set[str]) -> Iterator[str]:
+        """Yield names of other disks' manifests: the newest of each disk, then the second newest of each, and so on.
+
+        The disks whose hashes are in `first` come first in each turn, then those backed up last.
+        """
+        own = self._repository.keys.name_hash(disk_key)
+        disks = [(disk, names) for disk, names in self._by_disk.items() if disk != own]
+        disks.sort(key=lambda each: each[1][0].rpartition("/")[2], reverse=True)
+        disks.sort(key=lambda each: each[0] not in first)
+        return (name for turn in zip_longest(*(names for _, names in disks)) for name in turn if name is not None)
+
+    @cached_property
+    def _by_disk(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = defaultdict(list)
+        for info in self._repository.store.list(DISKS):
+            parts = split_disk_manifest_name(info.name)
+            if parts:
+                found[parts[0]].append(info.name)
+        return {disk: sorted(names, reverse=True) for disk, names in found.items()}
 
 
 class CopyFinder:
-    """Other backups of a disk, looked at when the first block is asked for; safe to use from many threads."""
+    """Where else a disk's blocks are, looked for when the first one is asked for; safe to use from many threads.
 
-    def __init__(self, repository: Repository, name: str, manifest: DiskManifest) -> None:
-        """Look for blocks of the disk manifest of that object name; nothing is read yet."""
-        self._repository, self._name, self._manifest = repository, name, manifest
-        self._readers: list[MapReader] | None = None
-        self._pages: dict[tuple[int, int], Page | None] = {}
+    Which backups are looked at depends on the disk alone, not on its backup: all of these have the same answer.
+    """
+
+    def __init__(self, repository: Repository, manifest: DiskManifest, names: DiskNames | None = None) -> None:
+        """Look for blocks of the manifest's disk; nothing is read yet."""
+        self._repository, self._disk_key = repository, manifest.disk.disk_key
+        self._block_size, self._page_blocks = manifest.block_size, manifest.page_blocks
+        self._names = names or DiskNames(repository)
+        self._kin = set[str]()
+        self._readers: list[MapReader] = []
+        self._unopened = chain(self._open_own(), self._open_others())
+        self._pages: dict[tuple[tuple[bytes, int], int], Page | None] = {}
         self._bad: set[FrameRef] = set()
         self._lock = Lock()
 
-    def find(self, frame: FrameRef | None, blocks: dict[int, bytes]) -> dict[int, bytes]:
-        """Return the content of those blocks (by number on the disk, with their ids) that are whole elsewhere.
+    def again(self, frame: FrameRef, wanted: Wanted) -> dict[int, bytes]:
+        """Return the content of those blocks that their own frame has after all, read a few times if need be.
 
-        `frame` is the one that could not be read. Only failures of the store itself are raised.
+        Only failures of the store itself are raised, here and in elsewhere().
         """
         found: dict[int, bytes] = {}
-        with self._lock:
-            if frame is not None:
-                self._bad.add(frame)
-            for number, reader in enumerate(self._others()):
-                missing = {block: block_id for block, block_id in blocks.items() if block not in found}
-                if not missing:
-                    break
-                found.update(self._in(number, reader, missing))
+
+        def read() -> None:
+            found.update(self._read(frame, wanted))
+            if len(found) < len(wanted):
+                raise DamagedError("some of its blocks are others")
+
+        with contextlib.suppress(DamagedError, ObjectNotFoundError):
+            persistently(read)
         return found
 
-    def _others(self) -> list[MapReader]:
-        if self._readers is None:
-            self._readers = list(self._open_others())
-        return self._readers
+    def elsewhere(self, frame: FrameRef, wanted: Wanted) -> dict[int, bytes]:
+        """Return the content of those blocks that are whole in other frames than the one, which can't be read."""
+        found: dict[int, bytes] = {}
+        with self._lock:
+            self._bad.add(frame)
+            for reader in self._opened():
+                missing = {block: block_id for block, (_, block_id) in wanted.items() if block not in found}
+                if not missing:
+                    break
+                found.update(self._in(reader, missing))
+        return found
+
+    def _opened(self) -> Iterator[MapReader]:
+        yield from list(self._readers)
+        for reader in self._unopened:
+            self._readers.append(reader)
+            yield reader
+
+    def _open_own(self) -> Iterator[MapReader]:
+        for reader in self._open(disk_manifest_names(self._repository, self._disk_key)[:MAX_OWN]):
+            parts = split_disk_manifest_name(reader.manifest.compared_with or "")
+            self._kin |= {parts[0]} if parts else set()
+            yield reader
 
     def _open_others(self) -> Iterator[MapReader]:
-        names = disk_manifest_names(self._repository, self._manifest.disk.disk_key)
-        for name in [name for name in names if name != self._name][:_MAX_BACKUPS]:
+        names = islice(self._names.others(self._disk_key, self._kin), MAX_READ)
+        yield from islice(self._open(names), MAX_OTHERS)
+
+    def _open(self, names: Iterable[str]) -> Iterator[MapReader]:
+        for name in names:
             try:
                 manifest = read_disk_manifest(self._repository, name).manifest
             except (BackupNotFoundError, DamagedError, UnsupportedFormatError):
                 continue
-            if self._cut(manifest) == self._cut(self._manifest):
+            if (manifest.block_size, manifest.page_blocks) == (self._block_size, self._page_blocks):
                 yield MapReader(self._repository, manifest)
 
-    def _in(self, number: int, reader: MapReader, blocks: dict[int, bytes]) -> dict[int, bytes]:
+    def _in(self, reader: MapReader, blocks: dict[int, bytes]) -> dict[int, bytes]:
         found: dict[int, bytes] = {}
-        for frame, members in self._frames(number, reader, blocks).items():
-            plain = self._read(frame, {slot: blocks[block] for block, slot in members})
-            size = self._manifest.block_size
-            found.update({block: plain[slot * size : (slot + 1) * size] for block, slot in members if plain})
+        for frame, wanted in self._frames(reader, blocks).items():
+            try:
+                found.update(self._read(frame, wanted))
+            except (DamagedError, ObjectNotFoundError):
+                self._bad.add(frame)
         return found
 
-    def _frames(
-        self, number: int, reader: MapReader, blocks: dict[int, bytes]
-    ) -> dict[FrameRef, list[tuple[int, int]]]:
-        frames: dict[FrameRef, list[tuple[int, int]]] = defaultdict(list)
+    def _frames(self, reader: MapReader, blocks: dict[int, bytes]) -> dict[FrameRef, Wanted]:
+        frames: dict[FrameRef, Wanted] = defaultdict(dict)
         for block, block_id in blocks.items():
-            at, index = divmod(block, self._manifest.page_blocks)
-            page = self._page(number, reader, at)
+            at, index = divmod(block, self._page_blocks)
+            page = self._page(reader, at)
             place = page.place(index) if page and index < page.blocks else None
             if page and place and page.block_id(index) == block_id and place[0] not in self._bad:
-                frames[place[0]].append((block, place[1]))
+                frames[place[0]][block] = place[1], block_id
         return frames
 
-    def _page(self, number: int, reader: MapReader, at: int) -> Page | None:
-        if (number, at) not in self._pages:
+    def _page(self, reader: MapReader, number: int) -> Page | None:
+        if number >= reader.pages or reader.manifest.pages[number] is None:
+            return None
+        # Backups share pages: each is read once, whoever has it.
+        key = reader.place(number), reader.page_blocks(number)
+        if key not in self._pages:
             if len(self._pages) >= _MAX_PAGES:
                 del self._pages[next(iter(self._pages))]
             try:
-                self._pages[number, at] = reader.page(at)
+                self._pages[key] = reader.page(number)
             except DamagedError:
-                self._pages[number, at] = None
-        return self._pages[number, at]
+                self._pages[key] = None
+        return self._pages[key]
 
-    def _read(self, frame: FrameRef, ids: dict[int, bytes]) -> bytes:
-        name = pack_name(Kind.DATA_PACK, frame.pack)
-        try:
-            sealed = self._repository.store.get_range(name, frame.offset, frame.length)
-            return check_frame(self._repository.keys, frame, sealed, ids, self._manifest.block_size)
-        except (DamagedError, ObjectNotFoundError):
-            self._bad.add(frame)
-            return b""
-
-    @staticmethod
-    def _cut(manifest: DiskManifest) -> tuple[int, int]:
-        return manifest.block_size, manifest.page_blocks
+    def _read(self, frame: FrameRef, wanted: Wanted) -> dict[int, bytes]:
+        """Return those of the blocks that the frame has, by their ids; DamagedError or ObjectNotFoundError."""
+        keys, size = self._repository.keys, self._block_size
+        sealed = self._repository.store.get_range(pack_name(Kind.DATA_PACK, frame.pack), frame.offset, frame.length)
+        plain = open_frame(keys, Kind.DATA_PACK, frame, sealed, frame.blocks * size)
+        pieces = {block: plain[slot * size : (slot + 1) * size] for block, (slot, _) in wanted.items()}
+        return {block: piece for block, piece in pieces.items() if keys.block_id(piece) == wanted[block][1]}

@@ -84,7 +84,8 @@ class _Run:
         """Find out whom the damage hurts; what hurts nobody (any more) is no damage."""
         if self._scan.findings.faults:
             attribution = Attribution(self._repository, pool, self._scan.findings)
-            for name in self._owners:
+            # By their names backups of a disk follow each other.
+            for name in sorted(self._owners):
                 self._attribute_disk(attribution, name)
 
     def report(self, now: datetime, record: bool) -> VerifyReport:

@@ -44,7 +44,7 @@ class DamagedObject(Document):
 class DiskDamage(Document):
     """What of a disk lies in a damaged object: `ranges` are (offset, length) in bytes of the disk, the first few.
 
-    Of `damaged_bytes`, `recoverable_bytes` are found whole in other backups of the disk: restores take them from there.
+    Of `damaged_bytes`, `recoverable_bytes` are found whole in other backups: restores take them from there.
     """
 
     object: str
@@ -64,7 +64,7 @@ class DiskHealth(Document):
 
     @property
     def lost(self) -> bool:
-        """Tell whether data is damaged that no other backup of the disk has."""
+        """Tell whether data is damaged that no other backup has."""
         return any(each.damaged_bytes > each.recoverable_bytes for each in self.damage)
 
 

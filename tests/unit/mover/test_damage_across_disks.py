@@ -1,0 +1,141 @@
+"""Disks made from one image share frames: what is damaged of one is healed by the other, and verify knows it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from longboat.repository import DiskIdentity, Repository, copies, read_disk_manifest, reference_to, verify
+from longboat.repository import write_backup_manifest as write_backup
+from longboat.repository.errors import RepositoryError
+from tests.fakes.object_store import MemoryStore
+
+from .disks import BLOCK, PAGE_BLOCKS, backup_time, export, repository_in, restore, write_image
+from .test_damage import NOW, frames_of
+
+IMAGE = os.urandom(3 * PAGE_BLOCKS * BLOCK)
+SIZE = 4 * PAGE_BLOCKS * BLOCK
+
+
+@dataclass(frozen=True, repr=False)
+class Shared:
+    """A store with backups of several disks: the manifest and the content of each, by the backup's name."""
+
+    store: MemoryStore
+    backups: dict[str, tuple[str, bytes]]
+
+    @property
+    def repository(self) -> Repository:
+        return repository_in(self.store)
+
+    def back_up(self, folder: Path, name: str, disk: str, content: dict[int, bytes], policy: str = "Newest") -> Shared:
+        number = len(self.backups)
+        image = write_image(folder / f"{name}-source", content, SIZE)
+        identity = DiskIdentity(disk_key=disk, volume_handle=disk)
+        key = self.repository.master_key
+        done = export(self.store, key, image, name, number, policy, disk=identity, dedupe="Namespace")
+        stored = read_disk_manifest(self.repository, done.manifest)
+        write_backup(self.repository, name, backup_time(number), [reference_to(stored, "data")])
+        return replace(self, backups={**self.backups, name: (done.manifest, (image / "disk.img").read_bytes())})
+
+    def copy(self) -> Shared:
+        return replace(self, store=self.store.copy())
+
+    def damage(self, name: str, how: str, at: int) -> None:
+        content, modified, version = self.store.objects.pop(name)
+        if how != "gone":
+            altered = content[:at] + bytes([content[at] ^ 0x40]) + content[at + 1 :] if content else b""
+            self.store.objects[name] = (content[:at] if how == "cut" else altered, modified, version)
+
+    def restores(self, folder: Path) -> dict[str, bool]:
+        return {name: self._restores(*backup, folder) for name, backup in self.backups.items()}
+
+    def _restores(self, manifest: str, content: bytes, folder: Path) -> bool:
+        try:
+            return restore(self.store, self.repository.master_key, manifest, folder)[0] == content
+        except RepositoryError:
+            return False
+
+    def verdicts(self) -> dict[str, bool]:
+        return {each.name: not each.lost for each in verify(self.repository, share=100, now=NOW).backups}
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
+    """Two disks of one image, then one of them stored anew and both changed, and a third one."""
+    folder = tmp_path_factory.mktemp("shared")
+    one, two = os.urandom(BLOCK), os.urandom(BLOCK)
+    found = Shared(MemoryStore(), {})
+    found = found.back_up(folder, "a1", "A", {0: IMAGE})
+    found = found.back_up(folder, "b1", "B", {0: IMAGE, 5 * BLOCK: one})
+    found = found.back_up(folder, "b2", "B", {0: IMAGE, 5 * BLOCK: two, 20 * BLOCK: one})
+    found = found.back_up(folder, "a2", "A", {0: IMAGE, 25 * BLOCK: two}, policy="None")
+    return found.back_up(folder, "c1", "C", {0: IMAGE, 13 * BLOCK: one})
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    damage=st.lists(
+        st.tuples(
+            st.integers(0, 99), st.floats(0, 1, exclude_max=True), st.sampled_from(["flip", "flip", "cut", "gone"])
+        ),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_verify_says_that_a_backup_is_lost_just_when_its_restore_fails(
+    shared: Shared, tmp_path: Path, damage: Sequence[tuple[int, float, str]]
+) -> None:
+    world = shared.copy()
+    for which, place, how in damage:
+        names = sorted(n for n in world.store.objects if any(f"/{each}/" in n for each in ("packs", "maps", "disks")))
+        name = names[which % len(names)]
+        world.damage(name, how, int(place * len(world.store.objects[name][0])))
+    assert world.verdicts() == world.restores(tmp_path)
+
+
+def rotten(shared: Shared) -> Shared:
+    """Damage a frame that two disks share, of which one disk has stored the blocks anew since."""
+    world = shared.copy()
+    frame = frames_of(world.repository, world.backups["a1"][0])[0][1]
+    pack = next(name for name in world.store.objects if name.endswith(frame.pack.hex()))
+    world.damage(pack, "flip", frame.offset + 30)
+    return world
+
+
+def test_disk_is_healed_by_another_one_that_shares_the_damaged_frame(shared: Shared, tmp_path: Path) -> None:
+    world = rotten(shared)
+    assert all(world.restores(tmp_path).values())
+    manifest, content = world.backups["b1"]
+    data, result = restore(world.store, world.repository.master_key, manifest, tmp_path)
+    assert data == content and result.healed_bytes > 0
+
+
+def test_verdict_is_no_matter_of_chance(shared: Shared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = rotten(shared)
+    # Where the search ends before the other disk, verify and restore agree as well.
+    for others, b in ((8, True), (0, False)):
+        monkeypatch.setattr(copies, "MAX_OTHERS", others)
+        expected = {"a1": True, "a2": True, "b1": b, "b2": b, "c1": True}
+        assert world.restores(tmp_path) == expected
+        assert [world.verdicts() for _ in range(6)] == [expected] * 6
+
+
+def test_search_in_other_disks_is_bounded_and_begins_with_the_one_of_the_same_image(
+    shared: Shared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = rotten(shared)
+    read: list[str] = []
+    original = copies.read_disk_manifest
+    monkeypatch.setattr(copies, "read_disk_manifest", lambda each, name: read.append(name) or original(each, name))
+    monkeypatch.setattr(copies, "MAX_READ", 1)
+    manifests = {name: manifest for name, (manifest, _) in world.backups.items()}
+    restore(world.store, world.repository.master_key, manifests["b1"], tmp_path)
+    # The disk of c1 was backed up last, but b1 was compared with the one of a1.
+    assert read == [manifests[name] for name in ("b2", "b1", "a2")]
