@@ -57,11 +57,11 @@ guest-image: ## The guest's disk for make demo CLUSTER=current, in build/guest, 
 	$(PY) -m tests.demo.guest_image
 
 .PHONY: bench
-bench: ## The mover beside restic and Borg on one image; writes build/bench/data-path.json (ARGS=--help)
+bench: ## The mover beside restic, Borg (and rustic) on one image; writes build/bench/data-path.json (ARGS=--help)
 	$(PY) -m tests.bench $(ARGS)
 
 .PHONY: bench-plots
-bench-plots: ## Draw the figures of docs/explanation/performance.md (ARGS="--take build/bench/data-path.json": those of your run)
+bench-plots: ## Tables and pictures of docs/explanation/performance.md from performance.json (ARGS="--take build/bench/data-path.json": those of your run)
 	$(PY) -m tests.bench.plots $(ARGS)
 
 .PHONY: cluster

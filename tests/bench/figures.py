@@ -54,8 +54,12 @@ def table(figures: Sequence[Figures]) -> str:
         "puts": lambda each: f"{each.puts}",
         "gets": lambda each: "" if each.gets is None else f"{each.gets}",
     }
-    rows = [list(columns), *([show(each) for show in columns.values()] for each in figures)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(columns))]
-    rows.insert(1, ["-" * width for width in widths])
-    lines = (" | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return markdown([list(columns), *([show(each) for show in columns.values()] for each in figures)])
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table; the first row is its head."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    ruled = [rows[0], ["-" * width for width in widths], *rows[1:]]
+    lines = (" | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in ruled)
     return "\n".join(f"| {line} |" for line in lines)
