@@ -12,6 +12,7 @@ The bytes are described in docs/reference/repository-format.md. Where things are
 - `backups`: manifests, written and found. `tombstones`: deletion, undo, sweep.
   `leases`, `epoch`: how writers and removers stay out of each other's way. `parents`: what an export builds on.
 - `verify` (and `verify_*`): is everything there and whole; `damage`: what is not, remembered; `copies`: healing.
+- `same_cut`: two backups of what was captured, and is stored, once.
 - `prune`: deleting what nothing refers to; `mark` (what manifests refer to), `roots`, `condemned`, `clutter` are its
   parts, `commit` is the writers' side of the agreement. `rewrite`: which packs are mostly dead; `avoid`: what an export
   does not refer to.
@@ -86,6 +87,7 @@ if TYPE_CHECKING:
         open_with_recovery,
     )
     from .retire import is_finished, retire
+    from .same_cut import SecondBackup, write_second_manifest
     from .settings import SECRETS, StoreSettings, loopback_host
     from .tombstones import (
         SweepReport,
@@ -166,6 +168,8 @@ _HOMES = {
     "open_with_recovery": "repository",
     "is_finished": "retire",
     "retire": "retire",
+    "SecondBackup": "same_cut",
+    "write_second_manifest": "same_cut",
     "SECRETS": "settings",
     "StoreSettings": "settings",
     "loopback_host": "settings",
@@ -208,6 +212,7 @@ __all__ = [
     "Repository",
     "RepositoryError",
     "Rights",
+    "SecondBackup",
     "StoreCheck",
     "StoreError",
     "StoreProblem",
@@ -264,6 +269,7 @@ __all__ = [
     "update_backup_expiry",
     "verify",
     "write_backup_manifest",
+    "write_second_manifest",
     "write_tombstone",
 ]
 
