@@ -211,6 +211,17 @@ class PinnedStore(Model):
     dedupe: Dedupe = Field("Disk", description="With what the disks are compared, as the store says.")
 
 
+class SharedCut(Model):
+    """Another run whose cut and export this one shares: the disk is captured, read and stored once for both."""
+
+    name: str = Field(description="The DiskBackup that captures and exports the disks.")
+    uid: str = Field(description="Its UID.")
+    taken_over: bool = Field(False, description="What it captured has been exported, and was taken over.")
+    given_up: str | None = Field(
+        None, description="Why it is not shared after all: the disks are captured and exported for this backup alone."
+    )
+
+
 class UnconfirmedRule(Model):
     """What the manifest of an adopted backup says of its expiry and its spec does not."""
 
@@ -237,6 +248,9 @@ class DiskBackupStatus(Status):
     )
     started_at: Time | None = Field(None, description="When the run began.")
     completed_at: Time | None = Field(None, description="When the run ended.")
+    shared_cut: SharedCut | None = Field(
+        None, description="The DiskBackup of the same slot whose cut and export this one shares, if there is one."
+    )
     cut: Cut | None = Field(None, description="Evidence of the moment of capture.")
     cut_attempts: int | None = Field(None, description="Attempts to capture the disks that were begun.")
     consistency: Consistency | None = Field(
@@ -310,6 +324,7 @@ class DiskBackup(Resource):
     # A namespace holds the history of all its policies: what is looked for often must not read it all.
     selectable: ClassVar[tuple[str, ...]] = (
         ".spec.policyRef.name",
+        ".spec.slot",
         ".status.virtualMachine",
         ".status.cleanedUp",
         ".status.driverDistrusted",

@@ -14,6 +14,7 @@ from longboat.plan.driver_trust import DISTRUSTED, told
 from longboat.plan.hand_over import key_of
 from longboat.plan.mover import ATTEMPT, LOST
 from longboat.plan.names import DISK, DISK_KEY, child_name, digest, joined
+from longboat.repository import DiskIdentity
 
 Object = dict[str, Any]
 
@@ -35,6 +36,17 @@ def job_name(disk: DiskResult) -> str:
     """
     assert disk.claim is not None
     return joined(f"export-{disk.claim.name}", digest(key_of(disk), length=10))
+
+
+def identity_of(disk: DiskResult) -> DiskIdentity:
+    """Return what a manifest says of which disk it is."""
+    claim = disk.claim
+    return DiskIdentity(
+        disk_key=key_of(disk),
+        claim_name=claim.name if claim else "",
+        claim_uid=claim.uid if claim else "",
+        volume_handle=disk.volume_handle or "",
+    )
 
 
 def secret_name(backup: DiskBackup, disk: DiskResult) -> str:

@@ -158,7 +158,9 @@ def good_disks(backup: DiskBackup) -> frozenset[str]:
 def has_data(backup: DiskBackup) -> bool:
     """Return whether the store holds, or may hold, something of this backup."""
     status = backup.status
-    return status.manifest is not None or any(disk.manifest or disk.attempts for disk in status.disks or ())
+    taken_over = status.shared_cut is not None and status.shared_cut.taken_over
+    tried = any(disk.manifest or disk.attempts for disk in status.disks or ())
+    return status.manifest is not None or taken_over or tried
 
 
 def _ranks(points: Iterable[Point]) -> dict[tuple[str, str], int]:

@@ -22,6 +22,7 @@ from longboat.plan.backup import (
 from longboat.plan.change_tracking import found_out
 from longboat.plan.manifest import manifest_metadata
 from longboat.plan.problem import Problem
+from longboat.plan.shared_cut import is_shared
 from longboat.reconcile import suspects
 from longboat.reconcile.backup_cleanup import clean
 from longboat.reconcile.backup_generation import is_late, late
@@ -155,4 +156,9 @@ def _summary(run: Run) -> str:
     good = [disk for disk in run.disks if disk.phase == "Completed"]
     skipped = [disk.name for disk in run.disks if disk.phase == "Unsupported"]
     rest = f"; not supported: {', '.join(skipped)}" if skipped else ""
-    return f"{len(good)} disk{'s' if len(good) != 1 else ''} in BackupStore {_store(run)!r}{rest}"
+    return f"{len(good)} disk{'s' if len(good) != 1 else ''} in BackupStore {_store(run)!r}{rest}{_shared(run)}"
+
+
+def _shared(run: Run) -> str:
+    its = run.status.shared_cut
+    return f"; shares the cut and the export of DiskBackup {its.name!r}" if its and is_shared(run.status) else ""

@@ -11,7 +11,7 @@ from longboat.api import DiskBackup
 from longboat.kube.kinds import DISK_BACKUP
 from longboat.plan.backup import is_finished, phase_of, progress_of, progress_text, waits
 from longboat.plan.cut import needs_thaw
-from longboat.reconcile import backup_cut, backup_end, backup_snapshots, backup_start, export, hand_over
+from longboat.reconcile import backup_cut, backup_end, backup_snapshots, backup_start, export, hand_over, shared_cut
 from longboat.reconcile.backup_cleanup import clean
 from longboat.reconcile.backup_run import SOON, Run
 from longboat.reconcile.backup_sweep import sweep
@@ -46,6 +46,10 @@ def abandon(ctx: Context, backup: DiskBackup) -> bool:
 
 def _advance(run: Run) -> None:
     if run.status.disks is None and not backup_start.begin(run):
+        return
+    if shared_cut.step(run):
+        if not backup_end.step(run):
+            _report(run)
         return
     if not backup_cut.step(run):
         _report(run)

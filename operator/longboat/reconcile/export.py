@@ -24,13 +24,14 @@ from longboat.plan.export import (
     completed,
     disk_label,
     distrusted,
+    identity_of,
     job_name,
     labels,
     most_attempts,
     retry_delay,
     secret_name,
 )
-from longboat.plan.hand_over import claim_name, export_claim, key_of
+from longboat.plan.hand_over import claim_name, export_claim
 from longboat.plan.mover import ATTEMPT, Mover, hung, mount_path, standing_since
 from longboat.plan.names import DISK, OWNER_NAMESPACE
 from longboat.plan.new_volume import is_bound
@@ -43,7 +44,7 @@ from longboat.reconcile.backup_generation import REPLACED, is_known_late, open_f
 from longboat.reconcile.backup_run import LATER, SOON, Run
 from longboat.reconcile.new_volume import claim_says, proven_new
 from longboat.reconcile.repositories import StoreProblemError, for_namespace, log_once
-from longboat.repository import DEFAULT_BLOCK_SIZE, DiskIdentity
+from longboat.repository import DEFAULT_BLOCK_SIZE
 
 AT_FIRST, PROGRESS_PERIOD = timedelta(seconds=1), timedelta(seconds=5)
 
@@ -166,7 +167,7 @@ def _mover(run: Run, disk: DiskResult) -> Mover | None:
         repository_path=access.path,
         master_key=base64.b64encode(access.master_key).decode(),
         source_path=mount_path(disk.volume_mode or "Filesystem"),
-        disk=_identity(disk),
+        disk=identity_of(disk),
         backup_name=run.backup.name,
         created=disk.cut_time or run.ctx.now(),
         expiry=expiry_rule(run.backup, run.status.retention) if run.status.retention else None,
@@ -190,16 +191,6 @@ def _mover(run: Run, disk: DiskResult) -> Mover | None:
         volume_mode=disk.volume_mode or "Filesystem",
         node_affinity=_affinity(run, disk),
         token_audience=audience,
-    )
-
-
-def _identity(disk: DiskResult) -> DiskIdentity:
-    claim = disk.claim
-    return DiskIdentity(
-        disk_key=key_of(disk),
-        claim_name=claim.name if claim else "",
-        claim_uid=claim.uid if claim else "",
-        volume_handle=disk.volume_handle or "",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -214,6 +215,31 @@ def test_killed_at_any_call_it_is_written_once_by_the_next_attempt(tmp_path: Pat
             stored = write_second_manifest(repository_in(here), first, second)
             assert len([name for name in here.objects if "/disks/" in name]) == 2, (kill, at)
             assert restore(here, key, stored.name, tmp_path)[0][:1] == b"x"
+
+
+def test_first_backup_pruned_after_a_kill_leaves_a_whole_manifest_or_none(tmp_path: Path) -> None:
+    world, store = _meanwhile(tmp_path)
+    content, first = world.contents["two"], world.manifests["two"]
+    second = SecondBackup("w", DISK, backup_time(1))
+    opening, counter = FaultyStore(store.copy()), FaultyStore(store.copy())
+    repository_in(opening)
+    write_second_manifest(repository_in(counter), first, second)
+    ends = set()
+    for kill in ("killed-before", "killed-after"):
+        for at in range(opening.operations, counter.operations):
+            here = world.copy(tmp_path)
+            with contextlib.suppress(KilledError):
+                write_second_manifest(repository_in(FaultyStore(here.store, kill, at)), first, second)
+            here.remove("two")
+            _prune(here)
+            try:
+                stored = write_second_manifest(here.repository, first, second)
+            except BackupNotFoundError:
+                ends.add("gone")
+                continue
+            ends.add("there")
+            assert restore(here.store, here.key, stored.name, tmp_path)[0] == content, (kill, at)
+    assert ends == {"gone", "there"}
 
 
 def test_next_export_builds_on_the_second_backup_when_the_first_is_deleted(world: World) -> None:
