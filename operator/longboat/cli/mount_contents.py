@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from longboat.cli.mount_tree import DiskFile, read_files
 from longboat.cli.repo_access import Key, open_at
 from longboat.cli.repo_contents import Contents, read_contents
-from longboat.cli.repo_generations import closed_since
+from longboat.cli.repo_generations import standing_of
 from longboat.repository import ObjectStore, Repository, RepositoryError, find_backup_in_time
 
 
@@ -51,14 +51,14 @@ def only(contents: Contents, namespace: str | None) -> Contents:
 
 def _leave_out_late(store: ObjectStore, repository: Repository, key: Key, found: Contents) -> None:
     # Where that can't be told, the repository is left out as a whole: its error names it.
-    closed = closed_since(store, found.path, key)
+    standing = standing_of(store, found.path, key)
     believed = []
-    for backup in found.backups if closed else []:
+    for backup in found.backups if standing.closed else []:
         try:
-            find_backup_in_time(repository, backup.manifest.name, closed)
+            find_backup_in_time(repository, backup.manifest.name, standing.closed, standing.accepted)
             believed.append(backup)
         except RepositoryError as error:
             if error.retryable:
                 raise
             found.problems.append(f"backup {backup.manifest.name}: {error}; --accept-late shows it nevertheless")
-    found.backups = believed if closed else found.backups
+    found.backups = believed if standing.closed else found.backups

@@ -198,8 +198,9 @@ def _verify(session: Session) -> int:
 
 
 def _prune(session: Session) -> int:
-    if session.arguments.allow_most:
-        repo_prune.require_one(session.paths, session.wanted)
+    for option in ("allow_most", "accept_late"):
+        if getattr(session.arguments, option):
+            repo_prune.require_one(session.paths, session.wanted, f"--{option.replace('_', '-')}")
     done = []
     for each in repo_prune.prune_all(session.arguments, session.open(), session.store, session.key):
         done.append(each)

@@ -119,6 +119,12 @@ def _prune(commands: Commands) -> None:
         action="store_true",
         help="also end closed repositories in which nothing is left: header and keys go",
     )
+    made.add_argument(
+        "--accept-late",
+        action="store_true",
+        help="from now on believe what came too late after the one --repository had been closed, as it was put back or"
+        " copied: told first, accepted with --yes",
+    )
     made.add_argument("--grace", default="24h", help="how long packs are condemned before they go (%(default)s)")
 
 

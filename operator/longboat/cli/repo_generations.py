@@ -19,12 +19,16 @@ from longboat.repository import (
     parse_generation,
     read_tombstones,
 )
+from longboat.repository.closing import NOTHING, Accepted
 from longboat.repository.errors import BackupNotFoundError, LateManifestError
 from longboat.repository.retire import clear_remains
 
 _SOME = 5  # Paths that a message names.
 TOO_LATE = "it came too late after the repository had been closed, and is not believed"
-ACCEPT_LATE = "--accept-late restores it nevertheless (in a copy of a store all time stamps are those of the copying)"
+ACCEPT_LATE = (
+    "--accept-late restores it nevertheless (in a copy of a store all time stamps are those of the copying); `longboat"
+    " repo prune --accept-late` accepts it from now on"
+)
 
 
 @dataclass(frozen=True, order=True)
@@ -62,10 +66,16 @@ def choose_paths(paths: Iterable[str], wanted: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Standing:
-    """Since when a repository is closed by a newer one of its namespace, and whether it ends when it is empty."""
+    """Since when a repository is closed by a newer one of its namespace, and whether it ends when it is empty.
+
+    `accepted` are the marks of what is believed though it came too late; `newest`, with whose key that can be said, is
+    the newest repository of the namespace, None if this is the one.
+    """
 
     closed: datetime | None = None
     may_retire: bool = False
+    accepted: Accepted = NOTHING
+    newest: Repository | None = None
 
 
 def standing_of(store: ObjectStore, path: str, key: Key) -> Standing:
@@ -81,7 +91,9 @@ def standing_of(store: ObjectStore, path: str, key: Key) -> Standing:
         return Standing()
     newest = open_at(store, found.path(found.newest or 1), key)
     closing = found.closing(place.number, newest)
-    return Standing(closing.closed if closing else None, found.may_retire(place.number, newest))
+    if closing is None:
+        return Standing()
+    return Standing(closing.closed, found.may_retire(place.number, newest), closing.accepted, newest)
 
 
 def closed_since(store: ObjectStore, path: str, key: Key) -> datetime | None:
@@ -98,8 +110,8 @@ def clear_all_remains(store: ObjectStore, paths: Iterable[str]) -> None:
 
 def late_in(store: ObjectStore, path: str, repository: Repository, key: Key) -> list[str]:
     """Return the manifests of an open repository that came too late after it was closed. Raises RepositoryError."""
-    closed = closed_since(store, path, key)
-    return late_manifests(repository, closed) if closed else []
+    standing = standing_of(store, path, key)
+    return late_manifests(repository, standing.closed, standing.accepted) if standing.closed else []
 
 
 @dataclass(frozen=True)
@@ -148,13 +160,13 @@ def not_found(what: str, problems: Sequence[str]) -> BackupNotFoundError:
 
 def _doubt(store: ObjectStore, path: str, repository: Repository, key: Key, name: str) -> str:
     try:
-        closed = closed_since(store, path, key)
+        standing = standing_of(store, path, key)
     except RepositoryError as error:
         if error.retryable:
             raise
         return f"it can't be told whether backup {name!r} came after {path} had been closed: {error}"
     try:
-        find_backup_in_time(repository, name, closed)
+        find_backup_in_time(repository, name, standing.closed, standing.accepted)
     except RepositoryError as error:
         if error.retryable:
             raise

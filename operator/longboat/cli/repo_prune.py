@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, TextIO
 
 from longboat.api.common import parse_duration
+from longboat.cli.repo_accept import accept_late, accepted_json, print_accepted
 from longboat.cli.repo_access import Key, Opened, UsageError
 from longboat.cli.repo_generations import Standing, place_of, standing_of
 from longboat.plan.quantities import size_text
@@ -24,6 +25,7 @@ from longboat.repository import (
     prune,
     read_epoch,
 )
+from longboat.repository.accepted import LateManifest
 from longboat.repository.layout import EPOCH_NAME
 from longboat.repository.leases import MIN_GRACE
 
@@ -34,13 +36,14 @@ _BY_HAND = "by-hand-"
 class Pruned:
     """What a prune did in the repository at a path; without a report `problem` says why it did nothing.
 
-    `note` is what a prune by hand leaves to others.
+    `note` is what a prune by hand leaves to others. `accepted` came too late into a closed repository, and is believed.
     """
 
     path: str
     report: PruneReport | None = None
     problem: str = ""
     note: str | None = None
+    accepted: Sequence[LateManifest] = ()
 
     @property
     def good(self) -> bool:
@@ -51,14 +54,14 @@ class Pruned:
         """Return it as JSON."""
         if self.report is None:
             return {"repository": self.path, "problem": self.problem}
-        return report_json(self.path, self.report) | {"note": self.note}
+        return report_json(self.path, self.report) | {"note": self.note, "accepted": accepted_json(self.accepted)}
 
 
-def require_one(paths: Sequence[str], wanted: str) -> None:
+def require_one(paths: Sequence[str], wanted: str, option: str) -> None:
     """Raise UsageError unless exactly one repository is named in full: who was asked about one means no other."""
     if len(paths) != 1 or not place_of(paths[0]).is_meant_by(wanted):
         known = ", ".join(paths)
-        raise UsageError(f"--allow-most: is for one repository, name it in full with --repository; these are: {known}")
+        raise UsageError(f"{option}: is for one repository, name it in full with --repository; these are: {known}")
 
 
 def prune_all(arguments: argparse.Namespace, opened: Opened, store: ObjectStore, key: Key) -> Iterator[Pruned]:
@@ -68,9 +71,9 @@ def prune_all(arguments: argparse.Namespace, opened: Opened, store: ObjectStore,
     grace_of(arguments)
     for path, repository in opened.repositories:
         try:
-            standing = standing_of(store, path, key)
-            report = prune_one(arguments, repository, lambda: datetime.now(UTC), standing)
-            yield Pruned(path, report, note=left_undone(repository, report))
+            accepting = accept_late(arguments, repository, standing_of(store, path, key))
+            report = prune_one(arguments, repository, lambda: datetime.now(UTC), accepting.standing)
+            yield Pruned(path, report, note=left_undone(repository, report), accepted=accepting.late)
         except RepositoryError as error:
             if error.retryable:
                 raise
@@ -103,6 +106,7 @@ def prune_one(
         grace=grace_of(arguments),
         allow_most=arguments.allow_most,
         closed=standing.closed,
+        accepted=standing.accepted,
         may_retire=arguments.retire and standing.may_retire,
     )
     if not arguments.yes or arguments.dry_run:
@@ -154,6 +158,7 @@ def print_pruned(done: Pruned, out: TextIO) -> None:
         print(f"Repository {done.path}: {done.problem}", file=out)
     else:
         print_report(done.path, done.report, out)
+        print_accepted(done.accepted, done.report.dry_run, out)
 
 
 def last_words(done: Sequence[Pruned]) -> str | None:

@@ -135,7 +135,8 @@ class PruneJob(_Job):
     neither, and deletes and writes nothing. Nothing is condemned if more than half would be, unless it is `allowed`:
     what an earlier prune asked about, and somebody has given leave for. If it is notably more by now, it asks again.
     `closed` is since when the repository is closed by a newer one, if it is: the prune ends if it finds a manifest that
-    came too late after that. Only who has the newer one's key can tell, and a mover has not.
+    came too late after that. Only who has the newer one's key can tell, and a mover has not. `accepted` are the marks
+    of manifests that somebody has accepted nevertheless.
     """
 
     dry_run: bool = False
@@ -144,6 +145,7 @@ class PruneJob(_Job):
     token: str = Field(default="", max_length=1024)
     known_tokens: tuple[str, ...] = ()
     closed: AwareDatetime | None = None
+    accepted: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _has_token(self) -> Self:

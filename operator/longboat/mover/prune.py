@@ -62,6 +62,7 @@ def run_prune(
         dry_run=job.dry_run,
         allow_most=_allowed(job.allowed) if job.allowed else False,
         closed=job.closed,
+        accepted=frozenset(job.accepted),
         threads=job.workers or 8,
         progress=_Lines(emit, clock).tell,
     )

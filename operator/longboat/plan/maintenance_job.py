@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 from longboat.api import BackupStore
@@ -48,10 +49,12 @@ def mover_of(
     path: str,
     key: bytes,
     closed: datetime | None = None,
+    accepted: Iterable[str] = (),
 ) -> Mover:
     """Return the mover of the run that is noted down in the record.
 
-    ``key`` is the namespace's master key; ``closed`` is since when, by the store's clock, there is a newer one.
+    ``key`` is the namespace's master key; ``closed`` is since when, by the store's clock, there is a newer one, and
+    ``accepted`` by their marks what is believed nevertheless of what came too late after that.
     """
     attempt = record.runs(work).attempt
     assert attempt is not None
@@ -62,7 +65,9 @@ def mover_of(
     }
     job: PruneJob | VerifyJob
     if work == "prune":
-        job = PruneJob.model_validate(common | _prune(attempt, store) | {"closed": closed})
+        job = PruneJob.model_validate(
+            common | _prune(attempt, store) | {"closed": closed, "accepted": sorted(accepted)}
+        )
     else:
         job = VerifyJob.model_validate(common | {"share": attempt.share, "phase": attempt.phase})
     name = job_name(record, work, attempt.number)

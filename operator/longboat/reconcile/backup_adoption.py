@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any
 
 from pydantic import ValidationError
@@ -44,7 +43,7 @@ _NOT_TAKEN_OVER = ("conditions", "observed_generation", "tombstoned_at", "policy
 def adopt_from(run: Run, access: RepositoryAccess, store: BackupStore) -> bool | Problem:
     """Adopt the backup if a manifest of its name is there; return whether the run is over by that, or what is wrong."""
     try:
-        manifest = find_backup_in_time(access.repository, run.backup.name, _closed(run, access, store))
+        manifest = _believed(run, access, store)
         if manifest and (foreign := _foreign(run, manifest)):
             _finish(run, run.status.model_copy(update={"phase": "Failed"}), foreign)
             return True
@@ -85,9 +84,12 @@ def _not_in_charge(run: Run, access: RepositoryAccess, store: BackupStore) -> Pr
     return None
 
 
-def _closed(run: Run, access: RepositoryAccess, store: BackupStore) -> datetime | None:
-    """Return since when a repository is closed: what was written into it later is not taken over."""
-    return run.ctx.repositories.closed(store, _uid(run), access.generation, namespace=run.backup.namespace)
+def _believed(run: Run, access: RepositoryAccess, store: BackupStore) -> BackupManifest | None:
+    """Return the backup of this name: what was written after its repository had been closed is not taken over."""
+    place, namespace = (store, _uid(run), access.generation), run.backup.namespace
+    closed = run.ctx.repositories.closed(*place, namespace=namespace)
+    accepted = run.ctx.repositories.accepted(*place, namespace=namespace)
+    return find_backup_in_time(access.repository, run.backup.name, closed, accepted)
 
 
 def _uid(run: Run) -> str:

@@ -9,10 +9,10 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable
-from datetime import datetime
 from typing import Generic, TypeVar
 
 from longboat.reconcile.repositories import StoreProblemError
+from longboat.repository.closing import Closing
 from longboat.repository.errors import StoreFailureError, UnreachableError
 
 HOLDS = 300.0
@@ -113,7 +113,7 @@ class Listings:
         aside: Callable[[Callable[[], None]], None] = aside,
     ) -> None:
         self._folders = Answers[frozenset[str]](monotonic, aside)
-        self._closings = Answers[datetime | None](monotonic, aside)
+        self._closings = Answers[Closing | None](monotonic, aside)
         self._closed = Answers[bool](monotonic, aside)
 
     def folders(self, place: str, ask: Callable[[], Iterable[str]]) -> frozenset[str]:
@@ -124,11 +124,11 @@ class Listings:
         """Return the folders that are known to be in a place; see Answers.known."""
         return self._folders.known(place, lambda: frozenset(ask())) or frozenset()
 
-    def closing(self, place: str, ask: Callable[[], datetime | None]) -> datetime | None:
+    def closing(self, place: str, ask: Callable[[], Closing | None]) -> Closing | None:
         """Return since when a repository is closed, None if it is not; see Answers.get."""
         return self._closings.get(place, ask)
 
-    def known_closing(self, place: str, ask: Callable[[], datetime | None]) -> datetime | None:
+    def known_closing(self, place: str, ask: Callable[[], Closing | None]) -> Closing | None:
         """Return since when a repository is known to be closed; see Answers.known."""
         return self._closings.known(place, ask)
 

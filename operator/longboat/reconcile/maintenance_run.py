@@ -30,6 +30,7 @@ from longboat.reconcile.repositories import RepositoryAccess, StoreProblemError
 from longboat.reconcile.store_choice import held_at
 from longboat.reconcile.stored_data import require_in_sight
 from longboat.reconcile.trash_notes import Place
+from longboat.repository.closing import NOTHING
 
 log = logging.getLogger(__name__)
 
@@ -141,13 +142,13 @@ def _launch(ctx: Context, record: RepositoryRecord, work: Work, store: BackupSto
 
 def _mover(ctx: Context, record: RepositoryRecord, work: Work, store: BackupStore, access: RepositoryAccess) -> Mover:
     """Return the mover of a run; raises StoreProblemError, if it can't be told whether the repository is closed."""
-    closed = None
+    closed, accepted = None, NOTHING
     if work == "prune":
         # What a forger with an old key has written counts for nothing: the prune of an old repository ends at it.
-        closed = ctx.repositories.closed(
-            store, record.namespace_uid, access.generation, namespace=record.namespace, purpose="maintenance"
-        )
-    return mover_of(record, work, store, access.settings, access.path, access.master_key, closed)
+        place = store, record.namespace_uid, access.generation
+        closed = ctx.repositories.closed(*place, namespace=record.namespace, purpose="maintenance")
+        accepted = ctx.repositories.accepted(*place, namespace=record.namespace, purpose="maintenance")
+    return mover_of(record, work, store, access.settings, access.path, access.master_key, closed, accepted)
 
 
 def _made(ctx: Context, mover: Mover) -> Object | None:

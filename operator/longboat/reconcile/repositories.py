@@ -15,6 +15,7 @@ from longboat.repository.errors import StoreFailureError, UnreachableError
 
 if TYPE_CHECKING:
     from longboat.repository import Repository, StoreSettings
+    from longboat.repository.closing import Accepted
 
 
 log = logging.getLogger(__name__)
@@ -149,6 +150,20 @@ class Repositories(Protocol):
         """Return since when, by the store's clock, a repository is closed; None: it is the newest of its namespace.
 
         What was written into it much later is not to be believed: see repository.closing.
+        """
+
+    def accepted(
+        self,
+        store: BackupStore,
+        namespace_uid: str,
+        generation: int,
+        *,
+        namespace: str = "",
+        purpose: Purpose = "export",
+    ) -> Accepted:
+        """Return the marks of what is believed of a closed repository, though it came too late.
+
+        As an administrator has accepted it; see closed().
         """
 
     def known_closed(

@@ -70,7 +70,10 @@ def opened(ctx: Context, restore: Restore) -> RepositoryAccess | Problem:
         )
         # Read for its manifest only: what was written after a repository had been closed is not restored.
         closed = ctx.repositories.closed(store, uid, access.generation, namespace=restore.namespace, purpose="restore")
-        require_on_time(access.repository, [restore.status.manifest or ""], closed)
+        accepted = ctx.repositories.accepted(
+            store, uid, access.generation, namespace=restore.namespace, purpose="restore"
+        )
+        require_on_time(access.repository, [restore.status.manifest or ""], closed, accepted)
     except StoreProblemError as error:
         return Problem(error.reason, told_in_namespace(name, error))
     except RepositoryError as error:

@@ -30,6 +30,7 @@ from longboat.repository import (
     parse_recovery_public,
     parse_store_key,
 )
+from longboat.repository.closing import NOTHING, Accepted
 from longboat.repository.generations import (
     find_generations,
     generations_in,
@@ -109,22 +110,34 @@ class StoreAccess:
         purpose: Purpose = "export",
     ) -> datetime | None:
         """Return since when a repository is closed, None if it is the newest one; raises StoreProblemError."""
-        numbers = self.generations(store, namespace_uid, namespace=namespace, purpose=purpose)
-        if generation >= (newest := max(numbers, default=FIRST)):
-            return None
-        return self.listings.closing(*self._closing(store, namespace_uid, generation, newest, namespace, purpose))
+        closing = self._closed(store, namespace_uid, generation, namespace, purpose)
+        return closing.closed if closing else None
+
+    def accepted(
+        self,
+        store: BackupStore,
+        namespace_uid: str,
+        generation: int,
+        *,
+        namespace: str = "",
+        purpose: Purpose = "export",
+    ) -> Accepted:
+        """Return what is believed of a closed repository though it came too late; raises StoreProblemError."""
+        closing = self._closed(store, namespace_uid, generation, namespace, purpose)
+        return closing.accepted if closing else NOTHING
 
     def known_closed(
         self, store: BackupStore, namespace_uid: str, generation: int, *, namespace: str = ""
     ) -> datetime | None:
         """Return what is known of that already, and keep nobody waiting; None, too, if nothing is known."""
         self._require_known(namespace_uid)
-        known = self.listings.known_folders(*self._listing(store, namespace, "export"))
-        if generation >= (newest := max(generations_in(known, namespace_uid), default=FIRST)):
+        folders = self.listings.known_folders(*self._listing(store, namespace, "export"))
+        if generation >= (newest := max(generations_in(folders, namespace_uid), default=FIRST)):
             return None
-        return self.listings.known_closing(
+        known = self.listings.known_closing(
             *self._closing(store, namespace_uid, generation, newest, namespace, "export")
         )
+        return known.closed if known else None
 
     def find(
         self,
@@ -164,18 +177,25 @@ class StoreAccess:
         place = f"{purpose} {store.name} {bucket_of(store)}"
         return place, lambda: self._by_either(store, namespace, purpose, self._folders)
 
+    def _closed(
+        self, store: BackupStore, uid: str, generation: int, namespace: str, purpose: Purpose
+    ) -> Closing | None:
+        numbers = self.generations(store, uid, namespace=namespace, purpose=purpose)
+        if generation >= (newest := max(numbers, default=FIRST)):
+            return None
+        return self.listings.closing(*self._closing(store, uid, generation, newest, namespace, purpose))
+
     def _closing(
         self, store: BackupStore, uid: str, generation: int, newest: int, namespace: str, purpose: Purpose
-    ) -> tuple[str, Callable[[], datetime | None]]:
-        """Return under what the moment of a closing is remembered, and how it is asked for."""
+    ) -> tuple[str, Callable[[], Closing | None]]:
+        """Return under what a closing is remembered, and how it is asked for."""
 
         def look(settings: StoreSettings) -> Closing | None:
             found = find_generations(open_store(settings, PATIENCE), self.settings.cluster_id, uid)
             return found.closing(generation, open_newest(found, self.store_key(store)))
 
-        def ask() -> datetime | None:
-            closing = self._by_either(store, namespace, purpose, look)
-            return None if closing is None else closing.closed
+        def ask() -> Closing | None:
+            return self._by_either(store, namespace, purpose, look)
 
         return f"{purpose} {store.name} {bucket_of(store)} {uid} {generation} {newest}", ask
 

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
         Closing,
         find_backup_in_time,
         late_manifests,
+        late_objects,
         require_none_late,
         require_on_time,
     )
@@ -122,6 +123,7 @@ _HOMES = {
     "Closing": "closing",
     "find_backup_in_time": "closing",
     "late_manifests": "closing",
+    "late_objects": "closing",
     "require_none_late": "closing",
     "require_on_time": "closing",
     "Generations": "generations",
@@ -240,6 +242,7 @@ __all__ = [
     "is_finished",
     "keep_write_once",
     "late_manifests",
+    "late_objects",
     "list_backups",
     "list_disk_manifests",
     "loopback_host",

@@ -7,13 +7,14 @@ that was at work may still end within a lease's life; a manifest that the store 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain
 
 from pydantic import AwareDatetime
 
+from .accepted import mark_of
 from .backups import find_backup, read_backup_manifest
 from .crypto import HEADER, HEADER_BYTES
 from .documents import MAX_DOCUMENT_OBJECT, Document, open_document, seal_document
@@ -33,6 +34,9 @@ from .manifests import BackupManifest, Id
 from .object_store import ObjectInfo, ObjectStore, put_fresh
 from .repository import Repository
 
+Accepted = Collection[str]
+NOTHING: Accepted = frozenset()
+
 
 class ClosingRecord(Document):
     """Which repository was closed, and when by the store's clock."""
@@ -46,11 +50,13 @@ class Closing:
     """Since when a repository is closed, by the store's clock.
 
     `sealed` is false while the object that says so is missing, as a rotation was interrupted: then it is the time
-    stamp of the header of the repository that came after it.
+    stamp of the header of the repository that came after it. `accepted` are the marks of objects that are believed
+    although they came too late, see accepted.py.
     """
 
     closed: datetime
     sealed: bool
+    accepted: Accepted = NOTHING
 
 
 def write_closing(old: ObjectStore, record: ClosingRecord, newest: Repository) -> str:
@@ -71,40 +77,49 @@ def read_closing(old: ObjectStore, repository_id: str, newest: Repository) -> da
     return min(moments, default=None)
 
 
-def is_late(info: ObjectInfo, closed: datetime) -> bool:
-    """Tell whether an object was written when no export could have been at work any more."""
-    return info.modified > closed + LEASE_TTL
+def is_late(info: ObjectInfo, closed: datetime, accepted: Accepted = NOTHING) -> bool:
+    """Tell whether an object was written when no export could have been at work any more, and nobody accepted it."""
+    return info.modified > closed + LEASE_TTL and mark_of(info) not in accepted
 
 
-def late_manifests(repository: Repository, closed: datetime) -> list[str]:
-    """Return the names of manifests that were written too late after the repository was closed; nothing is read.
+def late_objects(repository: Repository, closed: datetime, accepted: Accepted = NOTHING) -> list[ObjectInfo]:
+    """Return the manifests that were written too late after the repository was closed, by name; nothing is read.
 
     Further revisions of a backup that was there already are none: they change when it expires, and nothing else.
     """
-    late = [info.name for info in repository.store.list(DISKS) if is_late(info, closed)]
-    return sorted(chain(late, _late_backups(repository.store, closed)))
+    found = chain(repository.store.list(DISKS), _first_revisions(repository.store))
+    return sorted((info for info in found if is_late(info, closed, accepted)), key=lambda each: each.name)
 
 
-def require_none_late(repository: Repository, closed: datetime | None) -> None:
+def late_manifests(repository: Repository, closed: datetime, accepted: Accepted = NOTHING) -> list[str]:
+    """Return the names of these."""
+    return [info.name for info in late_objects(repository, closed, accepted)]
+
+
+def require_none_late(repository: Repository, closed: datetime | None, accepted: Accepted = NOTHING) -> None:
     """Check that no manifest was written too late; LateManifestError names the first of them. None: not closed."""
-    late = late_manifests(repository, closed) if closed is not None else []
+    late = late_manifests(repository, closed, accepted) if closed is not None else []
     if closed is not None and late:
         more = f" and {len(late) - 1} more" if len(late) > 1 else ""
         raise _late(repository, f"{late[0]}{more}", closed)
 
 
-def require_on_time(repository: Repository, names: Iterable[str], closed: datetime | None) -> None:
+def require_on_time(
+    repository: Repository, names: Iterable[str], closed: datetime | None, accepted: Accepted = NOTHING
+) -> None:
     """Check that these objects were written in time; LateManifestError, or BackupNotFoundError. None: not closed."""
     for name in names if closed is not None else ():
         try:
             info = repository.store.head(name)
         except ObjectNotFoundError:
             raise BackupNotFoundError(f"{repository.store.describe()}: there is no {name}") from None
-        if closed is not None and is_late(info, closed):
+        if closed is not None and is_late(info, closed, accepted):
             raise _late(repository, name, closed)
 
 
-def find_backup_in_time(repository: Repository, name: str, closed: datetime | None) -> BackupManifest | None:
+def find_backup_in_time(
+    repository: Repository, name: str, closed: datetime | None, accepted: Accepted = NOTHING
+) -> BackupManifest | None:
     """Return the newest revision of a backup's manifest, as find_backup() does, if it and its disks are not late.
 
     LateManifestError if they are, or if a later revision changes more than when the backup expires.
@@ -113,7 +128,7 @@ def find_backup_in_time(repository: Repository, name: str, closed: datetime | No
     if newest is None or closed is None:
         return newest
     first = _first_revision(repository, name)
-    require_on_time(repository, [first, *(disk.manifest for disk in newest.disks)], closed)
+    require_on_time(repository, [first, *(disk.manifest for disk in newest.disks)], closed, accepted)
     original = read_backup_manifest(repository, first)
     if original.model_copy(update={"expiry": newest.expiry, "revision": newest.revision}) != newest:
         raise LateManifestError(
@@ -131,14 +146,14 @@ def _first_revision(repository: Repository, name: str) -> str:
     return names[0]
 
 
-def _late_backups(store: ObjectStore, closed: datetime) -> Iterator[str]:
-    """Yield the first revision of each backup all of which were written late."""
+def _first_revisions(store: ObjectStore) -> Iterator[ObjectInfo]:
+    """Yield the first revision that there is of each backup: if that is late, all of them were written late."""
     oldest: dict[str, ObjectInfo] = {}
     for info in store.list(BACKUPS):
         parts = split_backup_manifest_name(info.name)
         if parts and (parts[0] not in oldest or info.name < oldest[parts[0]].name):
             oldest[parts[0]] = info
-    return (info.name for info in oldest.values() if is_late(info, closed))
+    return iter(oldest.values())
 
 
 def _read(store: ObjectStore, name: str, newest: Repository) -> ClosingRecord | None:
@@ -161,6 +176,7 @@ def _read(store: ObjectStore, name: str, newest: Repository) -> ClosingRecord | 
 def _late(repository: Repository, what: str, closed: datetime) -> LateManifestError:
     return LateManifestError(
         f"{repository.store.describe()}: {what}: written more than {LEASE_TTL} after this repository was closed"
-        f" ({closed:%Y-%m-%dT%H:%M:%SZ}): forged with the old key, or by an export that ended too late; it is not"
-        " believed. Delete it if nobody needs it"
+        f" ({closed:%Y-%m-%dT%H:%M:%SZ}): forged with the old key, by an export that ended too late, or put back"
+        " or copied; it is not believed. If it is good, accept it: longboat repo prune --accept-late --repository …;"
+        " delete it if nobody needs it"
     )

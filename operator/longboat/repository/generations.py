@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 
+from .accepted import read_accepted
 from .closing import Closing, ClosingRecord, read_closing, write_closing
 from .errors import GenerationConflictError, RepositoryDamagedError, RepositoryNotFoundError
 from .layout import CLOSED, HEADER_NAME
@@ -78,10 +79,12 @@ class Generations:
         if following is None:
             return None
         path = self.path(n)
-        sealed = read_closing(ScopedStore(self.store, path), repository_id_at(self.store, path), newest)
+        old, repository_id = ScopedStore(self.store, path), repository_id_at(self.store, path)
+        sealed = read_closing(old, repository_id, newest)
         stamp = self.store.head(f"{self.path(following)}/{HEADER_NAME}").modified
         # Anybody can wrap a key for the recovery recipient: a false newest one must make no forgery count.
-        return Closing(stamp if sealed is None else min(sealed, stamp), sealed is not None)
+        closed = stamp if sealed is None else min(sealed, stamp)
+        return Closing(closed, sealed is not None, read_accepted(old, repository_id, newest))
 
 
 def find_generations(store: ObjectStore, cluster_id: str, namespace_uid: str) -> Generations:

@@ -38,6 +38,7 @@ DAMAGE = "damage/"
 CONDEMNED = "condemned/"
 REWRITE = "rewrite/"
 CLOSED = "closed/"
+ACCEPTED = "accepted/"
 
 _TIME = "%Y%m%dT%H%M%SZ"
 _DISK_NAME = re.compile(r"^disks/([0-9a-f]{32})/([0-9]{8}T[0-9]{6}Z)-([0-9a-f]{32})$")
@@ -46,6 +47,7 @@ _LEASE_NAME = re.compile(r"^leases/([0-9a-f]{32})/([0-9]{6})$")
 _CONDEMNED_NAME = re.compile(r"^condemned/([0-9a-f]{32})$")
 _REWRITE_NAME = re.compile(r"^rewrite/([0-9a-f]{32})/([0-9a-f]{32})$")
 _CLOSING_NAME = re.compile(r"^closed/([0-9a-f]{32})$")
+_ACCEPTED_NAME = re.compile(r"^accepted/([0-9a-f]{32})$")
 _BACKUP_NAME = re.compile(r"^backups/([0-9a-f]{32})/([0-9]{6})$")
 
 
@@ -63,6 +65,7 @@ class Kind(IntEnum):
     REWRITE = 9
     CLOSING = 10
     REMOVAL = 11
+    ACCEPTED = 12
 
 
 def pack_name(kind: Kind, object_id: bytes) -> str:
@@ -113,6 +116,17 @@ def closing_name(object_id: bytes) -> str:
 def split_closing_name(name: str) -> bytes | None:
     """Return the id of a closing's name, or None if it is not one."""
     match = _CLOSING_NAME.fullmatch(name)
+    return bytes.fromhex(match[1]) if match else None
+
+
+def accepted_name(object_id: bytes) -> str:
+    """Return `accepted/<32 hex>`, the name of a list of what is accepted although it came too late."""
+    return f"{ACCEPTED}{object_id.hex()}"
+
+
+def split_accepted_name(name: str) -> bytes | None:
+    """Return the id of such a list's name, or None if it is not one."""
+    match = _ACCEPTED_NAME.fullmatch(name)
     return bytes.fromhex(match[1]) if match else None
 
 

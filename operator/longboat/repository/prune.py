@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from random import Random
 
 from .check import MAX_SKEW
-from .closing import require_none_late
+from .closing import NOTHING, Accepted, require_none_late
 from .clutter import old_markers, old_revisions
 from .condemned import MAX_CONDEMNED, CondemnedList, StoredList, read_condemned, write_condemned
 from .damage import record_damage
@@ -133,6 +133,7 @@ def prune(
     dry_run: bool = False,
     allow_most: bool | Asked = False,
     closed: datetime | None = None,
+    accepted: Accepted = NOTHING,
     may_retire: bool = False,
     threads: int = DEFAULT_THREADS,
     progress: Callable[[PruneProgress], None] = lambda _: None,
@@ -144,13 +145,13 @@ def prune(
     found. A dry run needs no epoch, takes `now` for the store's time, and writes nothing. Unless `allow_most`, nothing
     is condemned if more than the share MOST of all bytes would be: manifests may be hidden. Leave for what an earlier
     run `asked` about is leave for notably more neither. `closed` is since when the repository is closed, if it is:
-    LateManifestError names what was written too late after that, and nothing is deleted. If it `may_retire`, as it is
-    the oldest one of its namespace, its keys and header go once nothing is left in it. DamagedError,
-    UnsupportedFormatError or a StoreError ends the run; what was deleted until then was rightly deleted.
+    LateManifestError names what was written too late after that and is not `accepted`, and nothing is deleted. If it
+    `may_retire`, as it is the oldest one of its namespace, its keys and header go once nothing is left in it.
+    DamagedError, UnsupportedFormatError or a StoreError ends the run; what was deleted until then was rightly deleted.
     """
     if grace < MIN_GRACE:
         raise ValueError(f"grace: expected {MIN_GRACE} or more, so that no writer at work loses a pack; found {grace}")
-    require_none_late(repository, closed)
+    require_none_late(repository, closed, accepted)
     run = _Prune(repository, _store_time(repository, now, epoch, dry_run), grace, epoch, dry_run, threads, progress)
     run.run(allow_most)
     if closed is not None and may_retire:

@@ -15,6 +15,7 @@ from itertools import chain
 from .epoch import Epoch, require_epoch
 from .generations import Generations, generations_in
 from .layout import (
+    ACCEPTED,
     BACKUPS,
     CLOSED,
     CONDEMNED,
@@ -38,7 +39,7 @@ CLOSED_FOR = timedelta(days=7)
 _DATA = (BACKUPS, DISKS, PACKS, MAPS, TOMBSTONES, REMOVING)
 _HEX = "[0-9a-f]{32}"
 _UPKEEP = re.compile(rf"leases/{_HEX}/[0-9]{{6}}|(condemned|damage)/{_HEX}|rewrite/{_HEX}/{_HEX}")
-_LAST = re.compile(rf"keys/{_HEX}/{_HEX}|closed/{_HEX}")
+_LAST = re.compile(rf"keys/{_HEX}/{_HEX}|(closed|accepted)/{_HEX}")
 
 
 def is_finished(repository: Repository, closed: datetime, now: datetime) -> bool:
@@ -79,7 +80,7 @@ def clear_remains(found: Generations) -> list[int]:
 
 
 def _clear(store: ObjectStore) -> None:
-    _remove(store, _LAST, (KEYS, CLOSED))
+    _remove(store, _LAST, (KEYS, CLOSED, ACCEPTED))
     store.delete(EPOCH_NAME)
 
 

@@ -240,6 +240,40 @@ def test_a_backup_that_was_forged_with_the_old_key_is_refused_and_told(world: Wo
     assert target.read_bytes() == world.images["forged data"]
 
 
+def test_what_was_put_back_is_accepted_by_hand_once_it_was_seen(world: World, capsys: Capture) -> None:
+    late_world(world)
+    capsys.readouterr()
+    assert world("prune", "--accept-late", "--yes", "--repository", UID) == 2
+    assert "--accept-late: is for one repository" in capsys.readouterr().err
+    first = ("prune", "--accept-late", "--repository", f"{UID}.1")
+    for dry in ((), ("--yes", "--dry-run")):
+        assert world(*first, *dry) == 0
+        out = capsys.readouterr().out
+        assert out.count("would be accepted: ") == 2 and "of backup forged from 20" in out
+        assert world("verify", "--repository", SHOP) == 1
+    capsys.readouterr()
+    assert world(*first, "--yes", "-o", "json") == 0
+    assert [each["backup"] for each in told(capsys)[0]["accepted"]] == ["forged", "forged"]
+    assert world(*first, "--yes") == 0
+    assert "accepted" not in capsys.readouterr().out
+    assert world("prune", "--yes", "--repository", SHOP) == 0
+    assert world("verify", "--repository", SHOP) == 0
+    target = world.folder / "out"
+    assert world("restore", "forged", target) == 0
+    assert target.read_bytes() == world.images["forged data"]
+
+
+def test_a_late_manifest_that_cannot_be_read_is_not_accepted(world: World, capsys: Capture) -> None:
+    late_world(world)
+    folder = world.folder / "store/prod" / SHOP
+    disks = [each for each in (folder / "disks").rglob("*") if each.is_file()]
+    late = max(disks, key=lambda each: each.stat().st_mtime)
+    late.write_bytes(late.read_bytes()[:-1] + b"x")
+    capsys.readouterr()
+    assert world("prune", "--accept-late", "--yes", "--repository", f"{UID}.1") == 1
+    assert late.name in capsys.readouterr().out and not (folder / "accepted").exists()
+
+
 def test_a_backup_that_was_made_anew_is_taken_from_the_new_repository(world: World) -> None:
     late_world(world)
     old = world.images["forged data"]

@@ -43,10 +43,11 @@ from longboat.repository import (
     open_repository,
     open_store,
 )
+from longboat.repository.closing import Accepted
 from tests.fakes.cluster import KillAt, Killed
 from tests.fakes.snapshots import SnapshotStorage
 from tests.unit.reconcile.disk_world import SHOP, SYSTEM, World
-from tests.unit.reconcile.folder_generations import closed_since, found_in, replace_key, rotate
+from tests.unit.reconcile.folder_generations import accepted_in, closed_since, found_in, replace_key, rotate
 
 KEY = bytes(range(32))
 STATE_FILE = "tpm2-00.permall"
@@ -84,6 +85,9 @@ class FolderRepositories:
 
     def closed(self, store: BackupStore, namespace_uid: str, generation: int, **_: Any) -> datetime | None:
         return closed_since(self.place(), namespace_uid, generation, KEY)
+
+    def accepted(self, store: BackupStore, namespace_uid: str, generation: int, **_: Any) -> Accepted:
+        return accepted_in(self.place(), namespace_uid, generation, KEY)
 
     def known_closed(self, store: BackupStore, namespace_uid: str, generation: int, **asked: Any) -> datetime | None:
         return self.closed(store, namespace_uid, generation, **asked)

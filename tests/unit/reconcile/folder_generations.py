@@ -6,6 +6,7 @@ from datetime import datetime
 
 from longboat.reconcile.store_access import problem_of
 from longboat.repository import Repository, RepositoryError
+from longboat.repository.closing import NOTHING, Accepted, Closing
 from longboat.repository.generations import Generations, find_generations, open_newest, rotate_master_key
 from longboat.repository.object_store import ObjectStore
 
@@ -22,14 +23,24 @@ def found_in(store: ObjectStore, uid: str) -> Generations:
 
 def closed_since(store: ObjectStore, uid: str, generation: int, key: bytes) -> datetime | None:
     """Return since when a repository is closed, None if it is the newest one; raises StoreProblemError."""
+    closing = _closing(store, uid, generation, key)
+    return None if closing is None else closing.closed
+
+
+def accepted_in(store: ObjectStore, uid: str, generation: int, key: bytes) -> Accepted:
+    """Return what is accepted in a closed repository though it came too late; raises StoreProblemError."""
+    closing = _closing(store, uid, generation, key)
+    return NOTHING if closing is None else closing.accepted
+
+
+def _closing(store: ObjectStore, uid: str, generation: int, key: bytes) -> Closing | None:
     found = found_in(store, uid)
     if generation >= (found.newest or 1):
         return None
     try:
-        closing = found.closing(generation, open_newest(found, key))
+        return found.closing(generation, open_newest(found, key))
     except RepositoryError as error:
         raise problem_of(error) from error
-    return None if closing is None else closing.closed
 
 
 def replace_key(store: ObjectStore, uid: str, key: bytes, generation: int) -> None:

@@ -24,10 +24,11 @@ from longboat.repository import (
     open_or_create_repository,
     open_repository,
 )
+from longboat.repository.closing import Accepted
 from longboat.repository.folder_store import FolderStore
 from longboat.repository.object_store import Data
 from tests.fakes.cluster import FakeCluster, FakeVirtualMachines, KillAt
-from tests.unit.reconcile.folder_generations import closed_since, found_in, replace_key, rotate
+from tests.unit.reconcile.folder_generations import accepted_in, closed_since, found_in, replace_key, rotate
 
 SYSTEM = "longboat-system"
 SHOP = "shop"
@@ -103,6 +104,9 @@ class FolderRepositories:
 
     def closed(self, store: BackupStore, namespace_uid: str, generation: int, **_: Any) -> datetime | None:
         return closed_since(self.store(), namespace_uid, generation, self.key)
+
+    def accepted(self, store: BackupStore, namespace_uid: str, generation: int, **_: Any) -> Accepted:
+        return accepted_in(self.store(), namespace_uid, generation, self.key)
 
     def known_closed(self, store: BackupStore, namespace_uid: str, generation: int, **asked: Any) -> datetime | None:
         return self.closed(store, namespace_uid, generation, **asked)

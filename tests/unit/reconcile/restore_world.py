@@ -43,6 +43,8 @@ class Store:
         self.asked: list[tuple[str, str]] = []
         self.closings: dict[int, datetime] = {}
         """Since when repositories are closed."""
+        self.accepts: dict[int, frozenset[str]] = {}
+        """What is believed there although it came too late."""
         self.store = MemoryStore()
 
     def find(self, store: Any, namespace_uid: str, repository_id: str | None = None, **asked: Any) -> RepositoryAccess:
@@ -53,6 +55,9 @@ class Store:
 
     def closed(self, store: Any, namespace_uid: str, generation: int, **_: Any) -> datetime | None:
         return self.closings.get(generation)
+
+    def accepted(self, store: Any, namespace_uid: str, generation: int, **_: Any) -> frozenset[str]:
+        return self.accepts.get(generation, frozenset())
 
     def known_closed(self, store: Any, namespace_uid: str, generation: int, **_: Any) -> datetime | None:
         return self.closings.get(generation)

@@ -25,6 +25,7 @@ from longboat.repository import (
     parse_recovery_secret,
     parse_store_key,
 )
+from longboat.repository.accepted import mark_of, write_accepted
 from longboat.repository.errors import AccessDeniedError, UnreachableError
 from longboat.repository.folder_store import FolderStore
 from longboat.repository.generations import find_generations, rotate_master_key
@@ -277,6 +278,21 @@ def test_since_when_an_old_one_is_closed_is_told_and_the_newest_one_is_not(place
     header = (place.bucket.folder / "cluster" / f"{place.uid}.2" / "repository").stat().st_mtime
     assert closed is not None and abs(closed.timestamp() - header) < 1
     assert place.access.closed(store, place.uid, 2, namespace=SHOP) is None
+
+
+def test_what_is_accepted_in_an_old_one_is_told_as_it_was_read_a_few_minutes_ago(place: Place) -> None:
+    place.open()
+    place.rotate()
+    place.later()
+    asked = {"store": place.world.store(), "namespace_uid": place.uid, "namespace": SHOP, "purpose": "maintenance"}
+    assert place.access.accepted(generation=1, **asked) == place.access.accepted(generation=2, **asked) == frozenset()
+    [newest, old] = [place.access.find(generation=n, **asked).repository for n in (2, 1)]
+    info = old.store.head("repository")
+    write_accepted(old.store, old.id, [info], newest)
+    assert place.access.accepted(generation=1, **asked) == frozenset()
+    place.later()
+    assert place.access.accepted(generation=1, **asked) == {mark_of(info)}
+    assert place.access.accepted(generation=2, **asked) == frozenset()
 
 
 def test_looks_at_a_running_export_never_wait_for_the_store(place: Place) -> None:

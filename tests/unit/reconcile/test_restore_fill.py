@@ -22,6 +22,7 @@ from longboat.kube.kinds import (
 from longboat.reconcile.repositories import StoreProblemError
 from longboat.reconcile.restore import reconcile
 from longboat.reconcile.restore_cleanup import sweep
+from longboat.repository.accepted import mark_of
 from tests.unit.reconcile.disk_world import SHOP, SYSTEM
 from tests.unit.reconcile.restore_world import (
     MANIFEST,
@@ -73,6 +74,20 @@ def test_what_was_forged_with_a_leaked_key_is_not_restored(late: timedelta, reas
     untouched_ = world.cluster.get(PERSISTENT_VOLUME_CLAIM, "db-restored", SHOP)
     assert "volumeName" not in (untouched_ or {"spec": {}})["spec"] and not world.storage.run_job.jobs
     assert world.reason(RESTORE, "r") == reason and "BackupStore 'offsite'" in message(world)
+
+
+def test_what_an_administrator_has_accepted_is_restored_though_it_came_late() -> None:
+    world = shop()
+    store = world.repositories
+    store.store.put_new(MANIFEST, b"x")
+    store.closings = {1: store.store.now - timedelta(days=1)}
+    world.add_restore("r", wish())
+    run(world)
+    assert world.reason(RESTORE, "r") == "LateManifest"
+    store.accepts = {1: frozenset({mark_of(store.store.head(MANIFEST))})}
+    world.clock.advance(minutes=10)
+    run(world)
+    assert_restored(world)
 
 
 def test_a_mover_that_fails_is_tried_again_up_to_three_times() -> None:

@@ -12,6 +12,8 @@ from longboat.plan.metrics import repository_samples
 from longboat.reconcile.epochs import contested
 from longboat.reconcile.maintenance_records import all_records
 from longboat.repository import read_epoch
+from longboat.repository.accepted import mark_of, write_accepted
+from longboat.repository.layout import DISKS
 from tests.unit.reconcile.backup_world import SHOP, SYSTEM
 from tests.unit.reconcile.maintenance_world import world_in
 from tests.unit.reconcile.upkeep_world import STORE, UpkeepWorld
@@ -62,6 +64,17 @@ def test_the_old_repositorys_prune_is_told_since_when_it_is_closed(world: Upkeep
     world.pass_a_day()
     closed = {told.repository_path[-2:]: told.closed for _, told in world.runs if isinstance(told, PruneJob)}
     assert closed.pop(".2") is None and None not in closed.values() and len(closed) == 1
+
+
+def test_the_old_repositorys_prune_is_told_what_is_accepted(world: UpkeepWorld) -> None:
+    world.pass_a_day()
+    newest, old = world.repositories.repository(world.uid(), 2), world.repositories.repository(world.uid(), 1)
+    info = next(iter(old.store.list(DISKS)))
+    write_accepted(old.store, old.id, [info], newest)
+    world.runs.clear()
+    world.pass_a_day()
+    told = {told.repository_path[-2:]: told.accepted for _, told in world.runs if isinstance(told, PruneJob)}
+    assert told.pop(".2") == () and list(told.values()) == [(mark_of(info),)]
 
 
 def test_damage_in_one_repository_is_told_of_its_backups_alone(world: UpkeepWorld) -> None:

@@ -18,6 +18,7 @@ from longboat.repository import (
     write_backup_manifest,
     write_tombstone,
 )
+from longboat.repository.closing import NOTHING, Accepted
 from tests.fakes.object_store import MemoryStore
 from tests.unit.mover.disks import BLOCK, PATH, backup_time, export, repository_in, restore, write_image
 
@@ -67,6 +68,8 @@ class World:
         grace: timedelta = GRACE,
         allow_most: bool | Asked = False,
         closed: datetime | None = None,
+        accepted: Accepted = NOTHING,
+        may_retire: bool = False,
     ) -> PruneReport:
         """Prune with the store's time."""
         return prune(
@@ -77,6 +80,8 @@ class World:
             dry_run=dry_run,
             allow_most=allow_most,
             closed=closed,
+            accepted=accepted,
+            may_retire=may_retire,
         )
 
     def names(self, folder: str = "") -> set[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from longboat.repository.accepted import AcceptedList
 from longboat.repository.closing import ClosingRecord
 from longboat.repository.condemned import CondemnedList
 from longboat.repository.damage import DamageRecord
@@ -68,6 +69,7 @@ def declared(model: type[Document]) -> dict[str, object]:
         (small_document("condemned list"), CondemnedList),
         (small_document("rewrite list"), RewriteList),
         (small_document("closing"), ClosingRecord),
+        (small_document("acceptance"), AcceptedList),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
