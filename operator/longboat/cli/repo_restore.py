@@ -13,7 +13,7 @@ from typing import Any, TextIO
 from longboat.cli.repo_access import UsageError
 from longboat.cli.repo_progress import Bar
 from longboat.mover.progress import Progress
-from longboat.mover.restore_damage import Salvage, refuse
+from longboat.mover.restore_damage import LostDataError, Salvage, naming_hurt, refuse
 from longboat.mover.restore_disk import Restored, write_disk
 from longboat.mover.restore_qcow2 import open_qcow2
 from longboat.mover.target import Target, open_device, open_image
@@ -61,6 +61,24 @@ def restore(
     arguments: argparse.Namespace, repository: Repository, stored: StoredDisk, console: Console
 ) -> dict[str, object]:
     """Write a disk into the target that the arguments name, after asking; return what was done as JSON."""
+    try:
+        with naming_hurt(repository, stored.manifest.disk.disk_key):
+            return _restore(arguments, repository, stored, console)
+    except LostDataError as error:
+        raise DamagedError(f"{error}\n{_to_do(stored)}") from None
+
+
+def _to_do(stored: StoredDisk) -> str:
+    """Return what has to be done about damage that a restore has met: it writes nothing down itself."""
+    return (
+        "Have the damage written down, so that no new backup builds on it, and see what else is hurt:"
+        f" longboat repo verify --share 100 {stored.manifest.backup_name}"
+    )
+
+
+def _restore(
+    arguments: argparse.Namespace, repository: Repository, stored: StoredDisk, console: Console
+) -> dict[str, object]:
     path = Path(arguments.target)
     target = _open(arguments, path, repository, stored, console.confirm)
     size, salvage = stored.manifest.size_bytes, Salvage(lambda _: None)
@@ -69,7 +87,9 @@ def restore(
         progress = Progress(size, bar.emit, console.clock)
         restored = write_disk(repository, stored.manifest, target, progress, salvage if arguments.salvage else refuse)
         progress.finish()
-    return {**_outcome(path, stored, restored), **_lost(repository, stored, salvage)}
+    done = {**_outcome(path, stored, restored), **_lost(repository, stored, salvage)}
+    damaged = restored.healed_bytes or salvage.lost_bytes
+    return done | ({"toDo": _to_do(stored)} if damaged else {})
 
 
 def _lost(repository: Repository, stored: StoredDisk, salvage: Salvage) -> dict[str, object]:
@@ -84,11 +104,14 @@ def outcome_text(outcome: dict[str, Any]) -> str:
     sizes = {name: size_text(int(str(outcome[name]))) for name in ("writtenBytes", "keptBytes", "checkedBytes")}
     kept = f", {sizes['keptBytes']} were there already" if outcome["keptBytes"] else ""
     done = f"{outcome['target']}: {sizes['writtenBytes']} written{kept}, {sizes['checkedBytes']} read back and compared"
+    if outcome["healedBytes"]:
+        done += f"\nDAMAGED: {size_text(outcome['healedBytes'])} were taken from other backups"
     if not outcome.get("lostBytes"):
-        return done
+        return f"{done}\n{outcome['toDo']}" if outcome["healedBytes"] else done
     places = ", ".join(f"{length} at byte {offset}" for offset, length in outcome["lostRanges"][:_PLACES])
     lost, hurt = size_text(outcome["lostBytes"]), ", ".join(outcome["backupsHurt"])
-    return f"{done}\nDAMAGED: {lost} could not be read and are zeros now: {places}. Backups hurt: {hurt}"
+    told = f"DAMAGED: {lost} could not be read and are zeros now: {places}. Backups hurt: {hurt}"
+    return f"{done}\n{told}\n{outcome['toDo']}"
 
 
 def _open(
@@ -163,4 +186,5 @@ def _outcome(path: Path, stored: StoredDisk, restored: Restored) -> dict[str, ob
         "keptBytes": restored.moved.kept,
         "readBytes": restored.moved.read,
         "checkedBytes": restored.checked_bytes,
+        "healedBytes": restored.healed_bytes,
     }

@@ -14,7 +14,7 @@ from longboat.repository.pages import FrameRef, Page
 from .archive import MAX_ARCHIVE, OURS_TO_LEAVE, unpack
 from .errors import ArchiveDamagedError, TargetExistsError, TargetMissingError
 from .jobs import RestoreJob
-from .restore_damage import Damage, DamageHandler, Rescue, Salvage, refuse
+from .restore_damage import Damage, DamageHandler, Rescue, Salvage, naming_hurt, refuse
 from .results import RestoreResult
 
 _LISTED = 8  # Files, ranges and backups that a result names.
@@ -33,7 +33,8 @@ def restore_archive(job: RestoreJob, repository: Repository, manifest: DiskManif
     if not job.replace_existing and {entry.name for entry in folder.iterdir()} - OURS_TO_LEAVE:
         raise TargetExistsError(f"{folder}: there are files already; restore into a new volume")
     archive = Archive(repository, manifest, salvage if job.salvage else refuse)
-    data = archive.read()
+    with naming_hurt(repository, manifest.disk.disk_key):
+        data = archive.read()
     lost = salvage.merged()
     left_out = unpack(data, folder, lost)
     return RestoreResult(

@@ -6,18 +6,19 @@ ends the restore, unless the job says `salvage`: then it is zeros on the target,
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from threading import Lock
 
 from longboat.repository import DiskManifest, Repository
 from longboat.repository.copies import CopyFinder
 from longboat.repository.damage import Damage as FrameSet
-from longboat.repository.errors import DamagedError
+from longboat.repository.errors import DamagedError, StoreError
+from longboat.repository.hurt import HurtBackups, all_hurt_by
 from longboat.repository.layout import Kind
 from longboat.repository.pages import FrameRef
-from longboat.repository.verify_hurt import backups_hurt_by
 
 _RANGES = 1000  # Lost ranges that are kept; the sum counts all.
 
@@ -45,15 +46,40 @@ DamageHandler = Callable[[Damage], None]
 
 def refuse(damage: Damage) -> None:
     """End the restore at the first damage: a disk with silent gaps is worse than none."""
-    raise unreadable(damage.first, damage.cause)
+    raise LostDataError(damage)
 
 
-def unreadable(first: int, cause: str) -> DamagedError:
-    """Return the error of a restore that ends at the first byte that is lost."""
-    return DamagedError(
-        f"the disk can't be restored from byte {first} on: {cause}. Restore another backup, put the"
-        " object back, or let the rest be restored with zeros in its place: salvage"
-    )
+class LostDataError(DamagedError):
+    """A restore that ends at data that is lost, which hurts the backups `hurt`."""
+
+    def __init__(self, damage: Damage, hurt: HurtBackups | None = None) -> None:
+        """Name the place, the cause, the backups that it hurts if that is known, and what can be done."""
+        others = f" It hurts the backups {hurt.text()}." if hurt and hurt.names else ""
+        another = "one that is not among them" if others else "another backup"
+        super().__init__(
+            f"the disk can't be restored from byte {damage.first} on: {damage.cause}.{others} Restore {another}, put"
+            " the object back, or let the rest be restored with zeros in its place: salvage"
+        )
+        self.damage, self.hurt = damage, hurt or HurtBackups()
+
+    @property
+    def more(self) -> dict[str, object]:
+        """What a Failure says of it beside the message: see there."""
+        return {"lost_from": self.damage.first, "hurt_text": self.hurt.text()}
+
+
+@contextlib.contextmanager
+def naming_hurt(repository: Repository, disk_key: str) -> Iterator[None]:
+    """Have a LostDataError that leaves the context name the backups that it hurts, of this disk and others."""
+    try:
+        yield
+    except LostDataError as error:
+        frames, hurt = FrameSet(), HurtBackups()
+        frames.add(*error.damage.frame)
+        # That the store fails just now is no reason to tell less than is known.
+        with contextlib.suppress(StoreError):
+            hurt = all_hurt_by(repository, disk_key, frames)
+        raise LostDataError(error.damage, hurt) from None
 
 
 class Rescue:
@@ -108,5 +134,5 @@ class Salvage:
         return joined
 
     def hurt(self, repository: Repository, disk_key: str) -> list[str]:
-        """Return the names of all backups of the disk that what was lost here hurts as well."""
-        return backups_hurt_by(repository, disk_key, self.frames) if self.frames else []
+        """Return the names of all backups, of the disk and others, that what was lost here hurts as well."""
+        return list(all_hurt_by(repository, disk_key, self.frames).names) if self.frames else []

@@ -18,7 +18,7 @@ from .errors import JobError
 from .jobs import RestoreJob
 from .program import run_program
 from .progress import Progress, print_line
-from .restore_damage import DamageHandler, Salvage, refuse
+from .restore_damage import DamageHandler, Salvage, naming_hurt, refuse
 from .restore_pipeline import Moved, RestorePipeline
 from .restore_sample import read_back
 from .results import RestoreResult
@@ -60,7 +60,7 @@ def run_restore(
     )
     progress = Progress(manifest.size_bytes, emit)
     salvage = Salvage(emit)
-    with closing(target):
+    with closing(target), naming_hurt(repository, manifest.disk.disk_key):
         restored = write_disk(repository, manifest, target, progress, salvage if job.salvage else refuse)
     progress.finish()
     lost, hurt = salvage.merged(), salvage.hurt(repository, manifest.disk.disk_key)

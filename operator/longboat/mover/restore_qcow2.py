@@ -14,10 +14,11 @@ from itertools import accumulate
 from pathlib import Path
 
 from longboat.repository.errors import DamagedError
+from longboat.repository.layout import Kind
 from longboat.repository.map_reader import MapReader
 from longboat.repository.pages import Page
 
-from .restore_damage import unreadable
+from .restore_damage import Damage, LostDataError
 from .system_calls import AlignedBuffer
 from .target import ImageTarget, Write, open_image
 
@@ -45,13 +46,14 @@ def used_clusters(reader: MapReader, salvage: bool = False) -> bytearray:
                 try:
                     _mark(used, future.result(), start, block, size)
                 except DamagedError as error:
-                    _mark_all(used, range(start, min(start + reader.manifest.page_bytes, size)), error, salvage)
+                    lost, place = range(start, min(start + reader.manifest.page_bytes, size)), reader.place(number)
+                    _mark_all(used, lost, error, (Kind.MAP_PACK, *place), salvage)
     return used
 
 
-def _mark_all(used: bytearray, lost: range, error: DamagedError, salvage: bool) -> None:
+def _mark_all(used: bytearray, lost: range, error: DamagedError, place: tuple[Kind, bytes, int], salvage: bool) -> None:
     if not salvage:
-        raise unreadable(lost.start, str(error)) from None
+        raise LostDataError(Damage(((lost.start, len(lost)),), str(error), place)) from None
     for cluster in range(lost.start // CLUSTER, -(-lost.stop // CLUSTER)):
         used[cluster >> 3] |= 1 << (cluster & 7)
 

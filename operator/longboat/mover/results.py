@@ -154,19 +154,26 @@ Result = ExportResult | RestoreResult | VerifyResult | PruneResult
 
 
 class Failure(_Result):
-    """A mover that failed: a constant reason, a message that says the remedy, and whether a retry can help."""
+    """A mover that failed: a constant reason, a message that says the remedy, and whether a retry can help.
+
+    A restore that ended at data that is lost says at which byte of the disk, and names the first few of the backups
+    that it hurts, which may be of other disks; `hurt_text` has them for people, and how many others there are.
+    """
 
     ok: Literal[False] = False
     reason: str
     message: str
     retryable: bool
+    lost_from: int | None = None
+    hurt_text: str = ""
 
 
 def failure_of(error: BaseException) -> Failure:
     """Return the failure to report for an exception; an unexpected one is InternalError and retryable."""
     reason = getattr(error, "reason", None)
     if isinstance(reason, str) and isinstance(error, Exception):
-        return Failure(reason=reason, message=str(error), retryable=bool(getattr(error, "retryable", False)))
+        failure = Failure(reason=reason, message=str(error), retryable=bool(getattr(error, "retryable", False)))
+        return failure.model_copy(update=getattr(error, "more", {}))
     return Failure(reason="InternalError", message=f"{type(error).__name__}: {error}", retryable=True)
 
 

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from longboat.api import Restore
-from longboat.mover import FileOwner, RestoreJob, RestoreResult
+from longboat.mover import Failure, FileOwner, RestoreJob, RestoreResult
 from longboat.plan.automatic import CLAIM_UID
 from longboat.plan.mover import LOST, Mover, mount_path
 from longboat.plan.names import child_name, owner_labels
@@ -89,6 +89,14 @@ def lost(result: RestoreResult) -> str:
         f" bytes: {ranges}): {result.note or 'they are zeros'}. Check what is on it before it is used, beginning with"
         f" its file systems{others}"
     )
+
+
+def hurt_by(failure: Failure) -> str:
+    """Return what is told of data that a restore has found lost, an empty text if it has not."""
+    if failure.lost_from is None:
+        return ""
+    hurt = f"; that hurts the backups {failure.hurt_text}" if failure.hurt_text else ""
+    return f"; what is to be at byte {failure.lost_from} of the disk is lost{hurt}"
 
 
 def filled(job: Object, staging: Object) -> bool:

@@ -16,7 +16,7 @@ from longboat.reconcile.repositories import StoreProblemError
 from longboat.reconcile.store_access import problem_of
 from longboat.repository import Repository, RepositoryError
 from longboat.repository.damage import read_damage
-from longboat.repository.verify_hurt import backups_hurt_by
+from longboat.repository.hurt import backups_hurt_by
 
 log = logging.getLogger(__name__)
 

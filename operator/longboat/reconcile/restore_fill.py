@@ -27,6 +27,7 @@ from longboat.plan.restore_job import (
     SALVAGED,
     affinity_for,
     filled,
+    hurt_by,
     job_name,
     lost,
     mover_of,
@@ -219,7 +220,7 @@ def _with_losses(ctx: Context, restore: Restore, result: RestoreResult) -> list[
 def _failed(ctx: Context, restore: Restore, state: MoverState) -> Stage:
     number, failure = restore.status.attempts or 1, state.failure
     reason, message = (failure.reason, failure.message) if failure else ("PodFailed", "no reason given")
-    message = for_namespace(restore.status.store or "", reason, message)
+    message = for_namespace(restore.status.store or "", reason, message) + (hurt_by(failure) if failure else "")
     if failure and failure.retryable and number < ATTEMPTS:
         restore = updated(ctx, restore, retry_at=ctx.now() + retry_delay(number, reason))
         _stop(ctx, restore)

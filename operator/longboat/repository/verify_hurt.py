@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 from array import array
 from collections.abc import Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
-from .backups import StoredDisk, disk_manifest_names, read_disk_manifest
+from .backups import StoredDisk
 from .copies import CopyFinder, DiskNames, Wanted
-from .damage import WHOLE, Damage
-from .errors import BackupNotFoundError, DamagedError, UnsupportedFormatError
+from .damage import WHOLE
 from .layout import Kind, pack_name
 from .manifests import DiskManifest
 from .map_reader import MapReader
@@ -22,7 +20,6 @@ from .verify_report import MAX_RANGES, DiskDamage, Fault
 from .verify_scan import add_page_fault, read_pages, windows
 
 Key = tuple[Kind, bytes, int]
-_WORKERS = 8
 _MAX_COPIES = 32768  # Blocks that are looked for elsewhere, in each disk; beyond them none counts as recoverable.
 
 
@@ -73,16 +70,13 @@ class _Elsewhere:
 class Attribution:
     """Looks at the maps of all disks again, each page once, for what refers to damaged frames."""
 
-    def __init__(self, repository: Repository, pool: Executor, findings: Findings, copies: int = _MAX_COPIES) -> None:
-        """Ask about these findings; pages that turn out to be damaged meanwhile are added to them.
-
-        At most so many blocks are looked for in other backups.
-        """
+    def __init__(self, repository: Repository, pool: Executor, findings: Findings) -> None:
+        """Ask about these findings; pages that turn out to be damaged meanwhile are added to them."""
         self._repository, self._pool, self._findings = repository, pool, findings
         self._damage = findings.damage()
         self._hits: dict[tuple[bytes, int], list[Hit]] = {}
         self._seen = FrameSet()
-        self._copies, self._names = copies, DiskNames(repository)
+        self._copies, self._names = _MAX_COPIES, DiskNames(repository)
         self._elsewhere: _Elsewhere | None = None
 
     def disk(self, stored: StoredDisk) -> dict[Key, DiskDamage]:
@@ -160,18 +154,3 @@ def _disk_damage(key: Key, found: _Sum) -> DiskDamage:
         damaged_bytes=found.damaged,
         recoverable_bytes=min(found.recoverable, found.damaged),
     )
-
-
-def backups_hurt_by(repository: Repository, disk_key: str, damage: Damage) -> list[str]:
-    """Return the names of the backups for which the disk's manifests were made that refer to damaged frames."""
-    findings, names = Findings(), set()
-    for kind, pack, offset in damage:
-        findings.add(kind, pack, offset, Fault("Damaged", "given"))
-    with ThreadPoolExecutor(_WORKERS, thread_name_prefix="hurt") as pool:
-        attribution = Attribution(repository, pool, findings, copies=0)
-        for name in disk_manifest_names(repository, disk_key):
-            with contextlib.suppress(BackupNotFoundError, DamagedError, UnsupportedFormatError):
-                stored = read_disk_manifest(repository, name)
-                if attribution.disk(stored):
-                    names.add(stored.manifest.backup_name)
-    return sorted(names)

@@ -31,14 +31,17 @@ def damaged(world: World) -> World:
 def test_damage_ends_a_restore_and_salvage_is_told_of(damaged: World, capsys: Capture) -> None:
     target = damaged.folder / "data.img"
     assert damaged("restore", "db-1", target, "--disk", "data") == 1
-    assert "salvage" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "salvage" in told and "hurts the backups db-1." in told
+    assert "longboat repo verify --share 100 db-1" in told
     assert not target.exists()
 
 
 def test_salvage_says_what_is_lost_and_is_no_success(damaged: World, capsys: Capture) -> None:
     target = damaged.folder / "data.img"
     assert damaged("restore", "db-1", target, "--disk", "data", "--salvage") == 1
-    assert "DAMAGED" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "DAMAGED" in told and "longboat repo verify --share 100 db-1" in told
     assert damaged("restore", "db-1", target, "--disk", "data", "--salvage", "--force", "-o", "json") == 1
     outcome = json.loads(capsys.readouterr().out)
     expected = bytearray(damaged.images["db-1 data"])

@@ -11,9 +11,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from longboat.mover.results import failure_of
 from longboat.repository import DiskIdentity, Repository, copies, read_disk_manifest, reference_to, verify
 from longboat.repository import write_backup_manifest as write_backup
-from longboat.repository.errors import RepositoryError
+from longboat.repository.damage import Damage
+from longboat.repository.errors import DamagedError, RepositoryError
+from longboat.repository.hurt import HurtBackups, all_hurt_by, backups_hurt_by
+from longboat.repository.layout import Kind
+from longboat.repository.map_reader import MapReader
+from longboat.repository.pages import FrameRef
 from tests.fakes.object_store import MemoryStore
 
 from .disks import BLOCK, PAGE_BLOCKS, backup_time, export, repository_in, restore, write_image
@@ -139,3 +145,45 @@ def test_search_in_other_disks_is_bounded_and_begins_with_the_one_of_the_same_im
     restore(world.store, world.repository.master_key, manifests["b1"], tmp_path)
     # The disk of c1 was backed up last, but b1 was compared with the one of a1.
     assert read == [manifests[name] for name in ("b2", "b1", "a2")]
+
+
+def test_restore_that_ends_names_the_place_and_the_backups_of_all_disks_that_are_hurt(tmp_path: Path) -> None:
+    world = Shared(MemoryStore(), {}).back_up(tmp_path, "a1", "A", {0: IMAGE})
+    world = world.back_up(tmp_path, "other", "O", {0: os.urandom(BLOCK)})
+    world = world.back_up(tmp_path, "b1", "B", {0: IMAGE, 25 * BLOCK: b"more"})
+    frame = frames_of(world.repository, world.backups["a1"][0])[0][1]
+    pack = next(name for name in world.store.objects if name.endswith(frame.pack.hex()))
+    world.damage(pack, "flip", frame.offset + 30)
+    with pytest.raises(DamagedError, match=r"from byte \d+ on: pack packs/.* hurts the backups b1, a1\.") as caught:
+        restore(world.store, world.repository.master_key, world.backups["b1"][0], tmp_path)
+    failure = failure_of(caught.value)
+    assert failure.hurt_text == "b1, a1" and f"from byte {failure.lost_from} on" in failure.message
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(chosen=st.sets(st.integers(0, 40), min_size=1, max_size=3), page=st.none() | st.integers(0, 9))
+def test_hurt_are_just_the_backups_that_refer_to_the_damage(shared: Shared, chosen: set[int], page: int | None) -> None:
+    repository, frames, pages = shared.repository, dict[str, set[FrameRef]](), dict[str, set[tuple[bytes, int]]]()
+    for name, (manifest, _) in shared.backups.items():
+        reader = MapReader(repository, read_disk_manifest(repository, manifest).manifest)
+        frames[name] = {frame for _, frame in frames_of(repository, manifest)}
+        pages[name] = {reader.place(at) for at, ref in enumerate(reader.manifest.pages) if ref}
+    known, places = sorted(set().union(*frames.values())), sorted(set().union(*pages.values()))
+    bad, lost = {known[at % len(known)] for at in chosen}, {places[page % len(places)]} if page is not None else set()
+    damage = Damage()
+    for frame in bad:
+        damage.add(Kind.DATA_PACK, frame.pack, frame.offset)
+    for place in lost:
+        damage.add(Kind.MAP_PACK, *place)
+    expected = {name for name in shared.backups if frames[name] & bad or pages[name] & lost}
+    found = all_hurt_by(repository, "B", damage)
+    assert set(found.names) == expected and found.complete
+    assert set(backups_hurt_by(repository, "B", damage)) == expected & {"b1", "b2"}
+    assert set(all_hurt_by(repository, "B", damage, most=2).names) == expected & {"b1", "b2"}
+
+
+def test_list_of_hurt_backups_is_bounded_and_says_so() -> None:
+    names = tuple("abcdefghijkl")
+    assert HurtBackups(names).text(3) == "a, b, c and 9 more"
+    assert HurtBackups(names, complete=False).text(3) == "a, b, c and at least 9 more"
+    assert HurtBackups(names[:2], complete=False).text(3) == "a, b and perhaps others"

@@ -63,7 +63,7 @@ def test_salvage_restores_the_rest_and_says_what_is_missing_and_whom_it_hurts(wo
         expected[block * BLOCK : (block + 1) * BLOCK] = bytes(BLOCK)
     assert data == bytes(expected)
     assert result.lost_bytes == len(lost) * BLOCK == sum(length for _, length in result.lost_ranges) or len(lost) > 8
-    assert result.hurt == ("one", "two")
+    assert result.hurt == ("two", "one")
     assert "zeros" in result.note
     told = [json.loads(line)["lost"] for line in lines if "lost" in json.loads(line)]
     assert {offset // BLOCK for each in told for offset, _ in each["ranges"]} == lost

@@ -14,7 +14,17 @@ from longboat.plan.conditions import find, holds
 from longboat.reconcile import retention
 from tests.fakes.cluster import KillAt, Killed
 from tests.unit.reconcile.disk_world import SHOP, World
-from tests.unit.reconcile.restore_world import assert_restored, disks_of, leftovers, message, run, shop, status, wish
+from tests.unit.reconcile.restore_world import (
+    assert_restored,
+    disks_of,
+    failing,
+    leftovers,
+    message,
+    run,
+    shop,
+    status,
+    wish,
+)
 
 LOST: dict[str, Any] = {"lostBytes": 12288, "lostRanges": [[4096, 8192], [1 << 30, 4096]], "hurt": ["nightly", "older"]}
 SALVAGE = {"salvage": True}
@@ -167,3 +177,13 @@ def test_a_disk_with_holes_says_so_also_when_its_operator_was_killed_meanwhile(b
         assert ready(world) == ("False", WITH_LOSSES) and [name for name, _ in disks_of(world)] == ["data"], nth
         volume = world.get(PERSISTENT_VOLUME, status(world)["volume"], "")
         assert notes_on(volume) == {"longboat.dev/lost-bytes": "12288"}, nth
+
+
+def test_a_restore_that_met_damage_names_the_place_and_the_backups_it_hurts() -> None:
+    world = shop()
+    failing(world, ("Damaged", False))
+    world.storage.run_job.failures[0] |= {"lostFrom": 4096, "hurtText": "nightly, of-another-disk and 3 more"}
+    world.add_restore("r", wish())
+    run(world)
+    said = message(world, "Stalled")
+    assert "byte 4096 of the disk" in said and "hurts the backups nightly, of-another-disk and 3 more" in said
