@@ -8,7 +8,7 @@ from pathlib import Path
 
 from longboat.repository import Repository, find_disk_manifest, open_store, open_with_master_key
 from longboat.repository.commit import require_sound
-from longboat.repository.layout import DEFAULT_PAGE_BLOCKS, MAX_BLOCK_SIZE, MIN_BLOCK_SIZE
+from longboat.repository.layout import DEFAULT_PAGE_BLOCKS, MAX_BLOCK_SIZE, MAX_DOCUMENT_VALUES, MIN_BLOCK_SIZE
 from longboat.repository.leases import Lease
 from longboat.repository.map_builder import ParentUnreadableError
 from longboat.repository.object_store import ObjectStore
@@ -16,7 +16,7 @@ from longboat.repository.parents import MAX_CANDIDATES
 
 from .archive import ArchiveSource
 from .changes import ChangeSource, ChangeTrackingError
-from .errors import JobError
+from .errors import DiskTooLargeError, JobError
 from .export_attempt import Attempt, Export, result_of
 from .jobs import ExportJob
 from .program import run_program
@@ -24,6 +24,9 @@ from .progress import print_line
 from .reading import ChangeTrackingMismatchError
 from .results import ExportResult
 from .source import SourceLike, open_source
+
+MAX_PAGES = MAX_DOCUMENT_VALUES * 10 // 41
+"""Pages of a disk that a manifest has place for: four values for each, and the names of the packs that they lie in."""
 
 
 def main(argv: list[str]) -> int:
@@ -80,7 +83,11 @@ def _prepared(
 
 
 def run_attempts(export: Export) -> ExportResult:
-    """Try until an attempt ends well; each failure that another attempt can avoid is remembered for the next one."""
+    """Try until an attempt ends well; each failure that another attempt can avoid is remembered for the next one.
+
+    DiskTooLargeError if a manifest has no place for all pages of the disk's map; nothing was read then.
+    """
+    _require_room(export)
     ended: list[Lease] = []
     while True:
         attempt = Attempt(export)
@@ -106,3 +113,13 @@ def run_attempts(export: Export) -> ExportResult:
             for lease in ended:
                 lease.remove()
             return result
+
+
+def _require_room(export: Export) -> None:
+    size, block = export.source.size, export.job.block_size
+    most = MAX_PAGES * export.page_blocks * block
+    if size > most:
+        raise DiskTooLargeError(
+            f"the disk has {size} bytes, more than the {most} that can be backed up in blocks of {block}: ask for"
+            " larger ones with the annotation longboat.dev/block-size of its PersistentVolumeClaim"
+        )

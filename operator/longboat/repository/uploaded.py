@@ -22,6 +22,7 @@ from .repository import Repository
 
 _WINDOW = 48  # Packs whose ids are in memory at a time: about 2 GiB of a disk, 15 MiB of ids.
 _AHEAD = 32  # So many of them lie beyond the newest one in which a block was found.
+_MOST_IDS = 100_000  # Packs of small blocks have more ids, and fewer of them are kept: up to 40 MiB.
 _PATIENCE = 1024  # Blocks in a row that are not found before the window moves on by a pack.
 
 Index = list[tuple[FrameRef, list[bytes]]]
@@ -59,7 +60,7 @@ class UploadedBlocks:
         self._lock = threading.Lock()
         self._blocks: dict[bytes, tuple[FrameRef, int, int]] = {}
         self._window: deque[list[bytes]] = deque()
-        self._loaded, self._newest, self._misses = 0, -1, 0
+        self._loaded, self._newest, self._misses, self._held = 0, -1, 0, 0
         self._pool = ThreadPoolExecutor(4, thread_name_prefix="uploaded")
         self._coming: deque[Future[Index]] = deque()
 
@@ -90,18 +91,29 @@ class UploadedBlocks:
             self._newest, self._misses = min(self._newest + 1, self._loaded), 0
 
     def _advance(self) -> None:
-        while self._loaded <= self._newest + _AHEAD and (index := self._next()) is not None:
+        while self._has_room() and (index := self._next()) is not None:
             ids = list[bytes]()
             for frame, block_ids in index:
                 for slot, block_id in enumerate(block_ids):
                     self._blocks[block_id] = (frame, slot, self._loaded)
                 ids += block_ids
             self._window.append(ids)
+            self._held += len(ids)
             self._loaded += 1
-            if len(self._window) > _WINDOW:
-                self._forget(self._window.popleft(), self._loaded - _WINDOW)
+            while self._is_too_long():
+                self._forget(self._window.popleft(), self._loaded - len(self._window))
+
+    def _has_room(self) -> bool:
+        """Tell whether a further pack is to be looked into: the one after the newest find is, whatever it holds."""
+        after = self._newest + 1
+        return self._loaded <= after or (self._loaded < after + _AHEAD and self._held < _MOST_IDS)
+
+    def _is_too_long(self) -> bool:
+        oldest = self._loaded - len(self._window)
+        return len(self._window) > _WINDOW or (self._held > _MOST_IDS and oldest < self._newest)
 
     def _forget(self, ids: list[bytes], before: int) -> None:
+        self._held -= len(ids)
         for block_id in ids:
             if block_id in self._blocks and self._blocks[block_id][2] < before:
                 del self._blocks[block_id]

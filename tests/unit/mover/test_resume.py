@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from longboat.mover import export_attempt
+from longboat.mover import export_attempt, export_disk
+from longboat.mover.errors import DiskTooLargeError
 from longboat.mover.results import ExportResult
 from longboat.repository import uploaded
 from longboat.repository.condemned import CondemnedList, write_condemned
@@ -21,7 +22,7 @@ from longboat.repository.packs import PackSink
 from longboat.repository.uploaded import UploadedBlocks
 from tests.fakes.object_store import FaultyStore, KilledError, MemoryStore
 
-from .disks import BLOCK, export, repository_in, restore, write_image
+from .disks import BLOCK, PAGE_BLOCKS, export, repository_in, restore, write_image
 
 BLOCKS = 1500
 
@@ -146,6 +147,44 @@ def test_window_of_uploaded_packs_moves_with_the_disk(tmp_path: Path, monkeypatc
         assert len(blocks._blocks) <= 6 * 150
     assert sum(map(bool, found)) > BLOCKS * 0.9
     assert isinstance(found[0], tuple) and found[0][1] == 0
+
+
+def test_small_blocks_take_no_more_memory_and_are_found_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploaded, "_MOST_IDS", 400)  # Less than three packs of 150 or so.
+    store = MemoryStore()
+    repository = repository_in(store)
+    folder = write_image(tmp_path / "a", {0: os.urandom(BLOCKS * BLOCK)}, BLOCKS * BLOCK)
+    order: list[str] = []
+    put = store.put_new
+    store.put_new = lambda name, data: (order.append(name), put(name, data))[1]  # type: ignore[method-assign]
+    export(store, repository.master_key, folder, "one", 1, workers=1)
+    names = [name.split("namespace/")[1] for name in order if "/packs/" in name]
+    data = (folder / "disk.img").read_bytes()
+    found, most = 0, 0
+    with UploadedBlocks(repository, names) as blocks:
+        for at in range(0, len(data), BLOCK):
+            found += blocks.find(repository.keys.block_id(data[at : at + BLOCK])) is not None
+            most = max(most, len(blocks._blocks))
+    assert found > BLOCKS * 0.9
+    assert most <= 400 + 2 * 160
+
+
+def test_a_disk_whose_map_no_manifest_can_hold_is_refused_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = MemoryStore()
+    key = repository_in(store).master_key
+    pages = 3
+    size = pages * PAGE_BLOCKS * BLOCK
+    folder = write_image(tmp_path / "a", {0: os.urandom(BLOCK)}, size)
+    monkeypatch.setattr(export_disk, "MAX_PAGES", pages - 1)
+    with pytest.raises(DiskTooLargeError, match=rf"{size} bytes.*longboat\.dev/block-size"):
+        export(store, key, folder, "one", 1)
+    assert not [name for name in store.objects if "/packs/" in name or "/leases/" in name]
+    monkeypatch.setattr(export_disk, "MAX_PAGES", pages)
+    assert export(store, key, folder, "one", 1).manifest
 
 
 def test_lease_of_a_finished_export_is_gone_and_that_of_a_failed_one_stays(tmp_path: Path) -> None:
