@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from longboat.cli.repo_access import UsageError
+from longboat.cli.repo_archive import left_out_text, salvage_archive
 from longboat.cli.repo_progress import Bar
 from longboat.mover.progress import Progress
 from longboat.mover.restore_damage import LostDataError, Salvage, naming_hurt, refuse
@@ -80,6 +81,13 @@ def _restore(
     arguments: argparse.Namespace, repository: Repository, stored: StoredDisk, console: Console
 ) -> dict[str, object]:
     path = Path(arguments.target)
+    if stored.manifest.content == "Archive":
+        _require_file(arguments, path)
+        if arguments.salvage:
+            _ask(arguments, path, False, stored.manifest.size_bytes, console.confirm)
+            salvage = Salvage(lambda _: None)
+            done = salvage_archive(path, repository, stored, salvage)
+            return _with_damage(done, repository, stored, salvage)
     target = _open(arguments, path, repository, stored, console.confirm)
     size, salvage = stored.manifest.size_bytes, Salvage(lambda _: None)
     bar = Bar(f"{arguments.command} {path.name}", console.err, console.clock)
@@ -87,9 +95,25 @@ def _restore(
         progress = Progress(size, bar.emit, console.clock)
         restored = write_disk(repository, stored.manifest, target, progress, salvage if arguments.salvage else refuse)
         progress.finish()
-    done = {**_outcome(path, stored, restored), **_lost(repository, stored, salvage)}
-    damaged = restored.healed_bytes or salvage.lost_bytes
-    return done | ({"toDo": _to_do(stored)} if damaged else {})
+    return _with_damage(_outcome(path, stored, restored), repository, stored, salvage)
+
+
+def _with_damage(
+    outcome: dict[str, object], repository: Repository, stored: StoredDisk, salvage: Salvage
+) -> dict[str, object]:
+    damaged = outcome["healedBytes"] or salvage.lost_bytes
+    return outcome | _lost(repository, stored, salvage) | ({"toDo": _to_do(stored)} if damaged else {})
+
+
+def _require_file(arguments: argparse.Namespace, path: Path) -> None:
+    """Raise UsageError if an archive would be written as if it was a disk."""
+    what = "the backup holds no disk here but a tar archive of files"
+    if _is_device(path):
+        raise UsageError(f"{path}: is a block device, but {what}; name a file to be made")
+    if getattr(arguments, "format", "raw") == "qcow2":
+        raise UsageError(f"--format: {what}, which no image can hold; use --format raw, or restore")
+    if getattr(arguments, "size", None):
+        raise UsageError(f"--size: {what}, which has the size it has")
 
 
 def _lost(repository: Repository, stored: StoredDisk, salvage: Salvage) -> dict[str, object]:
@@ -110,7 +134,8 @@ def outcome_text(outcome: dict[str, Any]) -> str:
         return f"{done}\n{outcome['toDo']}" if outcome["healedBytes"] else done
     places = ", ".join(f"{length} at byte {offset}" for offset, length in outcome["lostRanges"][:_PLACES])
     lost, hurt = size_text(outcome["lostBytes"]), ", ".join(outcome["backupsHurt"])
-    told = f"DAMAGED: {lost} could not be read and are zeros now: {places}. Backups hurt: {hurt}"
+    became = left_out_text(outcome["leftOut"]) if "leftOut" in outcome else f"they are zeros now: {places}"
+    told = f"DAMAGED: {lost} could not be read; {became}. Backups hurt: {hurt}"
     return f"{done}\n{told}\n{outcome['toDo']}"
 
 

@@ -118,6 +118,16 @@ def unpack(data: bytes, folder: Path, lost: Collection[tuple[int, int]] = ()) ->
     return left_out
 
 
+def without_lost(data: bytes, lost: Collection[tuple[int, int]]) -> tuple[bytes, list[str]]:
+    """Return an archive of the entries that are whole, and what was left out; errors and `lost` as unpack()."""
+    entries, left_out = _checked(data, lost)
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for entry, content in entries:
+            archive.addfile(entry, io.BytesIO(content))
+    return out.getvalue(), left_out
+
+
 def _forbidden(folder: Path, error: PermissionError) -> SourceForbiddenError:
     return SourceForbiddenError(
         f"{error.filename or folder}: the mover may not read it: {error.strerror}. It runs as user and group"
