@@ -119,6 +119,10 @@ class UpkeepWorld(BackupWorld):
     def work(self, job: Object) -> str:
         return str(job["metadata"]["labels"][ROLE])
 
+    def store_time(self) -> datetime:
+        """Return the time of movers: the folder's time stamps are those of the real clock."""
+        return datetime.now(UTC)
+
     def _inside(self, settings: StoreSettings, path: str) -> list[str]:
         top = self.folder / "store" / path
         return sorted(each.name for each in top.iterdir() if each.is_dir()) if top.exists() else []
@@ -136,8 +140,7 @@ class UpkeepWorld(BackupWorld):
         try:
             if self.trouble:
                 raise self.trouble.pop(0)
-            # The folder's time stamps are those of the real clock.
-            now = datetime.now(UTC)
+            now = self.store_time()
             if isinstance(told, PruneJob):
                 message = message_bytes(run_prune(told, emit=lines.append, now=lambda: now))
             else:
