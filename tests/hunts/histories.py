@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -19,6 +19,8 @@ import pytest
 
 from longboat.repository import (
     Repository,
+    SecondBackup,
+    StoredDisk,
     advance_epoch,
     commit,
     crypto,
@@ -29,11 +31,14 @@ from longboat.repository import (
     prune,
     read_disk_manifest,
     reference_to,
+    same_cut,
     sweep_tombstones,
     uploaded,
     write_backup_manifest,
+    write_second_manifest,
     write_tombstone,
 )
+from longboat.repository.avoid import avoid
 from longboat.repository.commit import require_sound
 from longboat.repository.condemned import StoredList, read_condemned
 from longboat.repository.errors import BackupBeingRemovedError, BackupNotFoundError, DamagedError
@@ -135,6 +140,24 @@ class History:
             stored = back_up(repository, f"disk-{which % 2}", name, backup_time(number), content)
             write_backup_manifest(repository, name, backup_time(number), [reference_to(stored, "data")])
             return stored
+
+        self.writers[name] = self._begin(work)
+
+    def share(self, which: int, much: int) -> None:
+        """Begin to give another backup a manifest of what an export has stored; the first may be deleted meanwhile."""
+        made = [(name, writer.result) for name, writer in self.writers.items() if isinstance(writer.result, StoredDisk)]
+        if not made:
+            return
+        first, stored = made[-1 - which % len(made)]
+        name = f"backup-{len(self.contents)}"
+        self.contents[name] = self.contents[first]
+        second = SecondBackup(name, stored.manifest.disk, stored.manifest.created)
+
+        def work(store: ObjectStore) -> object:
+            repository = self._open(store)
+            shared = write_second_manifest(repository, stored.name, second)
+            write_backup_manifest(repository, name, second.created, [reference_to(shared, "data")])
+            return shared
 
         self.writers[name] = self._begin(work)
 
@@ -303,6 +326,7 @@ def _delete(repository: Repository, name: str, clock: MemoryStore) -> object:
 WHAT = [
     *["write"] * 2,
     *["export"] * 3,
+    *["share"] * 2,
     *["prune"] * 3,
     "delete",
     *["go_on"] * 5,
@@ -324,6 +348,8 @@ def in_one_thread() -> Iterator[pytest.MonkeyPatch]:
     """Let exports work without threads; nothing is derived, decrypted and parsed again that is the same as before."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(commit, "references", lambda repository, manifest: references(repository, manifest, threads=1))
+        patch.setattr(same_cut, "avoid", partial(avoid, threads=1))
+        patch.setattr(leases, "RENEW_EVERY", timedelta(days=1))
         for user in (map_builder, uploaded):
             patch.setattr(user, "ThreadPoolExecutor", AtOnce)
         patch.setattr(crypto, "derive", _derive)

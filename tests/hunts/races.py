@@ -25,11 +25,12 @@ LONG_AGO = [Step("export", 0, 0), Step("finish", 0, 0), Step("sleep", 0, 5), Ste
 END, COMMIT, UPLOAD = "the end", DOES[0], f"put {PATH}/packs/"
 STOPS = {
     "export": [COMMIT, COMMIT, UPLOAD, f"put {PATH}/leases/", f"list {PATH}/condemned/", END],
+    "share": [COMMIT, COMMIT, f"put {PATH}/leases/", f"list {PATH}/condemned/", END],
     "prune": [f"list {PATH}/disks/", f"list {PATH}/condemned/", *DOES[1:], END, END],
     "another prune": [f"list {PATH}/condemned/", DOES[2], DOES[2], DOES[3], END],
     "delete": [f"delete {PATH}/disks/", END],
 }
-WHO = [*["export"] * 3, *["prune"] * 3, "another prune", "delete"]
+WHO = [*["export"] * 3, *["prune"] * 3, "another prune", "delete", "share"]
 BEFORE = [KILLED, LONG_AGO]
 PACES = [timedelta(0), timedelta(0), timedelta(minutes=2), timedelta(minutes=5)]
 
@@ -49,7 +50,10 @@ def random_course(chance: random.Random, least: int, most: int) -> Course:
 
 
 class Race:
-    """One export, two prunes and a deletion that overtake each other; the export takes `pace` for each upload."""
+    """An export, one who shares what was stored, two prunes and a deletion that overtake each other.
+
+    The export takes `pace` for each upload.
+    """
 
     def __init__(self, history: History, pace: timedelta) -> None:
         self._history, self._pace = history, pace
