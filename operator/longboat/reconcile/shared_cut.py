@@ -8,7 +8,7 @@ is in the way, it captures its disks itself.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 
 from pydantic import ValidationError
@@ -17,6 +17,7 @@ from longboat.api import BackupPolicy, DiskBackup
 from longboat.api.common import format_time
 from longboat.api.disk_backup import DiskResult
 from longboat.kube.kinds import BACKUP_POLICY, DISK_BACKUP
+from longboat.kube.port import Object
 from longboat.plan.backoff import look_again
 from longboat.plan.backup import expiry_rule
 from longboat.plan.export import identity_of
@@ -63,8 +64,7 @@ def _decide(run: Run) -> bool:
         run.event("Normal", "CutShared", message)
         run.wait(_AT_ONCE)
         return True
-    policies = readable(BackupPolicy, run.ctx.cluster.list(BACKUP_POLICY, run.backup.namespace))
-    if unknown_yet(run.backup, others, policies, run.ctx.now()):
+    if unknown_yet(run.backup, others, _policies(run, others), run.ctx.now()):
         run.wait(_AT_ONCE)
         return True
     return False
@@ -77,8 +77,28 @@ def _others(run: Run) -> Iterator[DiskBackup]:
     for each in dict.fromkeys((machine or "", "")):
         fields = (f"spec.slot={format_time(slot)}", f"status.virtualMachine={each}")
         found = run.ctx.cluster.list(DISK_BACKUP, run.backup.namespace, fields=fields)
-        # A policy on many machines has a run for each in one slot: those of others are not worth being parsed.
-        yield from readable(DiskBackup, (raw for raw in found if raw["spec"].get("virtualMachine") in (None, machine)))
+        # Hundreds of runs may have one slot: those of other machines and disks are not worth being parsed.
+        yield from readable(DiskBackup, (raw for raw in found if _may_matter(run, raw)))
+
+
+def _may_matter(run: Run, raw: Object) -> bool:
+    disks = (raw.get("status") or {}).get("disks")
+    claims = {disk.claim.uid for disk in run.disks if disk.claim}
+    same = disks is None or any((each.get("claim") or {}).get("uid") in claims for each in disks)
+    return same and raw["spec"].get("virtualMachine") in (None, run.status.virtual_machine)
+
+
+def _policies(run: Run, others: Iterable[DiskBackup]) -> Iterator[BackupPolicy]:
+    """Yield the policies of runs that have not said what they have, and those that have yet to make theirs."""
+    named = {each.spec.policy_ref.name for each in others if each.status.disks is None}
+    slot = format_time(run.backup.spec.slot) if run.backup.spec.slot else ""
+    found = run.ctx.cluster.list(BACKUP_POLICY, run.backup.namespace)
+    return readable(BackupPolicy, (raw for raw in found if raw["metadata"]["name"] in named or _is_due(raw, slot)))
+
+
+def _is_due(raw: Object, slot: str) -> bool:
+    next_slot = (raw.get("status") or {}).get("nextSlot")
+    return next_slot is not None and str(next_slot) <= slot
 
 
 def _take_over(run: Run) -> bool:
