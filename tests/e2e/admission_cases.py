@@ -37,6 +37,7 @@ GCS: Object = {"bucket": "backups"}
 AZURE: Object = {"storageAccount": "longboat", "container": "backups"}
 _ENDPOINT = [("https://", "minLength"), ("https://" + "a" * 505, "maxLength")]
 _PRUNE: tuple[Change, ...] = (("maintenance", {"prune": {}}),)
+_REPACK: tuple[Change, ...] = (("maintenance", {"prune": {"repack": {"budget": "1Gi"}}}),)
 _VERIFY: tuple[Change, ...] = (("maintenance", {"verify": {}}),)
 _AS_GCS: tuple[Change, ...] = (("s3", ABSENT), ("gcs", GCS))
 _AS_AZURE: tuple[Change, ...] = (("s3", ABSENT), ("azure", AZURE))
@@ -249,6 +250,8 @@ TYPED: Mapping[tuple[str, str], Typed] = {
     ),
     ("BackupStore", "maintenance.prune.every"): (_PRUNE, (DURATION[0], ["60m", "1h", "7d"])),
     ("BackupStore", "maintenance.prune.gracePeriod"): (_PRUNE, (DURATION[0], ["1h", "2w"])),
+    ("BackupStore", "maintenance.prune.repack.budget"): (_REPACK, QUANTITY),
+    ("BackupStore", "maintenance.prune.repack.goneAfter"): (_REPACK, (DURATION[0], ["1440m", "24h", "9w"])),
     ("BackupStore", "maintenance.verify.every"): (_VERIFY, (DURATION[0], ["90m", "1w"])),
     ("BackupStore", "maintenance.verify.share"): (_VERIFY, ([(-1, "minimum"), (101, "maximum")], [0, 100])),
     ("BackupStore", "allowedNamespaces.matchLabels"): (
@@ -295,6 +298,7 @@ REQUIRED: Mapping[tuple[str, str], tuple[Change, ...]] = {
     ("BackupStore", "encryption"): (("encryption", ABSENT),),
     ("BackupStore", "encryption.keySecretRef"): (("encryption", {}),),
     ("BackupStore", "encryption.keySecretRef.name"): (("encryption", {"keySecretRef": {}}),),
+    ("BackupStore", "maintenance.prune.repack.budget"): ((*_PRUNE, ("maintenance.prune.repack", {})),),
     ("BackupStore", "allowedNamespaces.matchLabels"): (("allowedNamespaces", {}),),
 }
 
@@ -317,6 +321,7 @@ _STORE_KIND = "the kind of store is immutable: its backups would be lost; make a
 _CONTAINER = "storageAccount and container are immutable: their backups would be lost; make another BackupStore"
 _AUTOMATIC = "an automatic snapshot has no expiresAfter: the next one replaces it"
 _OFTEN = "every must be 1h or more: each run reads what all backups of a namespace refer to"
+_A_DAY = "goneAfter must be 1d or more: a disk's own backups store such blocks anew, from local data"
 _GRACE = "gracePeriod must be 1h or more: a backup that is under way may still refer to what is to be removed"
 _BOTH_WAYS = {"virtualMachine": "db", "name": "data", "persistentVolumeClaim": "db-data"}
 
@@ -358,6 +363,7 @@ RULES: list[Case] = [
     Case("BackupStore", (("s3", ABSENT), ("gcs", GCS), ("azure", AZURE)), "", _ONE_STORE),
     Case("BackupStore", (*_PRUNE, ("maintenance.prune.every", "59m")), "maintenance.prune", _OFTEN),
     Case("BackupStore", (*_PRUNE, ("maintenance.prune.gracePeriod", "59m")), "maintenance.prune", _GRACE),
+    Case("BackupStore", (*_REPACK, ("maintenance.prune.repack.goneAfter", "23h")), "maintenance.prune.repack", _A_DAY),
     Case("BackupStore", (*_VERIFY, ("maintenance.verify.every", "1m")), "maintenance.verify", _OFTEN),
     *(
         Case("BackupStore", (*before, (f"{kind}.endpoint", value)), kind, rule)

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from longboat.repository import (
+    RepackRules,
     Repository,
     SecondBackup,
     StoredDisk,
@@ -43,6 +44,7 @@ from longboat.repository.commit import require_sound
 from longboat.repository.condemned import StoredList, read_condemned
 from longboat.repository.errors import BackupBeingRemovedError, BackupNotFoundError, DamagedError
 from longboat.repository.layout import Kind, split_pack_name
+from longboat.repository.listing import list_disks
 from longboat.repository.mark import references
 from longboat.repository.object_store import Data, ObjectStore
 from tests.fakes.interleaved import AtOnce, Process
@@ -111,6 +113,7 @@ class History:
         self.given_up: set[str] = set()
         self.paused = timedelta(0)
         self.missed: list[bool] = []
+        self.repack: RepackRules | None = None
         self._bytes = random.Random(0)
         self._whole: dict[str, dict[str, int]] = {}
         self._lists: dict[str, StoredList] = {}
@@ -170,7 +173,9 @@ class History:
             epoch = advance_epoch(repository, {"t"}, "t")
             now = self.store.now + skew
             try:
-                return prune(repository, now=now, grace=GRACE, epoch=epoch, allow_most=True, threads=1)
+                return prune(
+                    repository, now=now, grace=GRACE, epoch=epoch, allow_most=True, threads=1, repack=self.repack
+                )
             except DamagedError as error:
                 self.missed += [self._is_missed(error)]
                 raise
@@ -233,9 +238,9 @@ class History:
         One is not read again while every version of every object that it was read from is still there.
         """
         self._check_lists()
-        for info in self.store.list(f"{PATH}/disks/"):
-            if info.name not in self._whole or not self.noted.holds(self._whole[info.name]):
-                self._check(info.name)
+        for name in list_disks(self.repository):
+            if name not in self._whole or not self.noted.holds(self._whole[name]):
+                self._check(name)
 
     def _check_lists(self) -> None:
         """See that a list that has gone was there for a grace period, and that none of its packs is left."""
@@ -248,7 +253,7 @@ class History:
 
     def _check(self, place: str) -> None:
         self.noted.read = {}
-        stored = read_disk_manifest(self.repository, place.removeprefix(f"{PATH}/"))
+        stored = read_disk_manifest(self.repository, place)
         name = stored.manifest.backup_name
         writer = self.writers[name]
         if writer.result is None:
@@ -275,7 +280,15 @@ class History:
             self.store.advance(GRACE + leases.LEASE_TTL)
             epoch = advance_epoch(self.repository, {"t"}, "t")
             try:
-                prune(self.repository, now=self.store.now, grace=GRACE, epoch=epoch, allow_most=True, threads=1)
+                prune(
+                    self.repository,
+                    now=self.store.now,
+                    grace=GRACE,
+                    epoch=epoch,
+                    allow_most=True,
+                    threads=1,
+                    repack=self.repack,
+                )
             except DamagedError as error:
                 assert not self._is_missed(error)
                 return  # A manifest that was written too late and never withdrawn: somebody has to look.
@@ -299,8 +312,8 @@ class History:
             yield from (split_pack_name(info.name) for info in self.repository.store.list(folder))
 
     def _used(self) -> Iterator[tuple[Kind, bytes]]:
-        for info in self.repository.store.list("disks/"):
-            marks = references(self.repository, read_disk_manifest(self.repository, info.name).manifest, threads=1)
+        for name in list_disks(self.repository):
+            marks = references(self.repository, read_disk_manifest(self.repository, name).manifest, threads=1)
             yield from ((Kind.DATA_PACK, pack) for pack in marks.data)
             yield from ((Kind.MAP_PACK, pack) for pack in marks.pages)
 

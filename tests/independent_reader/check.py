@@ -12,6 +12,7 @@ from tests.independent_reader.errors import DamagedError, ReaderError
 from tests.independent_reader.objects import ObjectFile
 from tests.independent_reader.reader import (
     DISK_NAME,
+    MOVED_NAME,
     PAGE_FRAME,
     PAGE_HEAD,
     REVISION,
@@ -94,6 +95,16 @@ def check_disk(repository: Repository, name: str) -> None:
     parse_disk(name, document)
 
 
+def check_moved(repository: Repository, name: str) -> None:
+    of, object_id = name[:-33], bytes.fromhex(name[-32:])
+    with ObjectFile(repository.folder, name, objects.DISK, repository.keys, object_id) as file:
+        document = file.document()
+    repository.check_common(name, document)
+    repository.check_disk_name(of, document)
+    id_field(name, document, "original")
+    parse_disk(name, document)
+
+
 def check_backup(repository: Repository, name: str) -> None:
     _, backup_hash, revision = name.split("/")
     for entry in repository.revision(backup_hash, revision)[1]:
@@ -163,6 +174,7 @@ CHECKS: dict[str, Callable[[Repository, str], None]] = {
     PACK: check_data_pack,
     MAP_PACK: check_map_pack,
     DISK_NAME.pattern: check_disk,
+    MOVED_NAME.pattern: check_moved,
     rf"backups/{HEX}/{REVISION.pattern}": check_backup,
     rf"tombstones/{HEX}": check_tombstone,
     rf"leases/{HEX}/[0-9]{{6}}": check_lease,

@@ -22,6 +22,7 @@ ID = re.compile(r"[0-9a-f]{32}")
 REVISION = re.compile(r"[0-9]{6}")
 FOLDER = re.compile(r"([^.]+)(?:\.([2-9]|[1-9][0-9]+))?")
 DISK_NAME = re.compile(r"disks/[0-9a-f]{32}/[0-9]{8}T[0-9]{6}Z-[0-9a-f]{32}")
+MOVED_NAME = re.compile(DISK_NAME.pattern + r"-[0-9a-f]{32}")
 PLAIN_LIMIT = 4096
 ARCHIVE_LIMIT = 64 << 20
 MIN_BLOCK, MAX_BLOCK = 4 << 10, 1 << 20
@@ -156,14 +157,26 @@ class Repository:
                 raise
 
     def disk_manifest(self, entry: DiskEntry) -> DiskManifest:
-        name = entry.manifest
-        with ObjectFile(self.folder, name, objects.DISK, self.keys, entry.object_id) as file:
+        name, place = entry.manifest, self.disk_place(entry.manifest)
+        moved = place != name
+        expected = bytes.fromhex(place[-32:]) if moved else entry.object_id
+        with ObjectFile(self.folder, place, objects.DISK, self.keys, expected) as file:
             document = file.document()
+        if moved and id_field(place, document, "original") != entry.object_id:
+            raise DamagedError(place, "is in the place of another disk manifest")
         self.check_common(name, document)
         disk_key, manifest = self.check_disk_name(name, document), parse_disk(name, document)
         if disk_key != entry.disk_key or manifest.size != entry.size:
             raise DamagedError(name, "is of another disk or size than its backup says")
         return manifest
+
+    def disk_place(self, name: str) -> str:
+        """Of what there is of a disk manifest, the name of the oldest object."""
+        folder, _, own = name.rpartition("/")
+        names = [own, *names_in(self.folder / folder, re.compile(re.escape(own) + "-[0-9a-f]{32}"))]
+        found = [each for each in names if (self.folder / folder / each).exists()]
+        oldest = min(found, key=lambda each: ((self.folder / folder / each).stat().st_mtime_ns, each), default=own)
+        return f"{folder}/{oldest}"
 
     def check_common(self, name: str, document: dict[str, Any]) -> None:
         check_version(name, document)

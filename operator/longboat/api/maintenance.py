@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from longboat.api.common import Duration, Model, Time, rule, rules
+from longboat.api.common import Duration, Model, Quantity, Time, rule, rules
 
 _HOUR = "!self.{field}.endsWith('m') || int(self.{field}.replace('m', '')) >= 60"
 
@@ -14,6 +14,24 @@ def _an_hour(field: str, why: str) -> dict[str, str]:
 
 
 _OFTEN = _an_hour("every", "each run reads what all backups of a namespace refer to")
+
+
+class Repack(Model):
+    """Moving what is alive of packs that are mostly dead, by downloading it: for disks that no backup comes for."""
+
+    model_config = rules(
+        rule(
+            "(!self.goneAfter.endsWith('m') || int(self.goneAfter.replace('m', '')) >= 1440)"
+            " && (!self.goneAfter.endsWith('h') || int(self.goneAfter.replace('h', '')) >= 24)",
+            "goneAfter must be 1d or more: a disk's own backups store such blocks anew, from local data",
+        )
+    )
+    budget: Quantity = Field(
+        description="How much each run downloads of a namespace's packs at the most, such as 1Gi. It may cost money."
+    )
+    gone_after: Duration = Field(
+        "45d", description="A disk whose newest backup is older than this is taken for gone. 1d or more."
+    )
 
 
 class Prune(Model):
@@ -35,6 +53,11 @@ class Prune(Model):
     )
     grace_period: Duration = Field(
         "24h", description="How long after it was seen that nothing refers to it data goes at the earliest. 1h or more."
+    )
+    repack: Repack | None = Field(
+        None,
+        description="Whether runs also move what is alive of mostly dead packs of disks that are gone, so that these"
+        " packs can be freed. Absent: nothing is downloaded. Not done where objectLock is set.",
     )
 
 

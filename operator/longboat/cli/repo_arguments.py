@@ -126,6 +126,18 @@ def _prune(commands: Commands) -> None:
         " copied: told first, accepted with --yes",
     )
     made.add_argument("--grace", default="24h", help="how long packs are condemned before they go (%(default)s)")
+    made.add_argument(
+        "--repack",
+        metavar="SIZE",
+        default="0",
+        help="download so much, such as 1Gi, to empty mostly dead packs of disks that are not backed up any more",
+    )
+    made.add_argument(
+        "--gone-after",
+        metavar="TIME",
+        default="45d",
+        help="which these are: their newest backup is older (%(default)s)",
+    )
 
 
 def _percent(text: str) -> float:

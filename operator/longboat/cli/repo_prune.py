@@ -14,10 +14,12 @@ from longboat.api.common import parse_duration
 from longboat.cli.repo_accept import accept_late, accepted_json, print_accepted
 from longboat.cli.repo_access import Key, Opened, UsageError
 from longboat.cli.repo_generations import Standing, place_of, standing_of
-from longboat.plan.quantities import size_text
+from longboat.plan.quantities import bytes_of, size_text
 from longboat.repository import (
     ObjectStore,
     PruneReport,
+    RepackReport,
+    RepackRules,
     Repository,
     RepositoryError,
     Tally,
@@ -69,6 +71,7 @@ def prune_all(arguments: argparse.Namespace, opened: Opened, store: ObjectStore,
     store is away. One that is damaged or does not open hinders none of the others.
     """
     grace_of(arguments)
+    repack_of(arguments)
     for path, repository in opened.repositories:
         try:
             accepting = accept_late(arguments, repository, standing_of(store, path, key))
@@ -92,6 +95,21 @@ def grace_of(arguments: argparse.Namespace) -> timedelta:
     return grace
 
 
+def repack_of(arguments: argparse.Namespace) -> RepackRules | None:
+    """Return how much may be moved, and for which disks; None if nothing is. Raises UsageError."""
+    try:
+        budget = bytes_of(arguments.repack)
+    except ValueError:
+        raise UsageError(f"--repack: expected a size such as 1Gi, found {arguments.repack!r}") from None
+    try:
+        gone_after = parse_duration(arguments.gone_after)
+    except ValueError:
+        raise UsageError(f"--gone-after: expected a duration such as 45d, found {arguments.gone_after!r}") from None
+    if gone_after < timedelta(days=1):
+        raise UsageError("--gone-after: expected 1d or more: a disk's own backups store such blocks anew")
+    return RepackRules(budget, gone_after) if budget else None
+
+
 def prune_one(
     arguments: argparse.Namespace,
     repository: Repository,
@@ -108,6 +126,7 @@ def prune_one(
         closed=standing.closed,
         accepted=standing.accepted,
         may_retire=arguments.retire and standing.may_retire,
+        repack=repack_of(arguments),
     )
     if not arguments.yes or arguments.dry_run:
         return run(now=clock(), dry_run=True)
@@ -146,6 +165,7 @@ def report_json(path: str, report: PruneReport) -> dict[str, Any]:
         **{name: _tally(tally) for name, tally in counts.items()},
         "later": _tally(report.later),
         "toRewrite": _tally(report.to_rewrite),
+        "repacked": _repacked(report.repacked),
         "unknownObjects": report.unknown,
         "postponed": report.postponed or None,
         "retired": report.retired,
@@ -182,6 +202,7 @@ def print_report(path: str, report: PruneReport, out: TextIO) -> None:
             f"  {_text(report.to_rewrite)} of those in use are mostly dead: the next backups store the rest anew",
             file=out,
         )
+    _print_repacked(report.repacked, will, out)
     if report.unknown:
         print(f"  {report.unknown} objects are not Longboat's and are left alone", file=out)
     if report.postponed:
@@ -191,6 +212,27 @@ def print_report(path: str, report: PruneReport, out: TextIO) -> None:
             f"  it is closed and nothing is left in it: its keys and header {'go' if report.dry_run else 'went'}",
             file=out,
         )
+
+
+def _print_repacked(found: RepackReport, will: str, out: TextIO) -> None:
+    if found.packs:
+        packs, loaded = _text(Tally(found.packs, found.bytes)), size_text(found.downloaded)
+        print(f"  {packs} of disks that are gone are mostly dead: {loaded} {will}moved", file=out)
+    if found.settled:
+        print(f"  {found.settled} disk manifests have given way to those of an earlier run", file=out)
+    if found.note:
+        print(f"  {found.note}", file=out)
+
+
+def _repacked(found: RepackReport) -> dict[str, Any]:
+    return {
+        "packs": {"objects": found.packs, "bytes": found.bytes},
+        "downloadedBytes": found.downloaded,
+        "writtenBytes": found.written,
+        "manifests": found.manifests,
+        "settled": found.settled,
+        "note": found.note or None,
+    }
 
 
 def _tally(tally: Tally) -> dict[str, int]:

@@ -10,10 +10,11 @@ from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 
 from longboat.repository import Repository, StoredDisk
+from longboat.repository.backups import disk_exists
 from longboat.repository.errors import DamagedError, ObjectNotFoundError, RepositoryError, StoreError
 from longboat.repository.layout import Kind, pack_name
 from longboat.repository.map_reader import MapReader
-from longboat.repository.object_store import exists, persistently
+from longboat.repository.object_store import persistently
 from longboat.repository.pages import FrameRef, Page
 
 from .frame_cache import Frame, FrameCache
@@ -165,7 +166,7 @@ class DiskReader:
     def _cause(self, error: object) -> str:
         """Return why blocks are lost; that the whole backup has been removed explains it best."""
         with contextlib.suppress(StoreError):
-            if not exists(self._repository.store, self._stored.name):
+            if not disk_exists(self._repository, self._stored.name):
                 return f"the backup was removed from the repository since it was opened ({error})"
         return str(error)
 

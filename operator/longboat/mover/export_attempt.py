@@ -9,6 +9,7 @@ from random import Random
 
 from longboat.repository import DiskStatistics, Repository
 from longboat.repository.avoid import Avoided, avoid
+from longboat.repository.backups import place_of_disk
 from longboat.repository.commit import commit_disk_manifest, is_own
 from longboat.repository.damage import Damage, read_damage
 from longboat.repository.errors import DamagedError, ObjectNotFoundError, UnsupportedFormatError
@@ -106,7 +107,7 @@ class Attempt:
         # Chosen before the lease named it: what is still there now is not removed while the lease lives.
         try:
             if self.parent_name():
-                self._repository.store.head(self.parent_name())
+                self._repository.store.head(place_of_disk(self._repository, self.parent_name()))
         except ObjectNotFoundError:
             raise ParentUnreadableError(f"{self.parent_name()} was removed after it had been chosen") from None
 

@@ -11,7 +11,14 @@ from typing import Any, Literal, Self, TypeVar
 
 from pydantic import AwareDatetime, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
 
-from longboat.repository import DEFAULT_BLOCK_SIZE, DEFAULT_GRACE, MIN_GRACE, DiskIdentity, StoreSettings
+from longboat.repository import (
+    DEFAULT_BLOCK_SIZE,
+    DEFAULT_GRACE,
+    GONE_AFTER,
+    MIN_GRACE,
+    DiskIdentity,
+    StoreSettings,
+)
 from longboat.repository.wire import Wire
 
 from .changes import SnapshotMetadata
@@ -137,11 +144,15 @@ class PruneJob(_Job):
     `closed` is since when the repository is closed by a newer one, if it is: the prune ends if it finds a manifest that
     came too late after that. Only who has the newer one's key can tell, and a mover has not. `accepted` are the marks
     of manifests that somebody has accepted nevertheless.
+    At most `repack_bytes` of packs are downloaded to move what is alive of mostly dead ones, for disks that have had no
+    new backup for `gone_after_seconds`; none in a repository that is closed.
     """
 
     dry_run: bool = False
     allowed: PruneQuestion | None = None
     grace_seconds: int = Field(default=int(DEFAULT_GRACE.total_seconds()), ge=int(MIN_GRACE.total_seconds()))
+    repack_bytes: int = Field(default=0, ge=0)
+    gone_after_seconds: int = Field(default=int(GONE_AFTER.total_seconds()), ge=24 * 3600)
     token: str = Field(default="", max_length=1024)
     known_tokens: tuple[str, ...] = ()
     closed: AwareDatetime | None = None

@@ -12,6 +12,7 @@ from longboat.repository import (
     Asked,
     PruneProgress,
     PruneReport,
+    RepackRules,
     Repository,
     Tally,
     WriteOnceReport,
@@ -28,7 +29,7 @@ from longboat.repository.object_store import ObjectStore
 from .jobs import PruneJob
 from .program import run_program
 from .progress import INTERVAL, print_line
-from .results import PruneCount, PruneQuestion, PruneResult
+from .results import PruneCount, PruneQuestion, PruneRepack, PruneResult
 
 ROOM_FOR_CLAIMS = 2000
 """Bytes of a termination message, of 4096, for what each claim's backups need."""
@@ -65,11 +66,20 @@ def run_prune(
         accepted=frozenset(job.accepted),
         threads=job.workers or 8,
         progress=_Lines(emit, clock).tell,
+        repack=repack_rules(job),
     )
     if job.dry_run:
         return _result(report, WriteOnceReport())
     kept = keep_write_once(job.store, job.repository_path, epoch_time(repository), needed=report.needed)
     return _result(report, kept)
+
+
+def repack_rules(job: PruneJob) -> RepackRules | None:
+    """Return what a job may move, None if nothing."""
+    # Who reads the oldest versions of a locked bucket, after an attack, is to find the manifests of exports whole.
+    if not job.repack_bytes or job.store.lock_mode is not None:
+        return None
+    return RepackRules(job.repack_bytes, timedelta(seconds=job.gone_after_seconds))
 
 
 def _epoch(repository: Repository, job: PruneJob) -> Epoch:
@@ -102,6 +112,7 @@ def _result(report: PruneReport, kept: WriteOnceReport) -> PruneResult:
         leased=_count(report.leased),
         live=_count(report.live),
         to_rewrite=_count(report.to_rewrite),
+        repacked=_repacked(report),
         live_by_claim=largest(report.live_by_claim),
         unknown=report.unknown,
         note="; ".join(filter(None, (report.postponed, _hidden(kept)))),
@@ -109,6 +120,18 @@ def _result(report: PruneReport, kept: WriteOnceReport) -> PruneResult:
         locks_extended=kept.extended,
         purged=PruneCount(objects=kept.removed, bytes=kept.removed_bytes),
         locked=kept.locked,
+    )
+
+
+def _repacked(report: PruneReport) -> PruneRepack:
+    found = report.repacked
+    return PruneRepack(
+        packs=PruneCount(objects=found.packs, bytes=found.bytes),
+        downloaded_bytes=found.downloaded,
+        written_bytes=found.written,
+        manifests=found.manifests,
+        settled=found.settled,
+        note=found.note[:500],
     )
 
 

@@ -116,15 +116,31 @@ class PruneQuestion(_Result):
     unneeded: PruneCount
 
 
+class PruneRepack(_Result):
+    """What was moved: `packs` of which little is alive, bytes read and written for it; `manifests` that were written.
+
+    `settled` were deleted, as manifests that an earlier run wrote have taken their place. `note` says what was in the
+    way.
+    """
+
+    packs: PruneCount = PruneCount(objects=0, bytes=0)
+    downloaded_bytes: int = 0
+    written_bytes: int = 0
+    manifests: int = 0
+    settled: int = 0
+    note: str = ""
+
+
 class PruneResult(_Result):
     """A prune that came to its end; in a dry run, what it would have done.
 
     `removed` says what was deleted by reason (DataPack, MapPack, CondemnedList, ExpiredLease, StaleMarker,
-    OldRevision, RewriteList, DamageRecord), `freed` all of it. Packs that were not: `condemned` now, `waiting` since an
-    earlier run, `later` too young or too many, `leased` by exports at work, `live` as backups refer to them, and of
-    these `to_rewrite` that the next backups store anew; `live_by_claim` are their bytes by the claim whose disk they
-    are ("": of several disks, map packs, and the smallest disks if there are too many). `note` says why nothing was
-    condemned, if so, and `asked` for what it waits for somebody's leave; `unknown` objects were left alone.
+    OldRevision, RewriteList, DamageRecord, DiskManifest), `freed` all of it. Packs that were not: `condemned` now,
+    `waiting` since an earlier run, `later` too young or too many, `leased` by exports at work, `live` as backups refer
+    to them, and of these `to_rewrite` that the next backups store anew; `repacked` was moved for disks that are gone;
+    `live_by_claim` are the bytes of the live ones by the claim whose disk they are ("": of several disks, map packs,
+    and the smallest disks if there are too many). `note` says why nothing was condemned, if so, and `asked` for what
+    it waits for somebody's leave; `unknown` objects were left alone.
     In a bucket with versions and locks, `locks_extended` objects have a new lock, `purged` versions of what was removed
     before are gone for good, `locked` objects wait for that.
     """
@@ -142,6 +158,7 @@ class PruneResult(_Result):
     live: PruneCount
     to_rewrite: PruneCount = PruneCount(objects=0, bytes=0)
     live_by_claim: dict[str, int] = Field(default_factory=dict)
+    repacked: PruneRepack = PruneRepack()
     unknown: int = 0
     note: str = ""
     asked: PruneQuestion | None = None

@@ -8,10 +8,13 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 from longboat.api import BackupStore
+from longboat.api.common import parse_duration
+from longboat.api.maintenance import Repack
 from longboat.mover import PruneJob, VerifyJob
 from longboat.plan.maintenance import ALL, Attempt, RepositoryRecord, Work, grace_of
 from longboat.plan.mover import Mover
 from longboat.plan.names import MANAGED_BY, MANAGER, OWNER_KIND, digest, joined
+from longboat.plan.quantities import bytes_of
 from longboat.repository import StoreSettings
 
 STORE_KEY = "longboat.dev/store-key"
@@ -88,4 +91,12 @@ def _prune(attempt: Attempt, store: BackupStore) -> dict[str, object]:
         "grace_seconds": int(grace_of(store).total_seconds()),
         "token": attempt.token,
         "known_tokens": tuple(attempt.known_tokens),
+        **_repack(store.spec.maintenance.prune.repack),
     }
+
+
+def _repack(asked: Repack | None) -> dict[str, object]:
+    if asked is None:
+        return {}
+    gone_after = max(timedelta(days=1), parse_duration(asked.gone_after))
+    return {"repack_bytes": bytes_of(asked.budget), "gone_after_seconds": int(gone_after.total_seconds())}

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from longboat.api import BackupStore
 from longboat.kube.kinds import JOB, NAMESPACE, SECRET
 from longboat.kube.port import AlreadyExistsError, Object, RefusedError
-from longboat.mover import Failure, PruneResult, VerifyResult
+from longboat.mover import Failure, PruneRepack, PruneResult, VerifyResult
 from longboat.plan import maintenance as plan
 from longboat.plan.generations import FIRST
 from longboat.plan.maintenance import Due, RepositoryRecord, Work, next_run, rules_of
@@ -219,6 +219,8 @@ def _succeeded(ctx: Context, store: BackupStore, record: RepositoryRecord, work:
         pruned = PruneResult.model_validate(state.result)
         update(ctx, record, lambda found: plan.pruned(found, pruned, ctx.now()))
         log.info("%s: prune freed %d bytes in store %s", record.namespace, pruned.freed.bytes, store.name)
+        if pruned.repacked != PruneRepack():
+            log.info("%s: prune repacked in store %s: %s", record.namespace, store.name, pruned.repacked)
         return
     verified = VerifyResult.model_validate(state.result)
     assert state.job is not None

@@ -14,7 +14,7 @@ from longboat.reconcile.repositories import RepositoryAccess, StoreProblemError,
 from longboat.reconcile.restore_stage import Stage
 from longboat.reconcile.store_access import problem_of
 from longboat.repository import RepositoryError, require_on_time
-from longboat.repository.errors import ObjectNotFoundError
+from longboat.repository.backups import disk_exists
 
 
 def stored(ctx: Context, restore: Restore) -> Stage:
@@ -41,12 +41,9 @@ def _is_gone(ctx: Context, restore: Restore) -> bool:
     if isinstance(access, Problem):
         return False
     try:
-        access.repository.store.head(restore.status.manifest or "")
-    except ObjectNotFoundError:
-        return True
+        return not disk_exists(access.repository, restore.status.manifest or "")
     except RepositoryError:
         return False
-    return False
 
 
 def opened(ctx: Context, restore: Restore) -> RepositoryAccess | Problem:

@@ -32,7 +32,7 @@ from longboat.reconcile.repositories import RepositoryAccess, StoreProblemError
 from longboat.reconcile.store_access import problem_of
 from longboat.repository import RepositoryError
 from longboat.repository.backups import newest_revisions
-from longboat.repository.layout import DISKS
+from longboat.repository.listing import list_disks
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ def _listed(access: RepositoryAccess, disks: set[str]) -> tuple[set[str], set[st
     """Return the hashes of the names of all backups in a repository, and which of these disk manifests are there."""
     try:
         revisions = set(newest_revisions(access.repository))
-        return revisions, {info.name for info in access.repository.store.list(DISKS) if info.name in disks}
+        return revisions, disks & list_disks(access.repository).keys()
     except RepositoryError as error:
         raise problem_of(error) from error
 

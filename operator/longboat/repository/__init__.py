@@ -15,7 +15,7 @@ The bytes are described in docs/reference/repository-format.md. Where things are
 - `same_cut`: two backups of what was captured, and is stored, once.
 - `prune`: deleting what nothing refers to; `mark` (what manifests refer to), `roots`, `condemned`, `clutter` are its
   parts, `commit` is the writers' side of the agreement. `rewrite`: which packs are mostly dead; `avoid`: what an export
-  does not refer to.
+  does not refer to. `repack` (and `repack_*`, `drafts`, `revisions`): the same for disks that are gone, by a prune.
 - `map_builder`: the map of a new backup, page by page. `map_reader`: the pages of an existing one.
 - `layout`, `crypto`, `codec`, `documents`, `packs`, `pages`, `manifests`: the format itself.
 - `errors`: one family of errors, each with a constant reason.
@@ -79,6 +79,7 @@ if TYPE_CHECKING:
     from .open_store import open_store
     from .prune import Asked, PruneProgress, PruneReport, Tally, prune
     from .removal import stale_markers
+    from .repack import GONE_AFTER, RepackReport, RepackRules
     from .repository import (
         Repository,
         add_store_key,
@@ -162,6 +163,9 @@ _HOMES = {
     "PruneReport": "prune",
     "Tally": "prune",
     "prune": "prune",
+    "GONE_AFTER": "repack",
+    "RepackReport": "repack",
+    "RepackRules": "repack",
     "Repository": "repository",
     "add_store_key": "repository",
     "open_or_create_repository": "repository",
@@ -193,6 +197,7 @@ _HOMES = {
 __all__ = [
     "DEFAULT_BLOCK_SIZE",
     "DEFAULT_GRACE",
+    "GONE_AFTER",
     "MAX_SKEW",
     "MIN_GRACE",
     "SECRETS",
@@ -211,6 +216,8 @@ __all__ = [
     "PruneProgress",
     "PruneReport",
     "RecoveryPair",
+    "RepackReport",
+    "RepackRules",
     "Repository",
     "RepositoryError",
     "Rights",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import chain
 from typing import TypeVar
@@ -40,7 +40,9 @@ from .layout import (
     disk_manifest_name,
     split_backup_manifest_name,
     split_disk_manifest_name,
+    split_moved_name,
 )
+from .listing import list_disks
 from .manifests import BackupManifest, DiskManifest, DiskReference
 from .object_store import contents, exists, put_once
 from .repository import Repository
@@ -50,11 +52,15 @@ M = TypeVar("M", DiskManifest, BackupManifest)
 
 @dataclass(frozen=True)
 class StoredDisk:
-    """A disk manifest, its object's name, and the object's random id."""
+    """A disk manifest, its object's name, and the object's random id, both those of the export.
+
+    `place` is the name of the very object that it was read from.
+    """
 
     name: str
     object_id: str
     manifest: DiskManifest
+    place: str = field(default="", compare=False)
 
 
 def disk_manifest_object(repository: Repository, manifest: DiskManifest) -> str:
@@ -77,25 +83,64 @@ def write_disk_manifest(repository: Repository, manifest: DiskManifest) -> Store
         put_once(repository.store, name, seal_document(repository.keys, Kind.DISK_MANIFEST, object_id, manifest))
     except ObjectExistsError:
         return _same_moment(read_disk_manifest(repository, name), manifest)
-    return StoredDisk(name, object_id.hex(), manifest)
+    return StoredDisk(name, object_id.hex(), manifest, name)
 
 
 def read_disk_manifest(repository: Repository, name: str, object_id: str | None = None) -> StoredDisk:
     """Return the disk manifest of that object name; BackupNotFoundError, DamagedError or a StoreError.
 
-    Where the name has several versions that can be read, the one with this object id, if there is one.
+    It is the one that a prune wrote in its place if that counts; it has the same name and object id. Where the name has
+    several versions that can be read, the one with this object id, if there is one.
     """
-    parts = split_disk_manifest_name(name)
-    if parts is None:
+    if split_disk_manifest_name(name) is None:
         raise BackupNotFoundError(f"{name!r} is not the name of a disk manifest (disks/<hash>/<time>-<hash>)")
+    return read_disk_at(repository, name, place_of_disk(repository, name), object_id)
+
+
+def read_disk_at(repository: Repository, name: str, place: str, object_id: str | None = None) -> StoredDisk:
+    """Return the disk manifest of that name from one of the objects that there are of it."""
+    return read_moved(repository, name, place) if place != name else read_original(repository, name, object_id)
+
+
+def place_of_disk(repository: Repository, name: str) -> str:
+    """Return the name of the object that is to be read as the disk manifest of that name.
+
+    Of the export's and those that prunes wrote it is the oldest one, by the store's time stamps: whoever may only
+    create objects can't put another one before it, nor under the export's name when that object has gone.
+    """
+    listed = list_disks(repository, name.rsplit("/", 1)[0] + "/").get(name)
+    return listed.current.name if listed else name
+
+
+def disk_exists(repository: Repository, name: str) -> bool:
+    """Tell whether there is a disk manifest of that name, wherever."""
+    return exists(repository.store, place_of_disk(repository, name))
+
+
+def read_moved(repository: Repository, name: str, place: str) -> StoredDisk:
+    """Return what a prune wrote at `place` for the disk manifest of that name; errors as read_disk_manifest()."""
+    parts = split_moved_name(place)
+    try:
+        data = repository.store.get(place, MAX_DOCUMENT_OBJECT)
+    except ObjectNotFoundError:
+        raise BackupNotFoundError(f"{repository.store.describe()}: there is no disk manifest {place}") from None
+    object_id, manifest = _open_at(repository, Kind.DISK_MANIFEST, place, data, DiskManifest)
+    named = disk_manifest_object(repository, manifest), object_id
+    if parts != named or named[0] != name or manifest.original is None:
+        raise DamagedError(f"{place}: the manifest in this place belongs under another name")
+    return StoredDisk(name, manifest.original, manifest, place)
+
+
+def read_original(repository: Repository, name: str, object_id: str | None = None) -> StoredDisk:
+    """Return what an export wrote under that name; errors as read_disk_manifest()."""
     try:
         data = _wanted_version(repository, name, object_id)
     except ObjectNotFoundError:
         raise BackupNotFoundError(f"{repository.store.describe()}: there is no disk manifest {name}") from None
     object_id, manifest = _open_at(repository, Kind.DISK_MANIFEST, name, data, DiskManifest)
-    if disk_manifest_object(repository, manifest) != name:
+    if disk_manifest_object(repository, manifest) != name or manifest.original is not None:
         raise DamagedError(f"{name}: the manifest in this place belongs to another disk or backup")
-    return StoredDisk(name, object_id, manifest)
+    return StoredDisk(name, object_id, manifest, name)
 
 
 def _wanted_version(repository: Repository, name: str, object_id: str | None) -> bytes:
@@ -166,7 +211,7 @@ def write_backup_manifest(
     except ObjectExistsError:
         return _existing(repository, manifest)
     # A sweep that removes the disks after this look finds the manifest; one that has removed them may not have seen it.
-    gone = [disk.manifest for disk in disks if not exists(repository.store, disk.manifest)]
+    gone = [disk.manifest for disk in disks if not disk_exists(repository, disk.manifest)]
     if gone:
         with contextlib.suppress(StoreError):
             repository.store.delete(place)
@@ -270,7 +315,7 @@ def _same_moment(found: StoredDisk, wanted: DiskManifest) -> StoredDisk:
 
 def _disk_names(repository: Repository, disk_key: str) -> Iterator[str]:
     prefix = f"{DISKS}{repository.keys.name_hash(disk_key)}/"
-    return (info.name for info in repository.store.list(prefix) if split_disk_manifest_name(info.name))
+    return iter(list_disks(repository, prefix))
 
 
 def _require_disks(repository: Repository, disks: Sequence[DiskReference]) -> None:

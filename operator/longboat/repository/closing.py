@@ -15,7 +15,7 @@ from itertools import chain
 from pydantic import AwareDatetime
 
 from .accepted import mark_of
-from .backups import find_backup, read_backup_manifest
+from .backups import find_backup, place_of_disk, read_backup_manifest
 from .crypto import HEADER, HEADER_BYTES
 from .documents import MAX_DOCUMENT_OBJECT, Document, open_document, seal_document
 from .errors import BackupNotFoundError, DamagedError, LateManifestError, ObjectNotFoundError, UnsupportedFormatError
@@ -77,6 +77,11 @@ def read_closing(old: ObjectStore, repository_id: str, newest: Repository) -> da
     return min(moments, default=None)
 
 
+def has_closing(repository: Repository) -> bool:
+    """Tell whether anything says that a repository is closed, perhaps for one that is gone, whoever wrote it."""
+    return next(iter(repository.store.list(CLOSED)), None) is not None
+
+
 def is_late(info: ObjectInfo, closed: datetime, accepted: Accepted = NOTHING) -> bool:
     """Tell whether an object was written when no export could have been at work any more, and nobody accepted it."""
     return info.modified > closed + LEASE_TTL and mark_of(info) not in accepted
@@ -110,7 +115,8 @@ def require_on_time(
     """Check that these objects were written in time; LateManifestError, or BackupNotFoundError. None: not closed."""
     for name in names if closed is not None else ():
         try:
-            info = repository.store.head(name)
+            place = place_of_disk(repository, name) if name.startswith(DISKS) else name
+            info = repository.store.head(place)
         except ObjectNotFoundError:
             raise BackupNotFoundError(f"{repository.store.describe()}: there is no {name}") from None
         if closed is not None and is_late(info, closed, accepted):

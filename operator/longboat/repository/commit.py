@@ -20,6 +20,7 @@ from .mark import Marks, map_pack_sizes, references
 from .repository import Repository
 
 COMMIT_WITHIN = timedelta(minutes=20)  # Well within MIN_GRACE; a put is retried for a few minutes.
+_PLACES = 3  # Another object may take a manifest's place between two looks at it; seldom, and never often.
 
 
 def commit_disk_manifest(
@@ -49,12 +50,12 @@ def commit_disk_manifest(
 
 def read_sound_manifest(repository: Repository, name: str) -> StoredDisk:
     """Return a disk manifest whose packs may be built upon; DamagedError if it came too late to keep its packs."""
-    stored = read_disk_manifest(repository, name)
-    try:
-        require_sound(repository, stored)
-    except ObjectNotFoundError:
-        raise BackupNotFoundError(f"{repository.store.describe()}: disk manifest {name} is gone") from None
-    return stored
+    for _ in range(_PLACES):
+        stored = read_disk_manifest(repository, name)
+        with contextlib.suppress(ObjectNotFoundError):
+            require_sound(repository, stored)
+            return stored
+    raise BackupNotFoundError(f"{repository.store.describe()}: disk manifest {name} is gone")
 
 
 def is_own(stored: StoredDisk, manifest: DiskManifest) -> bool:
@@ -111,7 +112,7 @@ def _missing_pack(repository: Repository, marks: Marks) -> str | None:
 
 def _late(repository: Repository, stored: StoredDisk) -> bool:
     assert stored.manifest.checked is not None
-    return repository.store.head(stored.name).modified - stored.manifest.checked > COMMIT_WITHIN
+    return repository.store.head(stored.place).modified - stored.manifest.checked > COMMIT_WITHIN
 
 
 def _withdraw(repository: Repository, stored: StoredDisk) -> None:

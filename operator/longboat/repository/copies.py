@@ -17,7 +17,8 @@ from threading import Lock
 
 from .backups import disk_manifest_names, read_disk_manifest
 from .errors import BackupNotFoundError, DamagedError, ObjectNotFoundError, UnsupportedFormatError
-from .layout import DISKS, Kind, pack_name, split_disk_manifest_name
+from .layout import Kind, pack_name, split_disk_manifest_name
+from .listing import list_disks
 from .manifests import DiskManifest
 from .map_reader import MapReader
 from .object_store import persistently
@@ -55,10 +56,8 @@ class DiskNames:
     @cached_property
     def _by_disk(self) -> dict[str, list[str]]:
         found: dict[str, list[str]] = defaultdict(list)
-        for info in self._repository.store.list(DISKS):
-            parts = split_disk_manifest_name(info.name)
-            if parts:
-                found[parts[0]].append(info.name)
+        for name, disk in list_disks(self._repository).items():
+            found[disk.disk_hash].append(name)
         return {disk: sorted(names, reverse=True) for disk, names in found.items()}
 
 

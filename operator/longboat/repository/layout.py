@@ -42,6 +42,7 @@ ACCEPTED = "accepted/"
 
 _TIME = "%Y%m%dT%H%M%SZ"
 _DISK_NAME = re.compile(r"^disks/([0-9a-f]{32})/([0-9]{8}T[0-9]{6}Z)-([0-9a-f]{32})$")
+_MOVED_NAME = re.compile(r"^(disks/[0-9a-f]{32}/[0-9]{8}T[0-9]{6}Z-[0-9a-f]{32})-([0-9a-f]{32})$")
 _PACK_NAME = re.compile(r"^(packs|maps)/([0-9a-f]{2})/(\2[0-9a-f]{30})$")
 _LEASE_NAME = re.compile(r"^leases/([0-9a-f]{32})/([0-9]{6})$")
 _CONDEMNED_NAME = re.compile(r"^condemned/([0-9a-f]{32})$")
@@ -135,10 +136,26 @@ def disk_manifest_name(disk_hash: str, created: datetime, backup_hash: str) -> s
     return f"{DISKS}{disk_hash}/{created.astimezone(UTC).strftime(_TIME)}-{backup_hash}"
 
 
+def moment_in_name(disk_manifest: str) -> datetime:
+    """Return the moment in the name of a disk manifest."""
+    return datetime.strptime(disk_manifest.split("/")[2].split("-")[0], _TIME).replace(tzinfo=UTC)
+
+
 def split_disk_manifest_name(name: str) -> tuple[str, str, str] | None:
     """Return disk hash, time and backup hash of a disk manifest's name, or None if it is not one."""
     match = _DISK_NAME.fullmatch(name)
     return (match[1], match[2], match[3]) if match else None
+
+
+def moved_name(name: str, object_id: bytes) -> str:
+    """Return the name of a disk manifest that a prune writes in the place of the one of that name."""
+    return f"{name}-{object_id.hex()}"
+
+
+def split_moved_name(name: str) -> tuple[str, str] | None:
+    """Return the name of the manifest in the place of which this one was written, and its own object id, or None."""
+    match = _MOVED_NAME.fullmatch(name)
+    return (match[1], match[2]) if match else None
 
 
 def backup_manifest_name(backup_hash: str, revision: int) -> str:

@@ -87,6 +87,8 @@ class DiskManifest(_Versioned):
     statistics: DiskStatistics = DiskStatistics()
     # When, by the store's clock, the lease was renewed after which the condemned lists were read for the last time.
     checked: AwareDatetime | None = None
+    # Written by a prune in the place of an export's, with blocks in other packs: the object id of that one.
+    original: Id | None = None
     # One error is enough: a list of false entries would otherwise make as many of them.
     map_packs: Annotated[list[Id], FailFast()]
     pages: Annotated[list[PageRef | None], FailFast()]

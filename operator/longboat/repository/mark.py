@@ -80,6 +80,11 @@ class Marks:
         for pack, found in self._newest.items():
             self._open.setdefault(pack, set()).update(found)
 
+    def add_further(self, manifest: DiskManifest) -> None:
+        """Note the pages of a manifest that says the same as the one that was added before it."""
+        for pack, found in pages_of(manifest).items():
+            self._open.setdefault(pack, set()).update(found)
+
     def close(self) -> None:
         """Say that there are no further manifests of the disk: its pages become marks."""
         number = 2 * (len(self.disks) - 1)

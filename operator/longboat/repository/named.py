@@ -6,12 +6,13 @@ that nobody has deleted are expected to be there.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from .backups import newest_revisions, read_backup_manifest, removing_hashes, tombstoned_hashes
 from .errors import DamagedError, ObjectNotFoundError, UnsupportedFormatError
 from .layout import split_backup_manifest_name
+from .listing import ListedDisk
 from .manifests import BackupManifest
 from .parallel import in_batches
 from .repository import Repository
@@ -34,8 +35,8 @@ def named_disks(repository: Repository, threads: int) -> list[NamedDisk]:
 
     DamagedError or UnsupportedFormatError names the first backup manifest that can't be read.
     """
-    deleted = _deleted(repository)
-    places = [place for hashed, place in newest_revisions(repository).items() if hashed not in deleted]
+    gone = _deleted(repository)
+    places = [place for hashed, place in newest_revisions(repository).items() if hashed not in gone]
     found = in_batches(threads, _BATCH, lambda place: (place, _read(repository, place)), places)
     return [
         NamedDisk(disk.manifest, disk.object_id, manifest.name, place)
@@ -53,15 +54,31 @@ def require_named(repository: Repository, named: Collection[NamedDisk], read: Co
     missing = [each for each in named if (each.disk, each.object_id) not in read]
     if not missing:
         return
-    deleted = _deleted(repository)
+    gone = _deleted(repository)
     # A removal takes the backup's manifest before its marks, so that this look comes after the one at the marks.
     for each in missing:
-        if _hash(each.place) not in deleted and _read(repository, each.place) is not None:
+        if _hash(each.place) not in gone and _read(repository, each.place) is not None:
             raise DamagedError(
                 f"{repository.store.describe()}: backup {each.backup!r} ({each.place}) has the disk manifest"
                 f" {each.disk}, object {each.object_id}, and it is not there: nothing is deleted. If it is hidden in"
                 " the bucket, bring it back; if it is lost for good, delete the backup"
             )
+
+
+def lasting_disks(repository: Repository, disks: Iterable[ListedDisk], threads: int) -> set[str]:
+    """Return which of these disk manifests (names) backups name of which none is deleted: no removal takes them soon.
+
+    One that no backup names may be that of an export at work, or of a removal. DamagedError or UnsupportedFormatError
+    names the first backup manifest that can't be read.
+    """
+    gone = _deleted(repository)
+    places = newest_revisions(repository).items()
+    found = in_batches(threads, _BATCH, lambda each: (each[0] in gone, _read(repository, each[1])), places)
+    named: dict[bool, set[str]] = {False: set(), True: set()}
+    for deleted, manifest in found:
+        named[deleted].update(disk.manifest for disk in (manifest.disks if manifest else ()))
+    live = named[False] - named[True]
+    return {disk.name for disk in disks if disk.name in live and disk.backup_hash not in gone}
 
 
 def _hash(place: str) -> str:

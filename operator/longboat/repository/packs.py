@@ -16,7 +16,7 @@ import struct
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from .codec import RAW, decompress
 from .crypto import FRAME_OVERHEAD, HEADER_BYTES, ObjectCipher, RepositoryKeys, parse_header, reading_cipher
@@ -30,6 +30,16 @@ FOOTER_MAGIC = b"LBPKEND1"
 MIN_PACK_TAIL = FRAME_OVERHEAD + FOOTER.size  # What follows the last frame at the least: the index and the footer.
 _INDEX_ENTRY = struct.Struct("<IIH")
 _USE_BYTES = 2  # Beside the id of each pack that a page refers to: how many of the page's blocks lie there.
+
+
+class Sink(Protocol):
+    """Where finished packs go."""
+
+    def take_buffer(self) -> memoryview:
+        """Return a buffer for a pack."""
+
+    def submit(self, name: str, buffer: memoryview, length: int) -> None:
+        """Upload the first `length` bytes of a buffer and take the buffer back."""
 
 
 class PackSink:
@@ -144,7 +154,7 @@ class _Pack:
 class PackWriter:
     """Fills packs of one kind with frames; safe to call from many threads, which seal at the same time."""
 
-    def __init__(self, keys: RepositoryKeys, kind: Kind, sink: PackSink, random: Callable[[int], bytes]) -> None:
+    def __init__(self, keys: RepositoryKeys, kind: Kind, sink: Sink, random: Callable[[int], bytes]) -> None:
         """Write packs of `kind` into the sink; `random` gives their ids."""
         self._keys, self._kind, self._sink, self._random = keys, kind, sink, random
         self._lock = threading.Lock()

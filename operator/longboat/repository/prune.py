@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from random import Random
 
 from .check import MAX_SKEW
-from .closing import NOTHING, Accepted, require_none_late
+from .closing import NOTHING, Accepted, has_closing, require_none_late
 from .clutter import old_markers, old_revisions
 from .condemned import MAX_CONDEMNED, CondemnedList, StoredList, read_condemned, write_condemned
 from .damage import record_damage
@@ -27,10 +27,13 @@ from .leases import DEFAULT_GRACE, LEASE_TTL, MIN_GRACE
 from .mark import DEFAULT_THREADS, SHARED, DiskMarks, Marks, map_pack_sizes, mark_pages
 from .object_store import ObjectInfo
 from .parallel import in_batches
+from .repack import RepackReport, RepackRules
+from .repack_step import RepackStep, Seen
 from .repository import Repository
 from .retire import retire
 from .rewrite import Candidates, RewriteList, advice_objects, to_rewrite, write_advice
 from .roots import LeasedPacks, mark_manifests, read_leases
+from .settle import settle
 
 MOST = 0.5  # A larger share of all bytes is condemned only by those who say that they mean it.
 _LEAVE_MARGIN = 10  # Percent more than somebody has allowed that goes without another question.
@@ -38,7 +41,7 @@ _FOLDERS = {Kind.DATA_PACK: PACKS, Kind.MAP_PACK: MAPS}
 _BATCH = 256  # Objects that are deleted between two looks at the epoch.
 DATA_PACK, MAP_PACK, CONDEMNED_LIST = "DataPack", "MapPack", "CondemnedList"
 EXPIRED_LEASE, STALE_MARKER, OLD_REVISION = "ExpiredLease", "StaleMarker", "OldRevision"
-REWRITE_LIST, DAMAGE_RECORD = "RewriteList", "DamageRecord"
+REWRITE_LIST, DAMAGE_RECORD, DISK_MANIFEST = "RewriteList", "DamageRecord", "DiskManifest"
 _REASONS = {Kind.DATA_PACK: DATA_PACK, Kind.MAP_PACK: MAP_PACK}
 
 
@@ -81,13 +84,14 @@ class PruneReport:
     """What a prune did, or would do if it is a dry run.
 
     `removed` says for each reason (DataPack, MapPack, CondemnedList, ExpiredLease, StaleMarker, OldRevision,
-    RewriteList, DamageRecord) what was deleted. Of the packs that were not, `live` are those that manifests refer to,
-    `leased` those that writers at work have announced; `waiting` were condemned by an earlier run and will be deleted
-    by a later one, `condemned` by this one; `later` are too young to be condemned, or there are too many at once, or
-    that was postponed. `to_rewrite` of the live ones hold so little that the next backups of their disks store it
-    anew. `live_by_claim` are the bytes of the live ones by the name of the claim whose disk they are ("": of several
-    disks, and map packs). `unknown` counts objects among the packs that are not ours and are left alone. `postponed`
-    says why nothing was condemned, if so; `asked` for what it needs somebody who says that it is meant (`allow_most`).
+    RewriteList, DamageRecord, DiskManifest) what was deleted. Of the packs that were not, `live` are those that
+    manifests refer to, `leased` those that writers at work have announced; `waiting` were condemned by an earlier run
+    and will be deleted by a later one, `condemned` by this one; `later` are too young to be condemned, or there are
+    too many at once, or that was postponed. `to_rewrite` of the live ones hold so little that the next backups of
+    their disks store it anew. `live_by_claim` are the bytes of the live ones by the name of the claim whose disk they
+    are ("": of several disks, and map packs). `unknown` counts objects among the packs that are not ours and are left
+    alone. `postponed` says why nothing was condemned, if so; `asked` for what it needs somebody who says that it is
+    meant (`allow_most`). `repacked` is what was done for disks that are not backed up any more.
     `retired` tells that nothing was left in a closed repository and that its keys and header went.
     `needed` tells of an object's name whether it is that of a pack, there or not, which has a reference.
     """
@@ -108,6 +112,7 @@ class PruneReport:
     asked: Asked | None = None
     retired: bool = False
     needed: Callable[[str], bool] = field(default=lambda _: True, repr=False, compare=False)
+    repacked: RepackReport = field(default_factory=RepackReport)
 
     @property
     def freed(self) -> Tally:
@@ -117,7 +122,7 @@ class PruneReport:
 
 @dataclass(frozen=True)
 class PruneProgress:
-    """How far a prune is: its step (manifests, maps, packs) and how many of how many; a total of 0 is not known."""
+    """How far a prune is: its step (manifests, maps, packs, repack: bytes) and how many of how many; 0 is not known."""
 
     step: str
     done: int
@@ -137,6 +142,7 @@ def prune(
     may_retire: bool = False,
     threads: int = DEFAULT_THREADS,
     progress: Callable[[PruneProgress], None] = lambda _: None,
+    repack: RepackRules | None = None,
 ) -> PruneReport:
     """Delete what was condemned `grace` ago (MIN_GRACE at least) and condemn what nothing refers to now.
 
@@ -146,14 +152,18 @@ def prune(
     is condemned if more than the share MOST of all bytes would be: manifests may be hidden. Leave for what an earlier
     run `asked` about is leave for notably more neither. `closed` is since when the repository is closed, if it is:
     LateManifestError names what was written too late after that and is not `accepted`, and nothing is deleted. If it
-    `may_retire`, as it is the oldest one of its namespace, its keys and header go once nothing is left in it.
-    DamagedError, UnsupportedFormatError or a StoreError ends the run; what was deleted until then was rightly deleted.
+    `may_retire`, as it is the oldest one of its namespace, its keys and header go once nothing is left in it. With
+    `repack`, what is alive of mostly dead packs of disks that are gone is moved. DamagedError, UnsupportedFormatError
+    or a StoreError ends the run; what was deleted until then was rightly deleted.
     """
     if grace < MIN_GRACE:
         raise ValueError(f"grace: expected {MIN_GRACE} or more, so that no writer at work loses a pack; found {grace}")
     require_none_late(repository, closed, accepted)
     run = _Prune(repository, _store_time(repository, now, epoch, dry_run), grace, epoch, dry_run, threads, progress)
-    run.run(allow_most)
+    moves = repack is not None and closed is None and not has_closing(repository)
+    run.run(allow_most, settles=moves)
+    if repack is not None and closed is None:
+        run.repack(repack)
     if closed is not None and may_retire:
         run.report.retired = retire(repository, closed, run.now, epoch)
     return run.report
@@ -217,13 +227,17 @@ class _Prune:
         self._unreferenced: dict[Kind, list[bytes]] = {kind: [] for kind in _FOLDERS}
         self._too_many = Tally()
         self._candidates = Candidates(Random(repository.random(ID_BYTES)))
+        self._seen = Seen()
 
-    def run(self, allow_most: bool | Asked) -> None:
+    def run(self, allow_most: bool | Asked, settles: bool) -> None:
         self._fence()
         # Before the manifests: a writer that ends meanwhile has written its manifest before its lease goes.
         leases = read_leases(self._repository, self.now - LEASE_TTL, self._before - LEASE_TTL)
         # Also before them: a record that comes later may name what a manifest refers to that is not seen any more.
         damage = read_records(self._repository)
+        self._seen.busy = leases.disks()
+        if settles and not self.report.dry_run:
+            self._settle()
         marks = self._mark()
         # After the mark: a list that is gone by then must be no reason to delete anything.
         condemned = _Condemned(read_condemned(self._repository), self._before)
@@ -249,7 +263,7 @@ class _Prune:
         self._remove(DAMAGE_RECORD, self._tidy(damage, min(self._before, leases.since)))
 
     def _mark(self) -> Marks:
-        marks = mark_manifests(self._repository, self._threads, self._count_manifests)
+        marks, self._seen.disks = mark_manifests(self._repository, self._threads, self._count_manifests)
         done = 0
 
         def count(more: int) -> None:
@@ -257,8 +271,24 @@ class _Prune:
             done += more
             self._progress(PruneProgress("maps", done, len(marks.pages)))
 
-        mark_pages(self._repository, marks, map_pack_sizes(self._repository), self._threads, count)
+        self._seen.maps = map_pack_sizes(self._repository)
+        mark_pages(self._repository, marks, self._seen.maps, self._threads, count)
         return marks
+
+    def _settle(self) -> None:
+        """Let manifests of earlier runs take the place of others; they go before the mark."""
+        found = settle(self._repository, self._before, self._seen.busy, self._threads)
+        self._remove(DISK_MANIFEST, found.replaced)
+        self.report.repacked.settled = len(found.replaced)
+        self.report.repacked.note = "; ".join(found.waiting)
+
+    def repack(self, rules: RepackRules) -> None:
+        """Move what is alive of mostly dead packs of disks that are gone; what is in the way is noted, not raised."""
+        fence = None if self.report.dry_run else self._fence
+        RepackStep(
+            *(self._repository, rules, self.report.repacked, self._threads, fence),
+            progress=lambda done: self._progress(PruneProgress("repack", done, rules.budget)),
+        ).run(self._seen, self.now)
 
     def _count_manifests(self, count: int, total: int) -> None:
         self.report.manifests = count
@@ -293,6 +323,7 @@ class _Prune:
             if tally is self.report.live:
                 self.report.live_by_claim[disk.claim_name if disk else ""] += info.size
             if isinstance(owner, int) and disk is not None:
+                self._seen.own.setdefault(disk.disk_hash, {})[pack[1]] = info.size
                 self._candidates.add(owner, disk, pack[1], info.size)
 
     def _fate(

@@ -11,7 +11,7 @@ import contextlib
 
 from pydantic import AwareDatetime
 
-from .backups import removing_hashes, tombstoned_hashes
+from .backups import disk_exists, removing_hashes, tombstoned_hashes
 from .documents import MAX_DOCUMENT_OBJECT, Document, open_document, seal_document
 from .errors import (
     BackupBeingRemovedError,
@@ -91,7 +91,7 @@ def read_removal(repository: Repository, backup_name: str) -> Removal | None:
 
 def taken_by(repository: Repository, removal: Removal | None) -> set[str]:
     """Return the disk manifests (names) that a removal has taken."""
-    return {disk for disk in (removal.disks if removal else ()) if not exists(repository.store, disk)}
+    return {disk for disk in (removal.disks if removal else ()) if not disk_exists(repository, disk)}
 
 
 def refuse_if_removing(repository: Repository, backup_name: str) -> None:

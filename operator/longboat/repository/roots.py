@@ -6,14 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from .backups import StoredDisk, read_disk_manifest
+from .backups import StoredDisk, disk_exists, place_of_disk, read_disk_at
 from .documents import MAX_DOCUMENT_OBJECT, open_document
 from .errors import BackupNotFoundError, DamagedError, ObjectNotFoundError, UnsupportedFormatError
-from .layout import DISKS, LEASES, Kind, split_disk_manifest_name, split_lease_name, split_pack_name
+from .layout import LEASES, Kind, split_disk_manifest_name, split_lease_name, split_pack_name
 from .leases import LeaseRecord
+from .listing import ListedDisk, list_disks
 from .mark import Marks
 from .named import named_disks, require_named
-from .object_store import ObjectInfo, exists
+from .object_store import ObjectInfo
 from .parallel import in_batches
 from .repository import Repository
 
@@ -46,13 +47,17 @@ class LeasedPacks:
                 raise DamagedError(f"lease {name}: {record.parent!r} is not the name of a disk manifest")
             self.parents[name] = record.parent
 
+    def disks(self) -> set[str]:
+        """Return the disks (by hash) of which a writer uses a backup as parent."""
+        return {parent.split("/")[1] for parent in self.parents.values()}
+
     def lost_parent(self, repository: Repository) -> str:
         """Return why what a writer refers to is not known, or an empty text.
 
         Its parent was deleted for good while it works: it can still use what is not condemned.
         """
         for name, parent in self.parents.items():
-            if not exists(repository.store, parent):
+            if not disk_exists(repository, parent):
                 return f"lease {name}: its parent {parent} is gone while the export goes on; a later run condemns packs"
         return ""
 
@@ -81,40 +86,47 @@ def read_leases(repository: Repository, alive_since: datetime, expired_before: d
     return leased
 
 
-def mark_manifests(repository: Repository, threads: int, count: Callable[[int, int], None]) -> Marks:
-    """Return the pages that all disk manifests refer to; `count` is told how many of how many were read.
+def mark_manifests(
+    repository: Repository, threads: int, count: Callable[[int, int], None]
+) -> tuple[Marks, dict[str, ListedDisk]]:
+    """Return the pages that all disk manifests refer to, and what was listed; `count` is told how many were read.
 
     DamagedError or UnsupportedFormatError names the first manifest that can't be read, or that is not there although a
     backup names it. One that is removed meanwhile does not count.
     """
     # Before the disk manifests: a backup's own manifest is written after those of its disks.
     named = named_disks(repository, threads)
-    names = sorted(info.name for info in repository.store.list(DISKS))
-    unknown = next((name for name in names if split_disk_manifest_name(name) is None), None)
-    if unknown is not None:
-        raise DamagedError(
-            f"{unknown}: not the name of a disk manifest (disks/<32 hex>/<time>-<32 hex>): what it refers to"
-            " is not known; update this program, or remove the object by hand"
-        )
-    marks, read = Marks(), set[tuple[str, str]]()
-    found = in_batches(threads, _BATCH, lambda name: _manifest(repository, name), names)
-    for number, stored in enumerate(found, 1):
-        if stored is not None:
-            marks.add_manifest(stored.manifest, stored.name.split("/")[1])
-            read.add((stored.name, stored.object_id))
-        count(number, len(names))
+    listed = list_disks(repository, strict=True)
+    marks, read, total = Marks(), set[tuple[str, str]](), len(listed)
+    found = in_batches(threads, _BATCH, lambda each: (each, _manifests(repository, each)), listed.values())
+    for number, (each, stored) in enumerate(found, 1):
+        for disk in stored[:1]:
+            marks.add_manifest(disk.manifest, each.disk_hash)
+        for disk in stored[1:]:
+            marks.add_further(disk.manifest)
+        read |= {(disk.name, disk.object_id) for disk in stored}
+        count(number, total)
     marks.close()
     require_named(repository, named, read)
-    return marks
+    return marks, listed
 
 
-def _manifest(repository: Repository, name: str) -> StoredDisk | None:
+def _manifests(repository: Repository, listed: ListedDisk) -> list[StoredDisk]:
+    """Return what all objects of a disk manifest say that are still there."""
+    found = (_manifest(repository, listed.name, info.name) for info in listed.ordered)
+    stored = [each for each in found if each is not None]
+    # All may be gone because another one has taken their place since the listing, not the backup.
+    last = None if stored else _manifest(repository, listed.name, place_of_disk(repository, listed.name))
+    return stored or ([last] if last else [])
+
+
+def _manifest(repository: Repository, name: str, place: str) -> StoredDisk | None:
     try:
-        return read_disk_manifest(repository, name)
+        return read_disk_at(repository, name, place)
     except BackupNotFoundError:
         return None
     except (DamagedError, UnsupportedFormatError) as error:
-        raise type(error)(f"disk manifest {name}: {error}") from None
+        raise type(error)(f"disk manifest {place}: {error}") from None
 
 
 def _take(repository: Repository, name: str, leased: LeasedPacks) -> None:

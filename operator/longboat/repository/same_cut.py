@@ -82,6 +82,7 @@ def _second(source: StoredDisk, second: SecondBackup) -> DiskManifest:
             "compared_with": None,
             "statistics": _unchanged(source.manifest.statistics),
             "checked": None,
+            "original": None,
         }
     )
 

@@ -12,7 +12,8 @@ from .backups import StoredDisk, tombstoned_hashes
 from .commit import read_sound_manifest
 from .damage import Damage
 from .errors import BackupNotFoundError, DamagedError, UnsupportedFormatError
-from .layout import DISKS, split_disk_manifest_name
+from .layout import split_disk_manifest_name
+from .listing import list_disks
 from .map_reader import MapReader
 from .repository import Repository
 
@@ -53,10 +54,10 @@ def choose_similar(
 def _candidates(repository: Repository, own_hash: str) -> Iterator[StoredDisk]:
     deleted = tombstoned_hashes(repository)
     newest: dict[str, tuple[str, str]] = {}
-    for info in repository.store.list(DISKS):
-        parts = split_disk_manifest_name(info.name)
+    for name in list_disks(repository):
+        parts = split_disk_manifest_name(name)
         if parts and parts[0] != own_hash and parts[2] not in deleted:
-            newest[parts[0]] = max(newest.get(parts[0], ("", "")), (parts[1], info.name))
+            newest[parts[0]] = max(newest.get(parts[0], ("", "")), (parts[1], name))
     for _, name in sorted(newest.values(), reverse=True)[:MAX_SIMILAR]:
         try:
             yield read_sound_manifest(repository, name)

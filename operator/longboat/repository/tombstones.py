@@ -20,14 +20,13 @@ from .epoch import Epoch, require_epoch
 from .errors import DamagedError, ObjectExistsError, ObjectNotFoundError
 from .layout import (
     BACKUPS,
-    DISKS,
     ID_BYTES,
     REMOVING,
     TOMBSTONES,
     Kind,
     split_backup_manifest_name,
-    split_disk_manifest_name,
 )
+from .listing import ListedDisk, list_disks
 from .manifests import BackupManifest, DiskReference, Text
 from .object_store import ObjectInfo, exists, put_once
 from .removal import (
@@ -85,8 +84,8 @@ def write_tombstone(
 def holds_backup(repository: Repository, backup_name: str) -> bool:
     """Return whether there is a manifest of a backup or of one of its disks; nothing is read."""
     hashed = repository.keys.name_hash(backup_name)
-    manifests = chain(repository.store.list(f"{BACKUPS}{hashed}/"), _disks_of(repository, hashed))
-    return next(iter(manifests), None) is not None
+    revisions = repository.store.list(f"{BACKUPS}{hashed}/")
+    return next(chain(revisions, _disks_of(repository, hashed)), None) is not None
 
 
 def read_tombstones(repository: Repository) -> list[Tombstone]:
@@ -185,11 +184,12 @@ def _remove(repository: Repository, name: str, until: datetime, live: set[str], 
     named = {disk.manifest for newest in revisions[-1:] for disk in _disks_at(repository, newest)}
     if _is_anew(revisions, until) and named.isdisjoint(taken):
         live, named = live | named, set()
-    doomed = {info.name for info in _disks_of(repository, hashed, named) if info.modified <= until}
+    found = {disk.name: disk for disk in _disks_of(repository, hashed, named) if disk.current.modified <= until}
+    doomed = set(found)
     if not note_removal(repository, Removal(backup_name=name, until=until, disks=tuple(doomed))):
         return
     # A disk manifest of another backup (a shared export) goes with its own backup, unless that one is gone already.
-    _delete(repository, doomed - live)
+    _delete_disks(repository, [found[name] for name in sorted(doomed - live)])
     # The first revision, by which a new backup is told from the old one, goes after the others. The tombstone goes
     # after the manifests, so that a repeated sweep finds what a crash has left.
     if not _is_to_stay(repository, revisions := _revisions(repository, hashed), until, taken | doomed - live):
@@ -227,12 +227,17 @@ def _is_anew(revisions: list[ObjectInfo], until: datetime) -> bool:
     return any(info.modified > until for info in revisions[:1])
 
 
-def _disks_of(repository: Repository, backup_hash: str, names: Collection[str] = ()) -> Iterator[ObjectInfo]:
+def _disks_of(repository: Repository, backup_hash: str, names: Collection[str] = ()) -> Iterator[ListedDisk]:
     """Yield the disk manifests that were made for a backup, and those of these names."""
-    for info in repository.store.list(DISKS):
-        parts = split_disk_manifest_name(info.name)
-        if parts and (parts[2] == backup_hash or info.name in names):
-            yield info
+    for disk in list_disks(repository).values():
+        if disk.backup_hash == backup_hash or disk.name in names:
+            yield disk
+
+
+def _delete_disks(repository: Repository, disks: Iterable[ListedDisk]) -> None:
+    # What prunes wrote goes before what it is to replace: it may be younger than the tombstone.
+    for disk in disks:
+        _delete(repository, [info.name for info in reversed(disk.ordered)])
 
 
 def _delete(repository: Repository, names: Iterable[str]) -> None:

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from random import Random as Shuffler
 
-from .backups import StoredDisk, read_disk_manifest
+from .backups import StoredDisk, disk_exists, read_disk_manifest
 from .damage import WHOLE, Damage, read_damage, record_damage
 from .errors import AccessDeniedError, BackupNotFoundError, DamagedError
 from .layout import pack_name
@@ -73,7 +73,10 @@ class _Run:
         self._known = read_damage(self._repository, self._unreadable_record)
         self._others |= key_faults(self._repository)
         self._sizes = pack_sizes(self._repository)
-        self._scan = Scan(self._repository, pool, self._sizes, self._known, self._sample, self._inventory.objects)
+        inventory = self._inventory
+        self._scan = Scan(
+            self._repository, pool, self._sizes, self._known, self._sample, inventory.objects, inventory.places
+        )
         sampled = self._inventory.disks_of(names)
         for name in self._order(sampled):
             stored = self._scan.disk(name, name in sampled, self._progress)
@@ -131,7 +134,7 @@ class _Run:
         except BackupNotFoundError:
             return  # Removed meanwhile, and its packs perhaps with it.
         hurt = attribution.disk(stored)
-        if hurt and exists(self._repository.store, name):
+        if hurt and disk_exists(self._repository, name):
             self._hurt[name] = hurt
 
     def _name_incomplete(self) -> None:
@@ -143,7 +146,9 @@ class _Run:
         # What was removed during the run is neither damaged nor anybody's concern.
         lost = any(manifest in self._scan.lost_disks for _, manifest, _ in entry.disks)
         if lost or entry.fault:
-            return exists(self._repository.store, entry.manifest or entry.disks[0][1])
+            if entry.manifest:
+                return exists(self._repository.store, entry.manifest)
+            return disk_exists(self._repository, entry.disks[0][1])
         return True
 
     def _backup(self, entry: BackupEntry) -> BackupHealth:

@@ -12,7 +12,6 @@ from pydantic import ValidationError
 from .backups import newest_revisions, read_backup_manifest, tombstoned_hashes
 from .errors import DamagedError, ObjectNotFoundError
 from .layout import (
-    DISKS,
     ID_BYTES,
     KEYS,
     MAPS,
@@ -20,6 +19,7 @@ from .layout import (
     Kind,
     split_disk_manifest_name,
 )
+from .listing import list_disks
 from .object_store import persistently
 from .repository import Repository
 from .verify_report import Fault, fault_of
@@ -50,10 +50,14 @@ class BackupEntry:
 
 @dataclass
 class Inventory:
-    """The repository's backups, and the names of all disk manifests, in no backup (yet) or missing ones included."""
+    """The repository's backups, and the names of all disk manifests, in no backup (yet) or missing ones included.
+
+    `places` are the objects in which those that were listed were to be found.
+    """
 
     backups: list[BackupEntry]
     disks: list[str]
+    places: dict[str, str] = field(default_factory=dict)
 
     @property
     def total_bytes(self) -> int:
@@ -79,12 +83,13 @@ def take_inventory(repository: Repository, pool: Executor) -> Inventory:
     found = pool.map(lambda item: _entry(repository, *item), revisions)
     entries = {hashed: entry for (hashed, _), entry in zip(revisions, found, strict=True) if entry is not None}
     # Disks are listed after the backups: all that a backup names have been there by then.
-    listed = {info.name for info in repository.store.list(DISKS) if split_disk_manifest_name(info.name)}
+    places = {name: disk.current.name for name, disk in list_disks(repository).items()}
+    listed = set(places)
     named = {manifest for entry in entries.values() for _, manifest, _ in entry.disks}
     _add_unnamed(entries, sorted(listed - named))
     for hashed, entry in entries.items():
         entry.deleted = hashed in deleted
-    return Inventory(list(entries.values()), sorted(named | listed))
+    return Inventory(list(entries.values()), sorted(named | listed), places)
 
 
 def pack_sizes(repository: Repository) -> dict[tuple[Kind, bytes], int]:

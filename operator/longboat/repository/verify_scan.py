@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor
 
-from .backups import StoredDisk, read_disk_manifest
+from .backups import StoredDisk, read_disk_at, read_disk_manifest
 from .damage import WHOLE, Damage
 from .errors import BackupNotFoundError, DamagedError
 from .layout import Kind, pack_name
@@ -33,8 +33,10 @@ class Scan:
         known: Damage,
         sample: Sample,
         objects: Mapping[str, str],
+        places: Mapping[str, str],
     ) -> None:
-        """Prepare a walk. `known` damage is read whether it is in the sample or not; `objects`: see Inventory."""
+        """Prepare a walk. `known` damage is read whether it is in the sample or not; the last two: see Inventory."""
+        self._places = places
         self._repository, self._pool, self._sizes, self._known, self._sample = repository, pool, sizes, known, sample
         self.findings, self._objects = Findings(), objects
         self.checker = FrameChecker(repository, pool, self.findings)
@@ -58,7 +60,7 @@ class Scan:
     def _manifest(self, name: str) -> StoredDisk | None:
         wanted = self._objects.get(name)
         try:
-            stored = persistently(lambda: read_disk_manifest(self._repository, name, wanted))
+            stored = persistently(lambda: self._read(name, wanted))
             if wanted is None or stored.object_id == wanted:
                 return stored
             # A restore would refuse it.
@@ -68,6 +70,12 @@ class Scan:
         except DamagedError as error:
             self.lost_disks[name] = fault_of(error)
         return None
+
+    def _read(self, name: str, wanted: str | None) -> StoredDisk:
+        try:
+            return read_disk_at(self._repository, name, self._places.get(name, name), wanted)
+        except BackupNotFoundError:
+            return read_disk_manifest(self._repository, name, wanted)  # Another one may have taken its place since.
 
     def _fresh(self, reader: MapReader) -> Iterator[int]:
         for number, ref in enumerate(reader.manifest.pages):

@@ -90,6 +90,14 @@ def test_result_says_what_goes_now_and_later(tmp_path: Path) -> None:
     assert {json.loads(line)["progress"]["step"] for line in lines} >= {"packs"}
 
 
+def test_a_job_moves_blocks_only_within_a_budget_and_not_where_objects_are_locked() -> None:
+    assert prune.repack_rules(job(b"k" * 32)) is None
+    rules = prune.repack_rules(job(b"k" * 32, repackBytes=7, goneAfterSeconds=86400))
+    assert rules is not None and (rules.budget, rules.gone_after) == (7, timedelta(days=1))
+    store = SETTINGS.model_copy(update={"lock_mode": "Governance"})
+    assert prune.repack_rules(job(b"k" * 32, repackBytes=7, store=store)) is None
+
+
 def test_what_many_claims_need_fits_into_a_termination_message() -> None:
     result = prune.largest({f"claim-{number:03}-{'x' * 200}": number for number in range(500)})
     assert len(json.dumps(result)) < 2100 and sum(result.values()) == sum(range(500))

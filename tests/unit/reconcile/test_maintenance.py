@@ -58,8 +58,16 @@ def test_jobs_are_told_what_the_store_asks_for_and_go_on_from_run_to_run(world: 
     prunes = [told for _, told in world.runs if isinstance(told, PruneJob)]
     assert {each.grace_seconds for each in prunes} == {2 * 86400}
     assert [each.known_tokens for each in prunes] == [(), ("token-1",)]
+    assert {each.repack_bytes for each in prunes} == {0}, "nothing is downloaded unless that is asked for"
     first, second = [told for _, told in world.runs if isinstance(told, VerifyJob)]
     assert (first.phase, first.share) == (None, 7) and second.phase is not None
+
+
+def test_prunes_move_as_much_as_the_store_allows(world: UpkeepWorld) -> None:
+    world.ask(prune={"repack": {"budget": "2Gi", "goneAfter": "60d"}})
+    world.pass_a_day()
+    (told,) = [told for _, told in world.runs if isinstance(told, PruneJob)]
+    assert (told.repack_bytes, told.gone_after_seconds) == (2 << 30, 60 * 86400)
 
 
 def test_no_more_jobs_than_asked_for_and_none_while_the_store_is_not_available(world: UpkeepWorld) -> None:
