@@ -6,10 +6,9 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 
 from longboat.api import DiskBackup
-from longboat.plan.conditions import holds
 from longboat.plan.names import disk_key
+from longboat.plan.policy import is_lost
 from longboat.plan.retention import Decision, Rule, good_disks, spare_whole
-from longboat.plan.stored_data import DATA_MISSING
 from longboat.reconcile import trash
 from longboat.reconcile.context import Context
 from longboat.reconcile.repositories import StoreProblemError
@@ -31,8 +30,9 @@ def spared(ctx: Context, runs: Sequence[DiskBackup], decisions: Sequence[Decisio
     StoreProblemError if a store does not tell of its damage.
     """
     due = {disk for each in decisions if not each.keep for disk in each.point.disks}
-    # What the store does not hold any more stands in for nothing, either.
-    hurt: Hurt = {run.name: good_disks(run) for run in runs if holds(run.status.conditions, DATA_MISSING)}
+    # What the store does not hold any more stands in for nothing, either, nor what a verification could not read: the
+    # documents of damage name packs only, and a manifest is the smallest thing that a whole backup hangs on.
+    hurt: Hurt = {run.name: good_disks(run) for run in runs if is_lost(run)}
     for its in _by_repository([run for run in runs if good_disks(run) & due]).values():
         for name, disks in _hurt_in(ctx, its, due).items():
             hurt[name] = hurt.get(name, frozenset()) | disks

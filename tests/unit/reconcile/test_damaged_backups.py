@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from longboat.kube.kinds import DISK_BACKUP
+from longboat.plan.conditions import with_condition
 from longboat.reconcile import damaged_backups, retention
+from longboat.reconcile.objects import save_status
 from longboat.repository import read_tombstones, verify
 from tests.unit.reconcile.backup_world import DISKS, SHOP, BackupWorld
 
@@ -68,3 +70,33 @@ def test_nothing_expires_while_a_document_of_damage_cannot_be_read(world: Backup
     document.write_bytes(b"no document")
     assert expire(world) == ["new", "old", "oldest"]
     assert retention.reconcile(world.context(), SHOP, "daily") == retention.STORE_RETRY
+
+
+@pytest.mark.parametrize("folder", ["disks", "backups"])
+def test_the_last_whole_backup_stays_while_a_manifest_of_the_newest_one_cannot_be_read(
+    tmp_path: Path, folder: str
+) -> None:
+    world = BackupWorld(folder=tmp_path)
+    world.add_policy("daily", retention={"keepFor": "7d"})
+    for name in ("oldest", "old", "new"):
+        world.add_backup(name)
+        before = manifests(world, folder)
+        world.drive(name)
+        world.clock.advance(days=1)
+    for path in manifests(world, folder) - before:
+        content = bytearray(path.read_bytes())
+        content[60] ^= 1
+        path.unlink()
+        path.write_bytes(content)
+    find_damage(world)
+    newest = world.backup("new")
+    said = with_condition(
+        newest.status.conditions, "Verified", "False", "Damaged", "", now=world.context().now(), generation=1
+    )
+    save_status(world.cluster, newest, newest.status.model_copy(update={"conditions": said}))
+    assert expire(world) == ["new", "old"]
+    assert [each.backup_name for each in read_tombstones(world.repository())] == ["oldest"]
+
+
+def manifests(world: BackupWorld, folder: str) -> set[Path]:
+    return {path for path in (world.folder / "store").rglob(f"{folder}/*/*") if path.is_file()}
