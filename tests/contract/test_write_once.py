@@ -317,20 +317,21 @@ def test_manifests_that_the_sweep_has_hidden_are_told_from_those_that_others_hav
 
 def test_what_was_hidden_is_purged_late_and_what_can_be_seen_stays(versioned: Bucket) -> None:
     store, now = open_store(versioned.maintenance), datetime.now(UTC)
-    for name in ("packs/aa/gone", "packs/aa/seen", "packs/aa/needed", "keys/a/b"):
+    gone, seen, needed = (f"packs/{each * 2}/{each * 32}" for each in "abc")
+    for name in (gone, seen, needed, "keys/a/b"):
         store.put_new(f"{PATH}/{name}", b"data")
-    for name in ("packs/aa/gone", "packs/aa/needed", "keys/a/b"):
+    for name in (gone, needed, "keys/a/b"):
         store.delete(f"{PATH}/{name}")
-    send(versioned.maintenance, "PUT", f"prod/{PATH}/packs/aa/seen", b"other")
+    send(versioned.maintenance, "PUT", f"prod/{PATH}/{seen}", b"other")
     assert keep_write_once(versioned.maintenance, PATH, now + timedelta(days=8), needed=nothing).removed == 0
     settings = removing(versioned)
     assert keep_write_once(settings, PATH, now + timedelta(days=6), needed=nothing).removed == 0
     # Only a prune knows what may go, and what backups need was hidden by somebody else.
     assert keep_write_once(settings, PATH, now + timedelta(days=8)).removed == 0
-    report = keep_write_once(settings, PATH, now + timedelta(days=8), needed=lambda name: name.endswith("/needed"))
+    report = keep_write_once(settings, PATH, now + timedelta(days=8), needed=lambda name: name == needed)
     assert (report.removed, report.removed_bytes, report.hidden) == (2, 4, 1)
     left = [each.name.removeprefix(f"{PATH}/") for each in S3Versions(versioned.root).below(f"{PATH}/")]
-    assert left == ["keys/a/b"] * 2 + ["packs/aa/needed"] * 2 + ["packs/aa/seen"] * 2
+    assert left == ["keys/a/b"] * 2 + [seen] * 2 + [needed] * 2
 
 
 def nothing(_: str) -> bool:

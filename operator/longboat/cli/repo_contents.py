@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from longboat.repository import BackupManifest, Repository, RepositoryError, StoredDisk, Tombstone, read_disk_manifest
 from longboat.repository.backups import newest_revisions, read_backup_manifest
 from longboat.repository.documents import MAX_DOCUMENT_OBJECT, open_document
-from longboat.repository.layout import TOMBSTONES, Kind
+from longboat.repository.layout import TOMBSTONES, Kind, hash_below
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -88,7 +88,7 @@ def _disk(repository: Repository, name: str) -> StoredDisk | str:
 
 
 def _hashes(repository: Repository) -> list[str]:
-    return [info.name for info in repository.store.list(TOMBSTONES)]
+    return [info.name for info in repository.store.list(TOMBSTONES) if hash_below(TOMBSTONES, info.name)]
 
 
 def _tombstone(repository: Repository) -> Callable[[str], Tombstone]:

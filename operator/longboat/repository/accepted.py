@@ -14,10 +14,10 @@ from hashlib import blake2b
 
 from pydantic import AwareDatetime
 
-from .backups import read_backup_manifest, read_disk_manifest
+from .backups import read_backup_manifest, read_moved, read_original
 from .documents import MAX_DOCUMENT_OBJECT, Document, open_document, seal_document
 from .errors import DamagedError, ObjectNotFoundError, UnsupportedFormatError
-from .layout import ACCEPTED, DISKS, ID_BYTES, Kind, accepted_name, split_accepted_name
+from .layout import ACCEPTED, DISKS, ID_BYTES, Kind, accepted_name, split_accepted_name, split_moved_name
 from .manifests import Count, Id, Text
 from .object_store import ObjectInfo, ObjectStore, put_fresh
 from .repository import Repository
@@ -61,7 +61,9 @@ def mark_of(info: ObjectInfo) -> str:
 def look_at(repository: Repository, info: ObjectInfo) -> LateManifest:
     """Return what a late manifest says; DamagedError, BackupNotFoundError or a StoreError if it can't be read."""
     if info.name.startswith(DISKS):
-        disk = read_disk_manifest(repository, info.name).manifest
+        moved = split_moved_name(info.name)
+        stored = read_moved(repository, moved[0], info.name) if moved else read_original(repository, info.name)
+        disk = stored.manifest
         return LateManifest(info, disk.backup_name, disk.created.isoformat())
     backup = read_backup_manifest(repository, info.name)
     return LateManifest(info, backup.name, backup.created.isoformat())

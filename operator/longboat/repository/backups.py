@@ -38,6 +38,7 @@ from .layout import (
     Kind,
     backup_manifest_name,
     disk_manifest_name,
+    hash_below,
     split_backup_manifest_name,
     split_disk_manifest_name,
     split_moved_name,
@@ -297,12 +298,18 @@ def read_backup_manifest(repository: Repository, name: str) -> BackupManifest:
 
 def tombstoned_hashes(repository: Repository) -> set[str]:
     """Return the name hashes of all backups that have a tombstone."""
-    return {info.name.removeprefix(TOMBSTONES) for info in repository.store.list(TOMBSTONES)}
+    return _hashes(repository, TOMBSTONES)
 
 
 def removing_hashes(repository: Repository) -> set[str]:
     """Return the name hashes of all backups whose removal has begun."""
-    return {info.name.removeprefix(REMOVING) for info in repository.store.list(REMOVING)}
+    return _hashes(repository, REMOVING)
+
+
+def _hashes(repository: Repository, folder: str) -> set[str]:
+    # Objects of other names are not ours.
+    found = (hash_below(folder, info.name) for info in repository.store.list(folder))
+    return {hashed for hashed in found if hashed}
 
 
 def _same_moment(found: StoredDisk, wanted: DiskManifest) -> StoredDisk:

@@ -2,7 +2,8 @@
 
 In a bucket with versions delete markers hide objects, and look the same whoever set them. Maintenance takes manifests
 away only while `removing/<hash>` is there, which is hidden itself in the end: what was hidden at another time was not
-hidden by it. The exception are revisions of backup manifests, for which a later one stands.
+hidden by it. The exception are objects for which another one stands: revisions of a backup's manifest, for which a
+later one does, and disk manifests in whose place a prune has written another.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import groupby
 
-from .layout import BACKUPS, DISKS, split_backup_manifest_name
+from .layout import BACKUPS, DISKS, REMOVING, hash_below, split_backup_manifest_name, split_moved_name
 from .s3_versions import Version
 
 MANIFESTS = (BACKUPS, DISKS)
@@ -35,15 +36,16 @@ class Removals:
     def __init__(self, announcements: Iterable[Version]) -> None:
         """Take the versions of all announcements, each name's newest first."""
         found = groupby(announcements, key=lambda each: each.name)
-        self._spans = [span for name, versions in found for span in _spans(name, [*versions])]
+        ours = ((name, [*versions]) for name, versions in found if hash_below(REMOVING, name))
+        self._spans = [span for name, versions in ours for span in _spans(name, versions)]
         self.relied_on: set[str] = set()
 
     def unexplained(self, names: list[list[Version]]) -> list[list[Version]]:
         """Return which of the hidden manifests among these no removal explains.
 
-        For each name its versions, the newest first; those of a backup's manifest together, in the order of revisions.
+        For each name its versions, the newest first; those of a backup's or disk's manifest together, sorted by name.
         """
-        left, later = list[list[Version]](), False
+        left, later = list[list[Version]](), _has_moved(names)
         for versions in reversed(names):
             if not versions[0].marker or self._explains(versions) or (later and _is_further(versions[0].name)):
                 later = True
@@ -78,8 +80,14 @@ def hidden_at(versions: list[Version]) -> datetime | None:
 
 
 def manifest_group(name: str) -> str:
-    """Return what the manifests that are judged together have in common: the folder of a backup, or the name."""
-    return name.rpartition("/")[0] if name.startswith(BACKUPS) else name
+    """Return what the manifests that are judged together have in common: a backup's folder, a disk manifest's name."""
+    moved = split_moved_name(name)
+    return name.rpartition("/")[0] if name.startswith(BACKUPS) else moved[0] if moved else name
+
+
+def _has_moved(names: list[list[Version]]) -> bool:
+    """Tell whether one of the objects of a disk manifest can be seen: a prune hides others once one is sound."""
+    return names[0][0].name.startswith(DISKS) and any(not versions[0].marker for versions in names)
 
 
 def _spans(name: str, versions: list[Version]) -> Iterable[_Span]:
@@ -97,4 +105,4 @@ def _spans(name: str, versions: list[Version]) -> Iterable[_Span]:
 
 def _is_further(name: str) -> bool:
     parts = split_backup_manifest_name(name)
-    return parts is not None and parts[1] > 1
+    return parts[1] > 1 if parts else name.startswith(DISKS)

@@ -40,6 +40,7 @@ REWRITE = "rewrite/"
 CLOSED = "closed/"
 ACCEPTED = "accepted/"
 
+_HASH = re.compile(r"^[0-9a-f]{32}$")
 _TIME = "%Y%m%dT%H%M%SZ"
 _DISK_NAME = re.compile(r"^disks/([0-9a-f]{32})/([0-9]{8}T[0-9]{6}Z)-([0-9a-f]{32})$")
 _MOVED_NAME = re.compile(r"^(disks/[0-9a-f]{32}/[0-9]{8}T[0-9]{6}Z-[0-9a-f]{32})-([0-9a-f]{32})$")
@@ -67,6 +68,26 @@ class Kind(IntEnum):
     CLOSING = 10
     REMOVAL = 11
     ACCEPTED = 12
+
+
+_OURS = re.compile(
+    r"(packs|maps)/([0-9a-f]{2})/\2[0-9a-f]{30}"
+    r"|disks/[0-9a-f]{32}/[0-9]{8}T[0-9]{6}Z-[0-9a-f]{32}(-[0-9a-f]{32})?"
+    r"|(backups|leases)/[0-9a-f]{32}/[0-9]{6}"
+    r"|(tombstones|removing|condemned|damage)/[0-9a-f]{32}"
+    r"|rewrite/[0-9a-f]{32}/[0-9a-f]{32}"
+)
+
+
+def comes_and_goes(name: str) -> bool:
+    """Tell whether a name is that of an object which maintenance may remove; any other one is left alone."""
+    return _OURS.fullmatch(name) is not None
+
+
+def hash_below(folder: str, name: str) -> str | None:
+    """Return the hash in `<folder><hash>`, the name of a tombstone or an announcement, or None for any other name."""
+    found = name.removeprefix(folder)
+    return found if name.startswith(folder) and _HASH.fullmatch(found) else None
 
 
 def pack_name(kind: Kind, object_id: bytes) -> str:

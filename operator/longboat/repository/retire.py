@@ -60,6 +60,7 @@ def retire(repository: Repository, closed: datetime, now: datetime, epoch: Epoch
     if not is_finished(repository, closed, now):
         return False
     if epoch is not None:
+        require_epoch(repository, epoch)
         _remove(repository.store, _UPKEEP, (LEASES, CONDEMNED, DAMAGE, REWRITE))
         require_epoch(repository, epoch)
         repository.store.delete(HEADER_NAME)

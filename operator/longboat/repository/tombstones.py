@@ -24,6 +24,7 @@ from .layout import (
     REMOVING,
     TOMBSTONES,
     Kind,
+    hash_below,
     split_backup_manifest_name,
 )
 from .listing import ListedDisk, list_disks
@@ -255,7 +256,7 @@ class _Aged:
 
 
 def _aged(repository: Repository) -> Iterator[_Aged]:
-    for info in list(repository.store.list(TOMBSTONES)):
+    for info in [info for info in repository.store.list(TOMBSTONES) if hash_below(TOMBSTONES, info.name)]:
         stone = _read(repository, info.name)
         yield _Aged(stone, info, max(stone.deleted, info.modified))
 

@@ -13,19 +13,7 @@ from itertools import groupby, islice
 
 from .errors import ObjectLockedError, StoreSettingsError
 from .hidden import MANIFESTS, Removals, hidden_at, manifest_group
-from .layout import (
-    BACKUPS,
-    CONDEMNED,
-    DAMAGE,
-    DISKS,
-    EPOCH_NAME,
-    LEASES,
-    MAPS,
-    PACKS,
-    REMOVING,
-    REWRITE,
-    TOMBSTONES,
-)
+from .layout import CONDEMNED, EPOCH_NAME, LEASES, MAPS, PACKS, REMOVING, REWRITE, TOMBSTONES, comes_and_goes
 from .object_store import check_name
 from .s3_versions import S3Versions, Version
 from .settings import StoreSettings
@@ -37,9 +25,6 @@ HIDDEN_FOR = timedelta(days=7)
 
 VOLATILE = (LEASES, TOMBSTONES, REMOVING, EPOCH_NAME, CONDEMNED, REWRITE)
 """Names of what comes and goes: no backup is lost with it, so that its locks are never extended."""
-
-REMOVED = (PACKS, MAPS, DISKS, BACKUPS, TOMBSTONES, REMOVING, LEASES, CONDEMNED, REWRITE, DAMAGE)
-"""Names of what maintenance removes; nothing else is ever purged."""
 
 
 @dataclass
@@ -145,7 +130,8 @@ def purge_hidden(
     versions = _versions(settings, path)
     purging = _Purging(versions, Removals(versions.below(REMOVING)), now, report, needed)
     # Manifests come first: the names of their folders sort before those of packs, and of announcements.
-    for _, group in groupby(versions.below(""), key=lambda each: manifest_group(each.name)):
+    ours = (each for each in versions.below("") if comes_and_goes(each.name))
+    for _, group in groupby(ours, key=lambda each: manifest_group(each.name)):
         purging.look_at([[*found] for _, found in groupby(group, key=lambda each: each.name)])
 
 
@@ -169,7 +155,7 @@ class _Purging:
         self._report.unexplained += len(unexplained)
         self._since = min([self._since, *filter(None, map(hidden_at, unexplained))])
         for found in names:
-            if found[0].marker and found not in unexplained and found[0].name.startswith(REMOVED):
+            if found[0].marker and found not in unexplained:
                 self._look_at(found[0].name, found)
 
     def _look_at(self, name: str, found: list[Version]) -> None:

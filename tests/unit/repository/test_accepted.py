@@ -25,6 +25,7 @@ from tests.unit.mover.disks import STORE_KEY
 from tests.unit.repository.prune_world import World
 
 from .test_closing import CLUSTER, MOMENT, UID, close
+from .test_repack import Gone
 
 DAY = timedelta(days=1)
 
@@ -114,6 +115,14 @@ def test_what_is_accepted_is_looked_at_first(world: World) -> None:
     world.store.advance(DAY)
     put_back(world)
     assert {look_at(world.repository, each).backup for each in late_objects(world.repository, closed)} == {"before"}
+
+
+def test_what_a_prune_wrote_in_the_place_of_another_is_looked_at_too(tmp_path: Path) -> None:
+    """In a copy of a bucket all of them are late."""
+    gone = Gone(tmp_path)
+    gone.prune()
+    late = late_objects(gone.repository, gone.store.now - 365 * DAY)
+    assert [look_at(gone.repository, each).backup for each in late] == ["second"] * 3
 
 
 def test_a_repository_that_ends_leaves_no_list_behind(world: World) -> None:

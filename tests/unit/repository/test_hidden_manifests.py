@@ -16,6 +16,7 @@ from longboat.repository.write_once import HIDDEN_FOR, WriteOnceReport, purge_hi
 from .test_write_once import NOW, SETTINGS
 
 A, B, DISK = "a" * 32, "b" * 32, "d" * 32
+ONE, TWO, MAP = f"packs/11/{'1' * 32}", f"packs/22/{'2' * 32}", f"maps/11/{'1' * 32}"
 LONG = NOW + HIDDEN_FOR + timedelta(days=30)
 
 
@@ -77,7 +78,7 @@ class Bucket:
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Bucket:
     made = Bucket()
     monkeypatch.setattr(write_once, "_versions", lambda *_: made)
-    made.put(f"backups/{A}/000001", disk(A), f"backups/{B}/000001", disk(B), "packs/aa/1", "packs/aa/2", "maps/aa/1")
+    made.put(f"backups/{A}/000001", disk(A), f"backups/{B}/000001", disk(B), ONE, TWO, MAP)
     return made
 
 
@@ -148,16 +149,41 @@ def test_revisions_of_a_backup_that_was_removed_later_go(bucket: Bucket) -> None
     assert bucket.purge().unexplained == 0 and bucket.left("backups") == [f"backups/{B}/000001"]
 
 
+def test_disk_manifests_in_whose_place_a_prune_wrote_others_go(bucket: Bucket) -> None:
+    moved = [f"{disk(A)}-{each * 32}" for each in "cd"]
+    bucket.put(*moved)
+    bucket.hide(disk(A), moved[1], disk(B))
+    assert bucket.purge().unexplained == 1
+    assert bucket.left("disks") == [moved[0], disk(B)]
+
+
+def test_all_of_a_disk_manifest_that_somebody_hid_stays(bucket: Bucket) -> None:
+    moved = f"{disk(A)}-{'c' * 32}"
+    bucket.put(moved)
+    bucket.hide(moved, disk(A))
+    assert bucket.purge().unexplained == 2 and len(bucket.left("disks")) == 3
+
+
 def test_packs_that_were_hidden_since_manifests_are_out_of_sight_stay(bucket: Bucket) -> None:
     """Prunes took them for garbage, as the manifests that refer to them were hidden: nothing else has them."""
-    bucket.hide("packs/aa/1")
+    bucket.hide(ONE)
     bucket.hide(disk(A))
-    bucket.hide("packs/aa/2", "maps/aa/1")
+    bucket.hide(TWO, MAP)
     report = bucket.purge()
-    assert bucket.left("packs", "maps") == ["maps/aa/1", "packs/aa/2"]
+    assert bucket.left("packs", "maps") == [MAP, TWO]
     assert (report.unexplained, report.hidden) == (1, 2)
     del bucket.versions[disk(A)]
     assert bucket.purge().hidden == 0 and not bucket.left("packs", "maps")
+
+
+@pytest.mark.parametrize(
+    "name", ["packs/notes.txt", "disks/a/b", "backups/readme", "removing/x", "keys/a/b", "closed/x"]
+)
+def test_objects_of_other_names_are_left_alone(bucket: Bucket, name: str) -> None:
+    bucket.put(name)
+    bucket.hide(name, ONE)
+    assert bucket.purge().unexplained == 0
+    assert len(bucket.versions[name]) == 2 and ONE not in bucket.versions
 
 
 def test_what_only_delete_markers_are_left_of_hides_nothing(bucket: Bucket) -> None:

@@ -18,6 +18,7 @@ from longboat.repository import (
     update_backup_expiry,
     write_tombstone,
 )
+from longboat.repository.clutter import old_markers
 from longboat.repository.errors import (
     BackupBeingRemovedError,
     BackupNotFoundError,
@@ -130,6 +131,16 @@ def test_announcement_that_cannot_be_read_removes_nothing() -> None:
     with pytest.raises(DamagedError, match=REMOVING):
         sweep(store, store)
     assert before <= set(store.objects)
+
+
+def test_objects_of_other_names_are_left_alone() -> None:
+    store, _ = shared()
+    others = [f"{PATH}/{each}" for each in ("removing/notes.txt", "tombstones/README", "removing/a/b")]
+    for name in others:
+        store.put_new(name, b"")
+    assert sweep(store, store).removed_backups == ["a", "b"]  # type: ignore[attr-defined]
+    store.advance(LATER)
+    assert not list(old_markers(opened(store), store.now)) and {*others} <= set(store.objects)
 
 
 @pytest.mark.parametrize("first", ["update", "sweep"])

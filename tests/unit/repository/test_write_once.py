@@ -22,6 +22,8 @@ SETTINGS = StoreSettings(
     lock_days=30,
 )
 
+PACKS = {each: f"packs/{each * 2}/{each * 32}" for each in "abc"}
+
 
 def version(name: str, number: int, marker: bool = False) -> Version:
     """Return the nth version of a name."""
@@ -78,13 +80,13 @@ def test_what_comes_and_goes_keeps_no_lock(monkeypatch: pytest.MonkeyPatch, name
 
 
 def test_only_what_has_been_hidden_for_long_is_purged_and_never_shows_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    hidden = [version("packs/a", 2, marker=True), version("packs/a", 1)]
-    shown_again = [version("packs/b", 2), version("packs/b", 1, marker=True), version("packs/b", 0)]
-    needed = [version("packs/c", 2, marker=True), version("packs/c", 1)]
+    hidden = [version(PACKS["a"], 2, marker=True), version(PACKS["a"], 1)]
+    shown_again = [version(PACKS["b"], 2), version(PACKS["b"], 1, marker=True), version(PACKS["b"], 0)]
+    needed = [version(PACKS["c"], 2, marker=True), version(PACKS["c"], 1)]
     key = [version("keys/a", 2, marker=True), version("keys/a", 1)]
     bucket = Bucket(*key, *hidden, *shown_again, *needed)
     monkeypatch.setattr(write_once, "_versions", lambda *_: bucket)
     due = NOW + timedelta(days=2) + HIDDEN_FOR
-    for now, deleted in ((due - timedelta(seconds=1), []), (due, [("packs/a", "1"), ("packs/a", "2")])):
-        purge_hidden(SETTINGS, "c/n", now, report := WriteOnceReport(), lambda name: name == "packs/c")
+    for now, deleted in ((due - timedelta(seconds=1), []), (due, [(PACKS["a"], "1"), (PACKS["a"], "2")])):
+        purge_hidden(SETTINGS, "c/n", now, report := WriteOnceReport(), lambda name: name == PACKS["c"])
         assert bucket.deleted == deleted and report.hidden == 1
