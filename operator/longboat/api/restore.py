@@ -124,6 +124,9 @@ class RestoreStatus(Status):
         description="With salvage: bytes of the backup that could not be read, and are zeros on the disk, or files "
         "that were left out; 0 if it was whole after all.",
     )
+    healed_bytes: int | None = Field(
+        None, description="Bytes that are damaged in this backup and were taken from others, where they are whole."
+    )
     attached_as: str | None = Field(None, description="Device name in the guest, as reported by KubeVirt.")
     serial: str | None = Field(None, description="Serial number of the attached disk.")
     attempts: int | None = Field(None, description="Restore Jobs that were started.")

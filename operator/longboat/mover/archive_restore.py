@@ -6,6 +6,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from longboat.repository import DiskManifest, Repository
+from longboat.repository.damage import Damage as FrameSet
 from longboat.repository.errors import DamagedError
 from longboat.repository.layout import Kind, pack_name
 from longboat.repository.map_reader import MapReader
@@ -14,7 +15,7 @@ from longboat.repository.pages import FrameRef, Page
 from .archive import MAX_ARCHIVE, OURS_TO_LEAVE, unpack
 from .errors import ArchiveDamagedError, TargetExistsError, TargetMissingError
 from .jobs import RestoreJob
-from .restore_damage import Damage, DamageHandler, Rescue, Salvage, naming_hurt, refuse
+from .restore_damage import Damage, DamageHandler, Rescue, Salvage, naming_hurt, refuse, unrecorded
 from .results import RestoreResult
 
 _LISTED = 8  # Files, ranges and backups that a result names.
@@ -46,6 +47,7 @@ def restore_archive(job: RestoreJob, repository: Repository, manifest: DiskManif
         lost_bytes=salvage.lost_bytes,
         lost_ranges=tuple(lost[:_LISTED]),
         hurt=tuple(salvage.hurt(repository, manifest.disk.disk_key)[:_LISTED]),
+        unrecorded=unrecorded(repository, archive.damaged_frames | salvage.frames),
         note=_note(left_out, archive.healed_bytes),
     )
 
@@ -62,6 +64,11 @@ class Archive:
     def healed_bytes(self) -> int:
         """Bytes that were taken from other backups."""
         return self._rescue.healed_bytes
+
+    @property
+    def damaged_frames(self) -> FrameSet:
+        """The frames whose blocks were looked for in other backups."""
+        return self._rescue.frames
 
     def read(self) -> bytes:
         """Return all bytes, each block checked; ArchiveDamagedError, or what `on_damage` raises."""

@@ -128,6 +128,8 @@ class VerifyJob(_Job):
     share: float = Field(default=0, ge=0, le=100)
     phase: int | None = Field(default=None, ge=0, lt=1 << 32)
     backups: list[str] | None = None
+    # Backups of which all data is read, and first, as a restore has met damage in them; such as are gone do no harm.
+    suspects: list[str] = Field(default_factory=list)
     # Write damage down, so that no new backup refers to it; needs the right to create objects.
     record: bool = True
     # The whole report is written here as JSON, beside the log lines.

@@ -15,7 +15,8 @@ from threading import Lock
 from longboat.repository import DiskManifest, Repository
 from longboat.repository.copies import CopyFinder
 from longboat.repository.damage import Damage as FrameSet
-from longboat.repository.errors import DamagedError, StoreError
+from longboat.repository.damage import read_damage
+from longboat.repository.errors import DamagedError, RepositoryError, StoreError
 from longboat.repository.hurt import HurtBackups, all_hurt_by
 from longboat.repository.layout import Kind
 from longboat.repository.pages import FrameRef
@@ -50,9 +51,9 @@ def refuse(damage: Damage) -> None:
 
 
 class LostDataError(DamagedError):
-    """A restore that ends at data that is lost, which hurts the backups `hurt`."""
+    """A restore that ends at data that is lost, which hurts the backups `hurt`; `unrecorded`: see RestoreResult."""
 
-    def __init__(self, damage: Damage, hurt: HurtBackups | None = None) -> None:
+    def __init__(self, damage: Damage, hurt: HurtBackups | None = None, unrecorded: int = 1) -> None:
         """Name the place, the cause, the backups that it hurts if that is known, and what can be done."""
         others = f" It hurts the backups {hurt.text()}." if hurt and hurt.names else ""
         another = "one that is not among them" if others else "another backup"
@@ -60,12 +61,12 @@ class LostDataError(DamagedError):
             f"the disk can't be restored from byte {damage.first} on: {damage.cause}.{others} Restore {another}, put"
             " the object back, or let the rest be restored with zeros in its place: salvage"
         )
-        self.damage, self.hurt = damage, hurt or HurtBackups()
+        self.damage, self.hurt, self.unrecorded = damage, hurt or HurtBackups(), unrecorded
 
     @property
     def more(self) -> dict[str, object]:
         """What a Failure says of it beside the message: see there."""
-        return {"lost_from": self.damage.first, "hurt_text": self.hurt.text()}
+        return {"lost_from": self.damage.first, "hurt_text": self.hurt.text(), "unrecorded": self.unrecorded}
 
 
 @contextlib.contextmanager
@@ -79,17 +80,28 @@ def naming_hurt(repository: Repository, disk_key: str) -> Iterator[None]:
         # That the store fails just now is no reason to tell less than is known.
         with contextlib.suppress(StoreError):
             hurt = all_hurt_by(repository, disk_key, frames)
-        raise LostDataError(error.damage, hurt) from None
+        raise LostDataError(error.damage, hurt, unrecorded(repository, frames)) from None
+
+
+def unrecorded(repository: Repository, frames: FrameSet) -> int:
+    """Return how many of these damaged frames no record names, so that new backups may refer to them."""
+    if not frames:
+        return 0
+    # What can't be told counts as new.
+    try:
+        return len(list(frames.beyond(read_damage(repository))))
+    except RepositoryError:
+        return len(list(frames))
 
 
 class Rescue:
-    """Finds blocks whose frame could not be read; safe to use from many threads."""
+    """Finds blocks whose frame could not be read; `frames` are the damaged ones. Safe to use from many threads."""
 
     def __init__(self, repository: Repository, manifest: DiskManifest) -> None:
         """Rescue blocks of this disk; nothing is read before the first one is asked for."""
         self._block_size, self._copies = manifest.block_size, CopyFinder(repository, manifest)
         self._lock = Lock()
-        self.healed_bytes = 0
+        self.healed_bytes, self.frames = 0, FrameSet()
 
     def blocks(self, frame: FrameRef, wanted: dict[int, tuple[int, bytes]]) -> dict[int, bytes]:
         """Return the content of those blocks (by number on the disk: slot in the frame, id) that can be had after all.
@@ -101,6 +113,7 @@ class Rescue:
         if missing:
             healed = self._copies.elsewhere(frame, missing)
             with self._lock:
+                self.frames.add(Kind.DATA_PACK, frame.pack, frame.offset)
                 self.healed_bytes += len(healed) * self._block_size
             found |= healed
         return found

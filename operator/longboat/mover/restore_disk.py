@@ -9,6 +9,7 @@ from pathlib import Path
 from random import Random
 
 from longboat.repository import DiskManifest, Repository, open_store, open_with_master_key, read_disk_manifest
+from longboat.repository.damage import Damage as FrameSet
 from longboat.repository.errors import DamagedError
 from longboat.repository.map_reader import MapReader
 from longboat.repository.object_store import ObjectStore
@@ -18,7 +19,7 @@ from .errors import JobError
 from .jobs import RestoreJob
 from .program import run_program
 from .progress import Progress, print_line
-from .restore_damage import DamageHandler, Salvage, naming_hurt, refuse
+from .restore_damage import DamageHandler, Salvage, naming_hurt, refuse, unrecorded
 from .restore_pipeline import Moved, RestorePipeline
 from .restore_sample import read_back
 from .results import RestoreResult
@@ -29,11 +30,15 @@ _LISTED = 8  # Ranges and backups that a result names; the log has a line for ea
 
 @dataclass(frozen=True)
 class Restored:
-    """What a restore took: bytes moved, bytes that were read back and compared, bytes taken from other backups."""
+    """What a restore took: bytes moved, bytes that were read back and compared, bytes taken from other backups.
+
+    `damaged` are the frames in whose place those were taken, or zeros.
+    """
 
     moved: Moved
     checked_bytes: int
     healed_bytes: int
+    damaged: FrameSet
 
 
 def main(argv: list[str]) -> int:
@@ -75,6 +80,7 @@ def run_restore(
         lost_bytes=salvage.lost_bytes,
         lost_ranges=tuple(lost[:_LISTED]),
         hurt=tuple(hurt[:_LISTED]),
+        unrecorded=unrecorded(repository, restored.damaged | salvage.frames),
         note=_note(salvage.lost_bytes, restored.healed_bytes),
     )
 
@@ -100,7 +106,7 @@ def write_disk(
     target.sync()
     checked = read_back(target, pipeline.sample(), repository.keys.block_id, manifest.block_size)
     target.finish()
-    return Restored(pipeline.moved, checked, pipeline.healed_bytes)
+    return Restored(pipeline.moved, checked, pipeline.healed_bytes, pipeline.damaged_frames)
 
 
 def _note(lost: int, healed: int) -> str:

@@ -17,6 +17,7 @@ from functools import partial
 from random import Random
 
 from longboat.repository import Repository
+from longboat.repository.damage import Damage as FrameSet
 from longboat.repository.errors import DamagedError, ObjectNotFoundError
 from longboat.repository.layout import MAX_BLOCK_SIZE, Kind, pack_name
 from longboat.repository.map_reader import MapReader
@@ -74,6 +75,11 @@ class RestorePipeline:
     def healed_bytes(self) -> int:
         """Bytes that were taken from other backups, as their own frames are damaged."""
         return self._rescue.healed_bytes
+
+    @property
+    def damaged_frames(self) -> FrameSet:
+        """The frames whose blocks were looked for in other backups."""
+        return self._rescue.frames
 
     def run(self) -> None:
         """Write the whole disk, holes included, up to the target's end."""

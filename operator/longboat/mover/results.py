@@ -60,6 +60,7 @@ class RestoreResult(_Result):
     `checked_bytes` were read back from the target at the end and compared. `healed_bytes` are damaged in this backup
     and were taken from other backups. With `salvage` only: `lost_bytes` could not be read and are zeros,
     the first few of them are `lost_ranges` (offset, length); `hurt` are the first few backups that lack them, too.
+    `unrecorded` counts the damaged frames that no record of damage names: a new backup may refer to them.
     """
 
     ok: Literal[True] = True
@@ -73,6 +74,7 @@ class RestoreResult(_Result):
     lost_bytes: int = 0
     lost_ranges: tuple[tuple[int, int], ...] = ()
     hurt: tuple[str, ...] = ()
+    unrecorded: int = 0
     note: str = ""
 
 
@@ -174,7 +176,8 @@ class Failure(_Result):
     """A mover that failed: a constant reason, a message that says the remedy, and whether a retry can help.
 
     A restore that ended at data that is lost says at which byte of the disk, and names the first few of the backups
-    that it hurts, which may be of other disks; `hurt_text` has them for people, and how many others there are.
+    that it hurts, which may be of other disks; `hurt_text` has them for people, and how many others there are. For
+    `unrecorded` see RestoreResult.
     """
 
     ok: Literal[False] = False
@@ -183,6 +186,7 @@ class Failure(_Result):
     retryable: bool
     lost_from: int | None = None
     hurt_text: str = ""
+    unrecorded: int = 0
 
 
 def failure_of(error: BaseException) -> Failure:

@@ -53,6 +53,7 @@ def run_verify(
         random=random,
         phase=job.phase,
         backups=job.backups,
+        suspects=job.suspects,
         record=job.record,
         tell=tell,
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Literal
 
 from pydantic import Field
@@ -17,9 +17,9 @@ from longboat.api import BackupStore
 from longboat.api.common import Model, Time, parse_duration
 from longboat.mover import Failure, PruneQuestion, PruneResult, VerifyResult
 from longboat.plan.generations import FIRST, folder_of, repository_in
+from longboat.plan.maintenance_slots import retry_delay, slot_after
 from longboat.plan.names import digest
 from longboat.plan.store_locks import locks_of
-from longboat.repository import MIN_GRACE
 
 Work = Literal["prune", "verify"]
 WORKS: tuple[Work, ...] = ("prune", "verify")
@@ -33,9 +33,6 @@ CONFIRM_PRUNE = "longboat.dev/confirm-prune"
 """Annotation of a BackupStore: the codes, separated by commas, of what prunes asked about."""
 ALL = 100
 """Percent of the data that a requested verification reads."""
-FIRST_RETRY = timedelta(minutes=5)
-LAST_RETRY = timedelta(hours=6)
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Attempt(Model):
@@ -57,6 +54,8 @@ class Attempt(Model):
     """Of a prune: what the one before asked about, if somebody has given leave for it."""
     share: int = 0
     phase: int | None = None
+    suspects: list[str] = Field(default_factory=list)
+    """Of a verification: backups of which it reads all data."""
 
 
 class Failed(Model):
@@ -66,6 +65,13 @@ class Failed(Model):
     message: str
     at: Time
     count: int = 1
+
+
+class Suspect(Model):
+    """A backup, by its name in the repository, in which a restore has met damage that nobody has written down."""
+
+    backup: str
+    since: Time
 
 
 class Runs(Model):
@@ -90,10 +96,11 @@ class PruneRuns(Runs):
 
 
 class VerifyRuns(Runs):
-    """``whole`` is when a run that read everything ended."""
+    """``whole`` is when a run that read everything ended, ``suspects`` make the next one due at once."""
 
     result: VerifyResult | None = None
     whole: Time | None = None
+    suspects: list[Suspect] = Field(default_factory=list)
 
 
 class RepositoryRecord(Model):
@@ -242,29 +249,14 @@ def _scheduled(record: RepositoryRecord, work: Work, every: timedelta | None, no
 def _asked(runs: PruneRuns | VerifyRuns, rules: Rules) -> Iterable[datetime]:
     if rules.requested is not None and (runs.begun is None or runs.begun < rules.requested):
         yield rules.requested
+    if isinstance(runs, VerifyRuns):
+        yield from (each.since for each in runs.suspects)
     if isinstance(runs, PruneRuns) and runs.question in rules.confirmed and runs.ended is not None:
         yield runs.ended
 
 
 def _renewed(failed: Failed, rules: Rules) -> bool:
     return rules.requested is not None and failed.at < rules.requested
-
-
-def retry_delay(count: int) -> timedelta:
-    """Return how long to wait after so many failures in a row.
-
-    >>> str(retry_delay(1)), str(retry_delay(3)), str(retry_delay(99))
-    ('0:05:00', '0:20:00', '6:00:00')
-    """
-    return min(LAST_RETRY, FIRST_RETRY * (1 << min(count - 1, 10)))
-
-
-def slot_after(moment: datetime, every: timedelta, work: Work, folder: str) -> datetime:
-    """Return the first slot of a repository after a moment: they are ``every`` apart, with an offset of its own."""
-    period = int(every.total_seconds())
-    offset = int(digest(work, folder, length=12), 16) % period
-    passed = int((moment - _EPOCH).total_seconds()) - offset
-    return _EPOCH + timedelta(seconds=offset + (passed // period + 1) * period)
 
 
 def due_runs(records: Iterable[RepositoryRecord], store: BackupStore, now: datetime) -> list[Due]:
@@ -326,7 +318,20 @@ def _verify_attempt(attempt: Attempt, runs: VerifyRuns, store: BackupStore) -> A
     requested = requested_at(store, "verify")
     asked = requested is not None and requested <= attempt.started and (runs.begun is None or runs.begun < requested)
     share = ALL if asked else store.spec.maintenance.verify.share
-    return attempt.model_copy(update={"share": share, "phase": runs.result.next_phase if runs.result else None})
+    suspects = [each.backup for each in runs.suspects]
+    phase = runs.result.next_phase if runs.result else None
+    return attempt.model_copy(update={"share": share, "phase": phase, "suspects": suspects})
+
+
+def suspected(record: RepositoryRecord, backup: str, now: datetime) -> RepositoryRecord:
+    """Return the record with a backup of which the next verification, due at once, reads all data."""
+    others = [each for each in record.verify.suspects if each.backup != backup]
+    return _with(record, "verify", suspects=[*others, Suspect(backup=backup, since=now.replace(microsecond=0))])
+
+
+def _still_suspected(runs: VerifyRuns, attempt: Attempt) -> list[Suspect]:
+    # What was told of again while the run was reading may be news to it.
+    return [each for each in runs.suspects if each.backup not in attempt.suspects or each.since > attempt.started]
 
 
 def is_forbidden(record: RepositoryRecord, work: Work, store: BackupStore) -> bool:
@@ -373,7 +378,8 @@ def verified(record: RepositoryRecord, result: VerifyResult, now: datetime) -> R
     attempt = record.verify.attempt
     assert attempt is not None
     whole = now.replace(microsecond=0) if result.share >= ALL else record.verify.whole
-    return _ended(record, "verify", attempt, now, result=result, whole=whole)
+    suspects = _still_suspected(record.verify, attempt)
+    return _ended(record, "verify", attempt, now, result=result, whole=whole, suspects=suspects)
 
 
 def failed(record: RepositoryRecord, work: Work, failure: Failure, now: datetime) -> RepositoryRecord:
@@ -391,8 +397,3 @@ def _ended(record: RepositoryRecord, work: Work, attempt: Attempt, now: datetime
 
 def _with(record: RepositoryRecord, work: Work, **changes: object) -> RepositoryRecord:
     return record.model_copy(update={work: record.runs(work).model_copy(update=changes)})
-
-
-def grace_of(store: BackupStore) -> timedelta:
-    """Return the store's grace period: never less than what keeps packs of writers at work."""
-    return max(MIN_GRACE, parse_duration(store.spec.maintenance.prune.grace_period))

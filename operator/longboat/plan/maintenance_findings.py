@@ -15,6 +15,8 @@ from longboat.plan.maintenance import ALL
 from longboat.plan.stored_data import DATA_MISSING
 
 VERIFIED, DAMAGED, RECOVERABLE = "Verified", "Damaged", "Recoverable"
+DAMAGE_MET = "DamageMet"
+"""Reason of Verified: a restore has met damage, and no verification has looked since."""
 
 
 class Hurt(Model):
@@ -96,6 +98,27 @@ def with_finding(backup: DiskBackup, found: Finding, now: datetime, renewed_afte
     if same and status.verified_at is not None and timedelta(0) <= now - status.verified_at < renewed_after:
         return status
     return status.model_copy(update={"conditions": conditions, "verified": found.verified, "verified_at": moment})
+
+
+def with_damage_met(backup: DiskBackup, restore: str, lost: bool, now: datetime) -> DiskBackupStatus:
+    """Return the backup's status after a restore of it, by name, has met damage: data is lost, or was elsewhere.
+
+    A verification, due at once, takes the place of this. What one has called damaged before stays so until then.
+    """
+    before = find(backup.status.conditions, VERIFIED)
+    if before is not None and before.status == "False":
+        return backup.status
+    what = "data that is damaged or missing" if lost else "damaged data, which it took from other backups"
+    message = (
+        f"Restore {restore!r} has met {what}: all data of this backup is verified as soon as a Job can run, and then"
+        " this says what came of it; back its disks up after that, which stores anew what is still on them"
+    )
+    status: ConditionStatus = "False" if lost else "Unknown"
+    generation, moment = backup.metadata.generation, now.replace(microsecond=0)
+    conditions = with_condition(
+        backup.status.conditions, VERIFIED, status, DAMAGE_MET, message, now=moment, generation=generation
+    )
+    return backup.status.model_copy(update={"conditions": conditions, "verified": DAMAGE_MET})
 
 
 def with_presence(backup: DiskBackup, missing: str | None, now: datetime) -> DiskBackupStatus:

@@ -11,11 +11,11 @@ from longboat.api import BackupStore
 from longboat.api.common import parse_duration
 from longboat.api.maintenance import Repack
 from longboat.mover import PruneJob, VerifyJob
-from longboat.plan.maintenance import ALL, Attempt, RepositoryRecord, Work, grace_of
+from longboat.plan.maintenance import ALL, Attempt, RepositoryRecord, Work
 from longboat.plan.mover import Mover
 from longboat.plan.names import MANAGED_BY, MANAGER, OWNER_KIND, digest, joined
 from longboat.plan.quantities import bytes_of
-from longboat.repository import StoreSettings
+from longboat.repository import MIN_GRACE, StoreSettings
 
 STORE_KEY = "longboat.dev/store-key"
 """Label: a hash of the BackupStore's name."""
@@ -23,7 +23,7 @@ REPOSITORY_KEY = "longboat.dev/repository-key"
 """Label: a hash that stands for the repository."""
 LONGEST = timedelta(days=1)
 LONGEST_WHOLE = timedelta(days=14)
-"""The same for a verification that reads everything."""
+"""The same for a verification that reads everything, or all of a backup."""
 NOT_STARTED_AFTER = timedelta(hours=1)
 """A Job whose pod does not run after this has failed: others are to have its place."""
 
@@ -72,7 +72,8 @@ def mover_of(
             common | _prune(attempt, store) | {"closed": closed, "accepted": sorted(accepted)}
         )
     else:
-        job = VerifyJob.model_validate(common | {"share": attempt.share, "phase": attempt.phase})
+        asked = {"share": attempt.share, "phase": attempt.phase, "suspects": attempt.suspects}
+        job = VerifyJob.model_validate(common | asked)
     name = job_name(record, work, attempt.number)
     return Mover(
         role=work,
@@ -80,7 +81,7 @@ def mover_of(
         secret_name=name,
         labels=jobs_of(store.name) | {REPOSITORY_KEY: record_key(store.name, record.folder)},
         job=json.loads(job.model_dump_json(by_alias=True, exclude_none=True)),
-        deadline=LONGEST_WHOLE if attempt.share >= ALL else LONGEST,
+        deadline=LONGEST_WHOLE if attempt.share >= ALL or attempt.suspects else LONGEST,
     )
 
 
@@ -100,3 +101,8 @@ def _repack(asked: Repack | None) -> dict[str, object]:
         return {}
     gone_after = max(timedelta(days=1), parse_duration(asked.gone_after))
     return {"repack_bytes": bytes_of(asked.budget), "gone_after_seconds": int(gone_after.total_seconds())}
+
+
+def grace_of(store: BackupStore) -> timedelta:
+    """Return the store's grace period: never less than what keeps packs of writers at work."""
+    return max(MIN_GRACE, parse_duration(store.spec.maintenance.prune.grace_period))

@@ -36,9 +36,11 @@ def tell(ctx: Context, record: RepositoryRecord, result: VerifyResult, job: str)
     if namespace is None or namespace["metadata"]["uid"] != record.namespace_uid or attempt is None:
         return
     known = Knowledge(_hurt(ctx, result, job), result)
-    is_there = _presence(ctx, record)
+    is_there, waiting = _presence(ctx, record), {each.backup for each in record.verify.suspects}
+    waiting.difference_update(attempt.suspects)
     for backup in readable(DiskBackup, ctx.cluster.list(DISK_BACKUP, record.namespace)):
-        if _was_looked_at(backup, record, attempt) and is_there(backup):
+        # What a restore has met since the run began is for the next one to find.
+        if _was_looked_at(backup, record, attempt) and is_there(backup) and backup.status.manifest not in waiting:
             _tell_one(ctx, backup, known)
 
 

@@ -83,6 +83,8 @@ def _complete(ctx: Context, restore: Restore) -> None:
         what += f", attached to VirtualMachine {attach.virtual_machine!r} as {attach.disk_name!r}"
     elif status.volume is None:
         what += ", whose volume is made for the first pod that uses it"
+    if status.healed_bytes:
+        what += f"; {status.healed_bytes} bytes are damaged in this backup and were taken from others"
     if status.lost_bytes:
         what += f"; {status.lost_bytes} bytes of it are lost, as the condition {SALVAGED} says"
     reason, generation = WITH_LOSSES if status.lost_bytes else "Restored", restore.metadata.generation

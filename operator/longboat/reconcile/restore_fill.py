@@ -44,6 +44,7 @@ from longboat.reconcile.new_volume import claim_says, proven_new_of_class
 from longboat.reconcile.objects import reference
 from longboat.reconcile.repositories import for_namespace
 from longboat.reconcile.restore_bind import staging_of
+from longboat.reconcile.restore_damage import note_damage
 from longboat.reconcile.restore_stage import Stage, updated
 from longboat.reconcile.restore_stored import opened
 from longboat.reconcile.snapshot_support import machine
@@ -189,6 +190,8 @@ def _filled(ctx: Context, restore: Restore, result: RestoreResult) -> Stage:
     volume = ctx.cluster.get(PERSISTENT_VOLUME, staging["spec"].get("volumeName", ""))
     if volume is None:
         return Stage(restore, Problem("VolumeLost", "the filled volume is gone; create another Restore", True))
+    if result.unrecorded:
+        note_damage(ctx, restore, lost=result.lost_bytes > 0)
     restore = updated(
         ctx,
         restore,
@@ -199,6 +202,7 @@ def _filled(ctx: Context, restore: Restore, result: RestoreResult) -> Stage:
         bytes_done=restore.status.data_bytes,
         progress="100%",
         lost_bytes=result.lost_bytes if restore.spec.salvage else None,
+        healed_bytes=result.healed_bytes or None,
         conditions=_with_losses(ctx, restore, result),
     )
     _stop(ctx, restore)
@@ -225,6 +229,8 @@ def _failed(ctx: Context, restore: Restore, state: MoverState) -> Stage:
         restore = updated(ctx, restore, retry_at=ctx.now() + retry_delay(number, reason))
         _stop(ctx, restore)
         return Stage(restore, Waiting("Retrying", f"attempt {number} of {ATTEMPTS} failed ({reason}: {message})"))
+    if failure and failure.unrecorded:
+        note_damage(ctx, restore, lost=True)
     tried = f" ({number} attempts)" if number > 1 else ""
     return Stage(restore, Problem(reason, f"restoring {restore.status.source} failed{tried}: {message}", final=True))
 

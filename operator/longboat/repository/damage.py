@@ -59,6 +59,13 @@ class Damage:
             for offset in [WHOLE] if WHOLE in offsets else sorted(offsets):
                 yield kind, pack, offset
 
+    def __or__(self, other: Damage) -> Damage:
+        """Return what is in this set or the other."""
+        both = Damage()
+        for frame in (*self, *other):
+            both.add(*frame)
+        return both
+
     def add(self, kind: Kind, pack: bytes, offset: int = WHOLE) -> None:
         """Take a frame, or a whole pack, as damaged."""
         self._packs.setdefault((kind, pack), set()).add(offset)

@@ -9,11 +9,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 
-from .backups import disk_manifest_names, read_disk_manifest
+from .backups import disk_manifest_names, read_disk_at
 from .copies import DiskNames
 from .damage import Damage
 from .errors import BackupNotFoundError, DamagedError, UnsupportedFormatError
-from .layout import Kind
+from .layout import DISKS, Kind
+from .listing import list_disks
 from .manifests import DiskManifest
 from .map_reader import MapReader
 from .mark import map_pack_sizes, page_key, read_tables
@@ -40,7 +41,8 @@ class HurtBackups:
 
 def backups_hurt_by(repository: Repository, disk_key: str, damage: Damage) -> list[str]:
     """Return the names of the backups for which the disk's manifests were made that refer to damaged frames."""
-    return sorted(set(_hurt(repository, disk_manifest_names(repository, disk_key), damage)))
+    names = disk_manifest_names(repository, disk_key)
+    return sorted(set(_hurt(_Look(repository, damage, _folder(repository, disk_key)), names)))
 
 
 def all_hurt_by(repository: Repository, disk_key: str, damage: Damage, most: int = MOST) -> HurtBackups:
@@ -51,24 +53,28 @@ def all_hurt_by(repository: Repository, disk_key: str, damage: Damage, most: int
     own = disk_manifest_names(repository, disk_key)
     names = chain(own, DiskNames(repository).others(disk_key, set()))
     looked_at, rest = list(islice(names, most)), next(names, None)
-    return HurtBackups(tuple(dict.fromkeys(_hurt(repository, looked_at, damage))), rest is None)
+    return HurtBackups(tuple(dict.fromkeys(_hurt(_Look(repository, damage), looked_at))), rest is None)
 
 
-def _hurt(repository: Repository, names: Iterable[str], damage: Damage) -> Iterator[str]:
-    look = _Look(repository, damage)
+def _folder(repository: Repository, disk_key: str) -> str:
+    return f"{DISKS}{repository.keys.name_hash(disk_key)}/"
+
+
+def _hurt(look: _Look, names: Iterable[str]) -> Iterator[str]:
     return (found for found in in_batches(_THREADS, _BATCH, look.name_if_hurt, names) if found is not None)
 
 
 class _Look:
-    def __init__(self, repository: Repository, damage: Damage) -> None:
+    def __init__(self, repository: Repository, damage: Damage, folder: str = DISKS) -> None:
         self._repository, self._damage = repository, damage
         self._packs = damage.packs(Kind.DATA_PACK)
         self._sizes = map_pack_sizes(repository)
+        self._places = {name: disk.current.name for name, disk in list_disks(repository, folder).items()}
         self._found: dict[tuple[bytes, int], bool] = {}  # By page: whether it refers to damage.
 
     def name_if_hurt(self, name: str) -> str | None:
         try:
-            manifest = read_disk_manifest(self._repository, name).manifest
+            manifest = read_disk_at(self._repository, name, self._places.get(name, name)).manifest
         except (BackupNotFoundError, DamagedError, UnsupportedFormatError):
             return None
         return manifest.backup_name if self._is_hurt(manifest) else None

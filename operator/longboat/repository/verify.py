@@ -19,7 +19,7 @@ from .errors import AccessDeniedError, BackupNotFoundError, DamagedError
 from .layout import pack_name
 from .object_store import exists
 from .repository import Random, Repository
-from .verify_frames import Sample
+from .verify_frames import ALL_FRAMES, Sample
 from .verify_hurt import Attribution, Key
 from .verify_inventory import BackupEntry, Inventory, key_faults, pack_sizes, take_inventory
 from .verify_report import BackupHealth, DamagedObject, DiskDamage, DiskHealth, Fault, VerifyReport
@@ -37,11 +37,13 @@ def verify(
     random: Random = os.urandom,
     phase: int | None = None,
     backups: Collection[str] | None = None,
+    suspects: Collection[str] = (),
     record: bool = True,
     tell: Tell = lambda *_: None,
 ) -> VerifyReport:
     """Verify all backups' structure, and read `share` percent (0 to 100) of the data of `backups` (names; None: all).
 
+    Of the backups in `suspects` all data is read, and first; those that are not there are passed over.
     The sample goes on from `phase` (an earlier report's next_phase), or begins where `random` says. With `record`,
     new damage is written down, dated `now`. `tell` hears of bytes of disks: total and done, and bytes read. Damage is
     reported, not raised; BackupNotFoundError if `backups` has an unknown name; errors of the store itself are raised.
@@ -49,7 +51,9 @@ def verify(
     run = _Run(repository, Sample.of(share, phase, random), share, Shuffler(random(8)), tell)
     with ThreadPoolExecutor(_WORKERS, thread_name_prefix="verify") as pool:
         try:
-            run.scan_all(pool, None if backups is None else set(backups))
+            run.take_inventory(pool, None if backups is None else set(backups), set(suspects))
+            run.scan_suspects(now, record)
+            run.scan_rest()
             run.attribute(pool)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -66,22 +70,34 @@ class _Run:
         self._owners: dict[str, str] = {}
         self._hurt: dict[str, dict[Key, DiskDamage]] = {}
         self._done = 0
+        self._early = tuple[str, ...]()
 
-    def scan_all(self, pool: ThreadPoolExecutor, names: set[str] | None) -> None:
+    def take_inventory(self, pool: ThreadPoolExecutor, names: set[str] | None, suspects: set[str]) -> None:
         self._inventory = take_inventory(self._repository, pool)
         _require(self._repository, self._inventory, names)
         self._known = read_damage(self._repository, self._unreadable_record)
         self._others |= key_faults(self._repository)
         self._sizes = pack_sizes(self._repository)
         inventory = self._inventory
-        self._scan = Scan(
-            self._repository, pool, self._sizes, self._known, self._sample, inventory.objects, inventory.places
-        )
-        sampled = self._inventory.disks_of(names)
-        for name in self._order(sampled):
-            stored = self._scan.disk(name, name in sampled, self._progress)
-            if stored:
-                self._owners[name] = stored.manifest.backup_name
+        self._scan = Scan(self._repository, pool, self._sizes, self._known, inventory.objects, inventory.places)
+        self._suspects = self._inventory.disks_of(suspects)
+        self._sampled = self._inventory.disks_of(names)
+
+    def scan_suspects(self, now: datetime, record: bool) -> None:
+        """Read all data of what a restore has found damaged; what is, is written down before the rest is looked at."""
+        for name in self._order(self._suspects, self._suspects):
+            self._scan_disk(name, ALL_FRAMES)
+        if record and self._suspects:
+            self._early, _ = self._record(self._scan.findings.damage(), now)
+
+    def scan_rest(self) -> None:
+        for name in self._order(set(self._inventory.disks) - self._suspects, self._sampled):
+            self._scan_disk(name, self._sample if name in self._sampled else None)
+
+    def _scan_disk(self, name: str, sample: Sample | None) -> None:
+        stored = self._scan.disk(name, sample, self._progress)
+        if stored:
+            self._owners[name] = stored.manifest.backup_name
 
     def attribute(self, pool: ThreadPoolExecutor) -> None:
         """Find out whom the damage hurts; what hurts nobody (any more) is no damage."""
@@ -95,7 +111,7 @@ class _Run:
         self._name_incomplete()
         backups = tuple(map(self._backup, filter(self._exists, self._inventory.backups)))
         damage = tuple(self._objects())
-        recorded, note = self._record(now) if record else ((), "")
+        recorded, note = self._record(self._hurting(), now) if record else ((), "")
         damaged = damage or any(backup.state == "damaged" for backup in backups)
         return VerifyReport(
             repository_id=self._repository.id,
@@ -109,13 +125,13 @@ class _Run:
             pages=self._scan.pages,
             frames=self._scan.checker.frames,
             bytes_read=self._scan.checker.bytes_read,
-            recorded=recorded,
+            recorded=self._early + recorded,
             note=note,
         )
 
-    def _order(self, sampled: set[str]) -> list[str]:
-        """Return all disks, those of the sample first: pages shared with others are then read for it."""
-        names = list(self._inventory.disks)
+    def _order(self, disks: set[str], sampled: set[str]) -> list[str]:
+        """Return these disks, those of the sample first: pages shared with others are then read for it."""
+        names = sorted(disks)
         # Frames are compared with the ids of the first page that leads to them, which so is not always the same one.
         self._shuffler.shuffle(names)
         return sorted(names, key=lambda name: name not in sampled)
@@ -184,15 +200,22 @@ class _Run:
                     found.append(_object(pack_name(kind, pack), offset, fault, _names(entries, hurt)))
         return found
 
-    def _record(self, now: datetime) -> tuple[tuple[str, ...], str]:
+    def _hurting(self) -> Damage:
         damage = Damage()
         for keys in self._hurt.values():
             for kind, pack, offset in keys:
                 damage.add(kind, pack, offset)
+        return damage
+
+    def _record(self, damage: Damage, now: datetime) -> tuple[tuple[str, ...], str]:
+        more = damage.beyond(self._known)
         try:
-            return tuple(record_damage(self._repository, damage.beyond(self._known), now)), ""
+            names = record_damage(self._repository, more, now)
         except AccessDeniedError as error:
             return (), f"new backups may refer to this damage, as it can't be written down: {error}"
+        for frame in more:
+            self._known.add(*frame)
+        return tuple(names), ""
 
 
 def _require(repository: Repository, inventory: Inventory, names: set[str] | None) -> None:

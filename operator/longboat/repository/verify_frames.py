@@ -63,6 +63,9 @@ class Sample:
         return (place - self.phase) % _TURN < self.width
 
 
+ALL_FRAMES = Sample(_TURN, 0)
+
+
 class FrameSet:
     """Frames by pack and offset, in a few bytes each: there may be tens of millions."""
 

@@ -31,27 +31,26 @@ class Scan:
         pool: Executor,
         sizes: dict[tuple[Kind, bytes], int],
         known: Damage,
-        sample: Sample,
         objects: Mapping[str, str],
         places: Mapping[str, str],
     ) -> None:
         """Prepare a walk. `known` damage is read whether it is in the sample or not; the last two: see Inventory."""
         self._places = places
-        self._repository, self._pool, self._sizes, self._known, self._sample = repository, pool, sizes, known, sample
+        self._repository, self._pool, self._sizes, self._known = repository, pool, sizes, known
         self.findings, self._objects = Findings(), objects
         self.checker = FrameChecker(repository, pool, self.findings)
         self.lost_disks: dict[str, Fault] = {}
         self.pages = 0
         self._seen_pages, self._seen_frames = FrameSet(), FrameSet()
 
-    def disk(self, name: str, sampled: bool, done: Callable[[int], None]) -> StoredDisk | None:
+    def disk(self, name: str, sample: Sample | None, done: Callable[[int], None]) -> StoredDisk | None:
         """Check a disk's manifest, its pages that are new to this walk, and their frames; tell `done` its bytes."""
         stored = self._manifest(name)
         if stored is None:
             return None
         reader = MapReader(self._repository, stored.manifest)
         for window in windows(reader, self._fresh(reader)):
-            self._check(reader, window, sampled)
+            self._check(reader, window, sample)
             done(0)
         self.checker.finish()
         done(stored.manifest.size_bytes)
@@ -82,21 +81,21 @@ class Scan:
             if ref is not None and self._seen_pages.add(*reader.place(number)):
                 yield number
 
-    def _check(self, reader: MapReader, numbers: list[int], sampled: bool) -> None:
+    def _check(self, reader: MapReader, numbers: list[int], sample: Sample | None) -> None:
         wanted: Wanted = {}
         for number, page in read_pages(self._repository, self._pool, reader, numbers):
             self.pages += 1
             if isinstance(page, Fault):
                 add_page_fault(self.findings, reader, number, page)
             else:
-                self._frames(page, sampled, wanted)
+                self._frames(page, sample, wanted)
         self.checker.check(wanted, reader.manifest.block_size)
 
-    def _frames(self, page: Page, sampled: bool, wanted: Wanted) -> None:
+    def _frames(self, page: Page, sample: Sample | None, wanted: Wanted) -> None:
         """Choose the frames of a page that are to be read: those in the sample, and whatever looks wrong."""
         chosen = dict[int, dict[int, bytes]]()
         for number, frame in enumerate(page.frames, 1):
-            if (sampled and self._sample.takes(frame)) or self._suspect(frame):
+            if (sample and sample.takes(frame)) or self._suspect(frame):
                 fresh = self._seen_frames.add(frame.pack, frame.offset) or frame in wanted
                 if fresh and not self.findings.covers(Kind.DATA_PACK, frame.pack, frame.offset):
                     chosen[number] = wanted.setdefault(frame, {})

@@ -19,6 +19,7 @@ from longboat.repository.errors import DamagedError, RepositoryError
 from longboat.repository.hurt import HurtBackups, all_hurt_by, backups_hurt_by
 from longboat.repository.layout import Kind
 from longboat.repository.map_reader import MapReader
+from longboat.repository.object_store import Data
 from longboat.repository.pages import FrameRef
 from tests.fakes.object_store import MemoryStore
 
@@ -187,3 +188,36 @@ def test_list_of_hurt_backups_is_bounded_and_says_so() -> None:
     assert HurtBackups(names).text(3) == "a, b, c and 9 more"
     assert HurtBackups(names, complete=False).text(3) == "a, b, c and at least 9 more"
     assert HurtBackups(names[:2], complete=False).text(3) == "a, b and perhaps others"
+
+
+def test_restore_counts_the_damaged_frames_that_no_record_names(shared: Shared, tmp_path: Path) -> None:
+    world = rotten(shared)
+    key, (manifest, _) = world.repository.master_key, world.backups["b1"]
+    assert restore(world.store, key, manifest, tmp_path)[1].unrecorded == 1
+    verify(world.repository, share=100, now=NOW)
+    assert restore(world.store, key, manifest, tmp_path)[1].unrecorded == 0
+    assert restore(world.store, key, world.backups["a2"][0], tmp_path)[1].unrecorded == 0
+
+
+def test_all_data_of_suspects_is_read_and_what_is_damaged_of_it_is_written_down_before_the_rest(shared: Shared) -> None:
+    world = rotten(shared)
+    assert verify(world.repository, share=0, now=NOW).state == "ok"
+    order: list[int] = []
+
+    class Watched(MemoryStore):
+        def put_new(self, name: str, data: Data) -> str:
+            order.append(len(pages))
+            return super().put_new(name, data)
+
+        def get_range(self, name: str, offset: int, length: int) -> Data:
+            pages.extend([name] * ("/maps/" in name))
+            return super().get_range(name, offset, length)
+
+    pages: list[str] = []
+    store = Watched()
+    store.objects = dict(world.store.objects)
+    report = verify(repository_in(store), share=0, now=NOW, suspects=["b1", "gone"])
+    assert not any(each.lost for each in report.backups)
+    assert set(report.damaged_backups()) == {"a1", "b1", "b2"} and len(report.recorded) == len(order) == 1
+    assert order[0] < len(pages)
+    assert report.next_phase == report.phase

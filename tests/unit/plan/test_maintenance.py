@@ -19,8 +19,9 @@ from longboat.mover.jobs import merge
 from longboat.mover.results import PruneCount, PruneQuestion
 from longboat.plan import maintenance as plan
 from longboat.plan.conditions import find
-from longboat.plan.maintenance import LAST_RETRY, RepositoryRecord, Work, due_runs, next_run, rules_of, slot_after
-from longboat.plan.maintenance_job import job_name, mover_of
+from longboat.plan.maintenance import RepositoryRecord, Work, due_runs, next_run, rules_of
+from longboat.plan.maintenance_job import grace_of, job_name, mover_of
+from longboat.plan.maintenance_slots import LAST_RETRY, slot_after
 from longboat.plan.maintenance_status import maintenance_status, with_maintenance
 from longboat.plan.mover import MoverSettings, mover_job, mover_secret
 from longboat.repository import StoreSettings
@@ -225,8 +226,8 @@ def test_a_job_has_no_volume_no_token_and_its_own_names() -> None:
 
 
 def test_the_grace_period_reaches_the_job_and_is_never_too_short() -> None:
-    assert plan.grace_of(store(prune={"gracePeriod": "3d"})) == 3 * DAY
-    assert plan.grace_of(store(prune={"gracePeriod": "1m"})) == HOUR
+    assert grace_of(store(prune={"gracePeriod": "3d"})) == 3 * DAY
+    assert grace_of(store(prune={"gracePeriod": "1m"})) == HOUR
 
 
 def condition(type_: str, records: list[RepositoryRecord], its: BackupStore | None = None) -> tuple[str, str]:
