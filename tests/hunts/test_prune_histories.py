@@ -29,6 +29,14 @@ def test_writer_on_a_machine_that_was_paused_loses_no_backup(operations: int) ->
     run([Step("export", 0, 0), Step("go_on", 0, operations), *others, *others])
 
 
+@pytest.mark.parametrize("operations", range(30))
+def test_one_who_shares_an_export_and_slept_while_that_was_pruned_loses_no_backup(operations: int) -> None:
+    made = [Step("export", 0, 0), Step("finish", 0, 0), Step("sleep", 0, 5)]
+    others = [Step("pause", 0, 5), Step("prune", 0, 4), Step("finish", 1, 0)]
+    gone = [Step("delete", 0, 0), Step("finish", 1, 0), *others, *others]
+    run([*made, Step("share", 0, 0), Step("go_on", 0, operations), *gone])
+
+
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(STEPS, min_size=15, max_size=60))
 def test_no_history_loses_a_backup(steps: list[Step]) -> None:
