@@ -62,11 +62,18 @@ class FrameCache:
                 wanted[frame] = self._known(frame) or self._begin(frame, mine)
         order = _Order(repository, mine, block_size)
         fetches = list(coalesce({frame: [] for frame in mine}))
-        for each in fetches[1:]:
-            self._pool.submit(self._fetch, order, each)
-        for each in fetches[:1]:
+        own = fetches[:1] + [each for each in fetches[1:] if not self._submitted(order, each)]
+        for each in own:
             self._fetch(order, each)
         return wanted
+
+    def _submitted(self, order: _Order, fetch: RangeFetch) -> bool:
+        try:
+            self._pool.submit(self._fetch, order, fetch)
+        except RuntimeError:
+            # The pool is being shut down; others may wait for these frames already.
+            return False
+        return True
 
     def _known(self, frame: FrameRef) -> Future[Frame] | None:
         kept = self._kept.get(frame)

@@ -188,7 +188,7 @@ def test_a_whole_frame_with_another_block_is_an_error(
         return b"\0" * BLOCK + plain[BLOCK:]
 
     monkeypatch.setattr(frame_cache, "open_frame", other)
-    monkeypatch.setattr("longboat.repository.verify_frames.open_frame", other)
+    monkeypatch.setattr("longboat.repository.copies.open_frame", other)
     placed = frames_of(world.repository(), world.names[0])
     first = next(block for block, frame in placed if frame == placed[-3][1])
     with pytest.raises(LostBlocksError, match="is another block"):
@@ -259,6 +259,15 @@ def test_a_sequential_reader_is_fetched_ahead_of(world: World) -> None:
         reader._shared.ahead.acquire(), reader._shared.ahead.acquire()
         assert reader.read(120 * PAGE + (1 << 20), 4096) == world.images[1][120 * PAGE + (1 << 20) :][:4096]
     assert len(store.ranges) == asked
+
+
+def test_a_pool_that_is_being_shut_down_leaves_nobody_waiting(world: World) -> None:
+    ended = ThreadPoolExecutor(1)
+    ended.shutdown()
+    reader = world.reader(ended)
+    for _ in range(2):
+        assert reader.read(0, SIZE) == world.images[1]
+    assert not reader._shared.frames._flying
 
 
 @given(st.lists(st.tuples(st.integers(0, 1 << 26), st.integers(1, 1 << 17)), max_size=60))
