@@ -9,10 +9,10 @@ made from one image share frames, so any of them may be the one that heals the o
 from __future__ import annotations
 
 import contextlib
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Iterator
 from functools import cached_property
-from itertools import chain, islice, zip_longest
+from itertools import islice, zip_longest
 from threading import Lock
 
 from .backups import disk_manifest_names, read_disk_manifest
@@ -29,6 +29,7 @@ from .repository import Repository
 MAX_OWN = 32  # The newest backups of the disk itself that are looked at,
 MAX_OTHERS = 32  # and so many of other disks: the newest of each, then the second newest, and so on,
 MAX_READ = 64  # of which no more manifests than this are read: some are cut into other blocks.
+MAX_OPEN_PAGES = 250_000  # Of all manifests that are kept in memory: about 64 MiB.
 _MAX_PAGES = 64  # Pages that are kept: neighbouring blocks are asked for one after the other.
 
 Wanted = dict[int, tuple[int, bytes]]
@@ -61,6 +62,69 @@ class DiskNames:
         return {disk: sorted(names, reverse=True) for disk, names in found.items()}
 
 
+class _Sources:
+    """The manifests that blocks are looked for in; not for many threads at once.
+
+    A disk of many terabytes has a map of hundreds of megabytes: few of these are kept, and read again when needed.
+    """
+
+    def __init__(self, repository: Repository, manifest: DiskManifest, names: DiskNames) -> None:
+        """Read nothing yet."""
+        self._repository, self._disk_key, self._names = repository, manifest.disk.disk_key, names
+        self._shape = manifest.block_size, manifest.page_blocks
+        self._own: deque[str] | None = None
+        self._others: deque[str] | None = None
+        self._kin = set[str]()
+        self._fit: list[str] = []
+        self._fit_others = 0
+        self.open: OrderedDict[str, MapReader] = OrderedDict()
+
+    def readers(self) -> Iterator[MapReader]:
+        """Yield one for each manifest, first those at hand; after a StoreError the next call looks at the same ones."""
+        for name in sorted(self._fit, key=lambda each: each not in self.open):
+            if reader := self._reader(name):
+                yield reader
+        while (queue := self._queue()) and (name := queue[0]):
+            # It leaves the queue when it was read: what fails now is asked again later.
+            reader = self._reader(name)
+            queue.popleft()
+            if reader:
+                self._note(name, reader.manifest, queue is self._others)
+                yield reader
+
+    def _queue(self) -> deque[str] | None:
+        """Return which names come next, None if all were looked at."""
+        if self._own is None:
+            self._own = deque(disk_manifest_names(self._repository, self._disk_key)[:MAX_OWN])
+        if self._own:
+            return self._own
+        if self._others is None:
+            self._others = deque(islice(self._names.others(self._disk_key, self._kin), MAX_READ))
+        return self._others if self._fit_others < MAX_OTHERS else None
+
+    def _note(self, name: str, manifest: DiskManifest, other: bool) -> None:
+        self._fit.append(name)
+        self._fit_others += other
+        if not other and (parts := split_disk_manifest_name(manifest.compared_with or "")):
+            self._kin.add(parts[0])
+
+    def _reader(self, name: str) -> MapReader | None:
+        """Return a reader of that manifest, None if it can't be read or is cut into other blocks."""
+        if name in self.open:
+            self.open.move_to_end(name)
+            return self.open[name]
+        try:
+            manifest = read_disk_manifest(self._repository, name).manifest
+        except (BackupNotFoundError, DamagedError, UnsupportedFormatError):
+            return None
+        if (manifest.block_size, manifest.page_blocks) != self._shape:
+            return None
+        self.open[name] = MapReader(self._repository, manifest)
+        while len(self.open) > 1 and sum(each.pages for each in self.open.values()) > MAX_OPEN_PAGES:
+            self.open.popitem(last=False)
+        return self.open[name]
+
+
 class CopyFinder:
     """Where else a disk's blocks are, looked for when the first one is asked for; safe to use from many threads.
 
@@ -69,12 +133,9 @@ class CopyFinder:
 
     def __init__(self, repository: Repository, manifest: DiskManifest, names: DiskNames | None = None) -> None:
         """Look for blocks of the manifest's disk; nothing is read yet."""
-        self._repository, self._disk_key = repository, manifest.disk.disk_key
+        self._repository = repository
         self._block_size, self._page_blocks = manifest.block_size, manifest.page_blocks
-        self._names = names or DiskNames(repository)
-        self._kin = set[str]()
-        self._readers: list[MapReader] = []
-        self._unopened = chain(self._open_own(), self._open_others())
+        self._sources = _Sources(repository, manifest, names or DiskNames(repository))
         self._pages: dict[tuple[tuple[bytes, int], int], Page | None] = {}
         self._bad: set[FrameRef] = set()
         self._lock = Lock()
@@ -100,37 +161,12 @@ class CopyFinder:
         found: dict[int, bytes] = {}
         with self._lock:
             self._bad.add(frame)
-            for reader in self._opened():
+            for reader in self._sources.readers():
                 missing = {block: block_id for block, (_, block_id) in wanted.items() if block not in found}
                 if not missing:
                     break
                 found.update(self._in(reader, missing))
         return found
-
-    def _opened(self) -> Iterator[MapReader]:
-        yield from list(self._readers)
-        for reader in self._unopened:
-            self._readers.append(reader)
-            yield reader
-
-    def _open_own(self) -> Iterator[MapReader]:
-        for reader in self._open(disk_manifest_names(self._repository, self._disk_key)[:MAX_OWN]):
-            parts = split_disk_manifest_name(reader.manifest.compared_with or "")
-            self._kin |= {parts[0]} if parts else set()
-            yield reader
-
-    def _open_others(self) -> Iterator[MapReader]:
-        names = islice(self._names.others(self._disk_key, self._kin), MAX_READ)
-        yield from islice(self._open(names), MAX_OTHERS)
-
-    def _open(self, names: Iterable[str]) -> Iterator[MapReader]:
-        for name in names:
-            try:
-                manifest = read_disk_manifest(self._repository, name).manifest
-            except (BackupNotFoundError, DamagedError, UnsupportedFormatError):
-                continue
-            if (manifest.block_size, manifest.page_blocks) == (self._block_size, self._page_blocks):
-                yield MapReader(self._repository, manifest)
 
     def _in(self, reader: MapReader, blocks: dict[int, bytes]) -> dict[int, bytes]:
         found: dict[int, bytes] = {}
