@@ -126,6 +126,21 @@ def test_an_export_works_with_credentials_that_can_only_create_and_read(
     assert read_disk_manifest(opened(bucket.restore), names[1]).manifest.parent == names[0]
 
 
+def test_packs_are_uploaded_with_a_checksum_of_their_own_and_no_hash_in_the_signature(
+    bucket: Bucket, proxied: tuple[StoreSettings, write_once_proxy.Journal], tmp_path: Path
+) -> None:
+    # The proxy speaks TLS, which is what makes a signature without the content's hash as good as one with it; and
+    # without a checksum nobody would notice what is altered on its way into the bucket.
+    settings, journal = proxied
+    assert settings.endpoint.startswith("https://")
+    backup(settings, tmp_path, "run", 1)
+    packs = {path: headers for path, headers in journal.uploads.items() if "/packs/" in path or "/maps/" in path}
+    assert {path.split("/")[-3] for path in packs} == {"packs", "maps"}
+    for headers in packs.values():
+        assert len(base64.b64decode(headers["x-amz-checksum-crc64nvme"])) == 8
+        assert headers["x-amz-content-sha256"] == "UNSIGNED-PAYLOAD"
+
+
 def test_each_purpose_can_do_its_own_work_and_no_more(bucket: Bucket, tmp_path: Path) -> None:
     assert check_store(bucket.export).ok
     assert check_store(bucket.restore, rights="read").ok

@@ -24,10 +24,11 @@ _DENIED = b"<?xml version='1.0'?><Error><Code>AccessDenied</Code><Message>write-
 
 @dataclass
 class Journal:
-    """Requests as (method, path), and those of them that were refused."""
+    """Requests as (method, path), those of them that were refused, and the headers of uploads by path."""
 
     asked: list[tuple[str, str]] = field(default_factory=list)
     refused: list[tuple[str, str]] = field(default_factory=list)
+    uploads: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -42,6 +43,8 @@ class Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         request = (self.command, urlsplit(self.path).path)
         self.journal.asked.append(request)
+        if self.command == "PUT":
+            self.journal.uploads[request[1]] = {name.lower(): value for name, value in self.headers.items()}
         if self._forbidden():
             self.journal.refused.append(request)
             self.answer(403, {}, _DENIED)

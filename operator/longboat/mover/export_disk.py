@@ -8,6 +8,7 @@ from pathlib import Path
 
 from longboat.repository import Repository, find_disk_manifest, open_store, open_with_master_key
 from longboat.repository.commit import require_sound
+from longboat.repository.hurt import require_undamaged
 from longboat.repository.layout import DEFAULT_PAGE_BLOCKS, MAX_BLOCK_SIZE, MAX_DOCUMENT_VALUES, MIN_BLOCK_SIZE
 from longboat.repository.leases import Lease
 from longboat.repository.map_builder import ParentUnreadableError
@@ -56,6 +57,7 @@ def run_export(
     finished = find_disk_manifest(repository, job.disk.disk_key, job.backup_name, job.created)
     if finished is not None:
         require_sound(repository, finished)
+        require_undamaged(repository, finished)
         return result_of(finished.manifest, finished.name, finished.object_id, reused=True)
     if job.content == "Archive":
         with ArchiveSource(Path(job.source_path), job.leave_out) as files:

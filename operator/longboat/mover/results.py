@@ -137,12 +137,12 @@ class PruneResult(_Result):
     """A prune that came to its end; in a dry run, what it would have done.
 
     `removed` says what was deleted by reason (DataPack, MapPack, CondemnedList, ExpiredLease, StaleMarker,
-    OldRevision, RewriteList, DamageRecord, DiskManifest), `freed` all of it. Packs that were not: `condemned` now,
-    `waiting` since an earlier run, `later` too young or too many, `leased` by exports at work, `live` as backups refer
-    to them, and of these `to_rewrite` that the next backups store anew; `repacked` was moved for disks that are gone;
-    `live_by_claim` are the bytes of the live ones by the claim whose disk they are ("": of several disks, map packs,
-    and the smallest disks if there are too many). `note` says why nothing was condemned, if so, and `asked` for what
-    it waits for somebody's leave; `unknown` objects were left alone.
+    OldRevision, RewriteList, DamageRecord, DiskManifest, StagedFile), `freed` all of it. Packs that were not:
+    `condemned` now, `waiting` since an earlier run, `later` too young or too many, `leased` by exports at work,
+    `live` as backups refer to them, and of these `to_rewrite` that the next backups store anew; `repacked` was
+    moved for disks that are gone; `live_by_claim` are the bytes of the live ones by the claim whose disk they are
+    ("": of several disks, map packs, and the smallest disks if there are too many). `note` says why nothing was
+    condemned, if so, and `asked` for what it waits for somebody's leave; `unknown` objects were left alone.
     In a bucket with versions and locks, `locks_extended` objects have a new lock, `purged` versions of what was removed
     before are gone for good, `locked` objects wait for that.
     """

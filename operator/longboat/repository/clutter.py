@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from .backups import newest_revisions, read_backup_manifest
 from .errors import ObjectNotFoundError
 from .layout import BACKUPS, REMOVING, split_backup_manifest_name
-from .object_store import ObjectInfo
+from .object_store import ObjectInfo, ObjectStore
 from .removal import stale_markers
 from .repository import Repository
+
+STAGED_FOR = timedelta(days=1)
 
 
 def old_revisions(repository: Repository, before: datetime) -> Iterator[ObjectInfo]:
@@ -44,6 +46,18 @@ def old_markers(repository: Repository, before: datetime) -> Iterator[ObjectInfo
     left = {f"{REMOVING}{hashed}" for hashed in newest_revisions(repository)}
     stale = (written[name] for name in stale_markers(repository) if name in written and name not in left)
     return (info for info in stale if info.modified <= before)
+
+
+def remove_staged(store: ObjectStore, now: datetime, dry_run: bool) -> list[ObjectInfo]:
+    """Remove what killed processes have left half-written beside a store's objects, of all its repositories.
+
+    Only a folder has such files. None of a process at work is as old as those; a dry run only returns them.
+    """
+    staged = getattr(store, "staged", None)
+    found = [] if staged is None else [info for info in staged() if info.modified < now - STAGED_FOR]
+    for info in found if not dry_run else ():
+        store.remove_staged(info)  # type: ignore[attr-defined]  # A store that lists such files removes them.
+    return found
 
 
 def _is_readable(repository: Repository, name: str) -> bool:

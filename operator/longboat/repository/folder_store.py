@@ -26,6 +26,7 @@ from .settings import StoreSettings
 
 _LARGE, _PAGE = 1 << 20, 4096
 _STAGING = ".longboat-staging"  # Begins with a dot, so that no object can have this name.
+_HALF = "tmp"
 
 
 class FolderStore:
@@ -108,6 +109,17 @@ class FolderStore:
             path.unlink()
             _sync_folder(path.parent)
 
+    def staged(self) -> Iterator[ObjectInfo]:
+        """Yield the files of writes that are under way or were killed; no object of the store has such a name."""
+        for path in (self._root / _STAGING).glob(f"{_HALF}*"):
+            with contextlib.suppress(FileNotFoundError):
+                yield _info(path.name, path.stat())
+
+    def remove_staged(self, info: ObjectInfo) -> None:
+        """Remove a file that staged() told of."""
+        with contextlib.suppress(ObjectNotFoundError), self._guard(info.name):
+            (self._root / _STAGING / info.name).unlink()
+
     def describe(self) -> str:
         """See ObjectStore."""
         return self._place
@@ -136,7 +148,7 @@ class FolderStore:
         staging = self._root / _STAGING
         staging.mkdir(exist_ok=True)
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, staged = tempfile.mkstemp(dir=staging)
+        handle, staged = tempfile.mkstemp(dir=staging, prefix=_HALF)
         try:
             with os.fdopen(handle, "wb", buffering=0) as file:
                 _write_all(file.fileno(), data)

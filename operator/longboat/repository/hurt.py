@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 
-from .backups import disk_manifest_names, read_disk_at
+from .backups import StoredDisk, disk_manifest_names, read_disk_at
 from .copies import DiskNames
-from .damage import Damage
+from .damage import Damage, read_damage
 from .errors import BackupNotFoundError, DamagedError, UnsupportedFormatError
 from .layout import DISKS, Kind
 from .listing import list_disks
@@ -60,6 +60,23 @@ def _folder(repository: Repository, disk_key: str) -> str:
     return f"{DISKS}{repository.keys.name_hash(disk_key)}/"
 
 
+def require_undamaged(repository: Repository, stored: StoredDisk) -> None:
+    """See that nothing is recorded as damaged that a finished manifest refers to; DamagedError says what to do.
+
+    An attempt that has ended well may be heard of only after a verification has looked at what it stored.
+    """
+    try:
+        damage = read_damage(repository)
+    except (DamagedError, UnsupportedFormatError):
+        return  # What is damaged is not known: no new backup refers to anything, and this one is what it is.
+    folder = _folder(repository, stored.manifest.disk.disk_key)
+    if damage and _Look(repository, damage, folder).is_hurt(stored.manifest):
+        raise DamagedError(
+            f"disk manifest {stored.name}: an earlier attempt has finished it, and what it stored has been found"
+            " damaged since; make another backup, which stores that anew"
+        )
+
+
 def _hurt(look: _Look, names: Iterable[str]) -> Iterator[str]:
     return (found for found in in_batches(_THREADS, _BATCH, look.name_if_hurt, names) if found is not None)
 
@@ -77,9 +94,9 @@ class _Look:
             manifest = read_disk_at(self._repository, name, self._places.get(name, name)).manifest
         except (BackupNotFoundError, DamagedError, UnsupportedFormatError):
             return None
-        return manifest.backup_name if self._is_hurt(manifest) else None
+        return manifest.backup_name if self.is_hurt(manifest) else None
 
-    def _is_hurt(self, manifest: DiskManifest) -> bool:
+    def is_hurt(self, manifest: DiskManifest) -> bool:
         reader = MapReader(self._repository, manifest)
         pages = {reader.place(number): (number, ref) for number, ref in enumerate(manifest.pages) if ref is not None}
         if any(self._damage.covers(Kind.MAP_PACK, *place) or self._found.get(place) for place in pages):

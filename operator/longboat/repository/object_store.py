@@ -97,6 +97,15 @@ class ScopedStore:
         """See has_versions()."""
         return has_versions(self._store, self._folder + prefix)
 
+    def staged(self) -> Iterator[ObjectInfo]:
+        """Yield the half-written files of the whole store, if it is one that has such."""
+        staged = getattr(self._store, "staged", None)
+        return iter(()) if staged is None else staged()
+
+    def remove_staged(self, info: ObjectInfo) -> None:
+        """Remove a file that staged() told of."""
+        self._store.remove_staged(info)  # type: ignore[attr-defined]  # Only a store that has such tells of any.
+
     def get_range(self, name: str, offset: int, length: int) -> Data:
         """See ObjectStore."""
         return self._store.get_range(self._folder + name, offset, length)

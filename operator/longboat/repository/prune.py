@@ -16,7 +16,7 @@ from random import Random
 
 from .check import MAX_SKEW
 from .closing import NOTHING, Accepted, has_closing, require_none_late
-from .clutter import old_markers, old_revisions
+from .clutter import old_markers, old_revisions, remove_staged
 from .condemned import MAX_CONDEMNED, CondemnedList, StoredList, read_condemned, write_condemned
 from .damage import record_damage
 from .damage_life import DamageRecords, read_records
@@ -41,7 +41,7 @@ _FOLDERS = {Kind.DATA_PACK: PACKS, Kind.MAP_PACK: MAPS}
 _BATCH = 256  # Objects that are deleted between two looks at the epoch.
 DATA_PACK, MAP_PACK, CONDEMNED_LIST = "DataPack", "MapPack", "CondemnedList"
 EXPIRED_LEASE, STALE_MARKER, OLD_REVISION = "ExpiredLease", "StaleMarker", "OldRevision"
-REWRITE_LIST, DAMAGE_RECORD, DISK_MANIFEST = "RewriteList", "DamageRecord", "DiskManifest"
+REWRITE_LIST, DAMAGE_RECORD, DISK_MANIFEST, STAGED = "RewriteList", "DamageRecord", "DiskManifest", "StagedFile"
 _REASONS = {Kind.DATA_PACK: DATA_PACK, Kind.MAP_PACK: MAP_PACK}
 
 
@@ -83,17 +83,16 @@ def _within(found: Tally, allowed: Tally) -> bool:
 class PruneReport:
     """What a prune did, or would do if it is a dry run.
 
-    `removed` says for each reason (DataPack, MapPack, CondemnedList, ExpiredLease, StaleMarker, OldRevision,
-    RewriteList, DamageRecord, DiskManifest) what was deleted. Of the packs that were not, `live` are those that
-    manifests refer to, `leased` those that writers at work have announced; `waiting` were condemned by an earlier run
-    and will be deleted by a later one, `condemned` by this one; `later` are too young to be condemned, or there are
-    too many at once, or that was postponed. `to_rewrite` of the live ones hold so little that the next backups of
-    their disks store it anew. `live_by_claim` are the bytes of the live ones by the name of the claim whose disk they
-    are ("": of several disks, and map packs). `unknown` counts objects among the packs that are not ours and are left
-    alone. `postponed` says why nothing was condemned, if so; `asked` for what it needs somebody who says that it is
-    meant (`allow_most`). `repacked` is what was done for disks that are not backed up any more.
-    `retired` tells that nothing was left in a closed repository and that its keys and header went.
-    `needed` tells of an object's name whether it is that of a pack, there or not, which has a reference.
+    `removed` says by reason (a constant of this module) what was deleted. Of the packs that were not, `live` are those
+    that manifests refer to, `leased` those that writers at work have announced; `waiting` were condemned by an earlier
+    run and will be deleted by a later one, `condemned` by this one; `later` are too young to be condemned, or there are
+    too many at once, or that was postponed. `to_rewrite` of the live ones hold so little that the next backups of their
+    disks store it anew. `live_by_claim` are the bytes of the live ones by the name of the claim whose disk they are
+    ("": of several disks, and map packs). `unknown` counts objects among the packs that are not ours and are left
+    alone. `postponed` says why nothing was condemned; `asked` for what it needs somebody who says that it is meant
+    (`allow_most`). `repacked` is what was done for disks that are not backed up any more, `retired` tells that a closed
+    repository was empty and its keys and header went, `needed` of an object's name whether it is that of a pack which
+    has a reference.
     """
 
     dry_run: bool = False
@@ -261,6 +260,8 @@ class _Prune:
         self._remove(REWRITE_LIST, self._advise(marks.disks))
         # Writers that began before a record was there may not know it.
         self._remove(DAMAGE_RECORD, self._tidy(damage, min(self._before, leases.since)))
+        for info in remove_staged(self._repository.store, self.now, self.report.dry_run):
+            self.report.removed.setdefault(STAGED, Tally()).add(info)
 
     def _mark(self) -> Marks:
         marks, self._seen.disks = mark_manifests(self._repository, self._threads, self._count_manifests)

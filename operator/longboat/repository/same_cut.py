@@ -18,6 +18,7 @@ from .backups import StoredDisk, find_disk_manifest
 from .commit import commit_disk_manifest, read_sound_manifest, require_sound
 from .damage import read_damage
 from .errors import BackupNotFoundError, DamagedError, ManifestConflictError, ObjectNotFoundError
+from .hurt import require_undamaged
 from .leases import Lease
 from .manifests import DiskIdentity, DiskManifest, DiskStatistics
 from .repository import Repository
@@ -43,6 +44,7 @@ def write_second_manifest(repository: Repository, first: str, second: SecondBack
     finished = find_disk_manifest(repository, second.disk.disk_key, second.name, second.created)
     if finished is not None:
         require_sound(repository, finished)
+        require_undamaged(repository, finished)
         return finished
     with Lease(repository, second.disk.disk_key, second.name) as lease:
         lease.name_parent(first)

@@ -128,3 +128,23 @@ def test_record_under_another_name_is_refused(tmp_path: Path) -> None:
     store.objects[f"{PATH}/damage/{'0' * 32}"] = store.objects[f"{PATH}/{name}"]
     with pytest.raises(DamagedError, match="another name"):
         read_damage(repository)
+
+
+@pytest.mark.parametrize("kind", [Kind.DATA_PACK, Kind.MAP_PACK])
+def test_finished_manifest_whose_packs_are_damaged_by_now_is_not_reported_as_a_success(
+    tmp_path: Path, kind: Kind
+) -> None:
+    store, repository, _, folder = one_backup(tmp_path / "a")
+    key = repository.master_key
+    other = Damage()
+    other.add(kind, b"o" * 16)
+    record_damage(repository, other, NOW)
+    assert export(store, key, folder, "one", 1).reused
+    place = "/packs/" if kind is Kind.DATA_PACK else "/maps/"
+    damage = Damage()
+    damage.add(kind, bytes.fromhex(next(name for name in store.objects if place in name).rsplit("/", 1)[1]))
+    record_damage(repository, damage, NOW)
+    with pytest.raises(DamagedError, match="found damaged since; make another backup"):
+        export(store, key, folder, "one", 1)
+    second = export(store, key, folder, "two", 2)
+    assert restore(store, key, second.manifest, tmp_path)[0] == (folder / "disk.img").read_bytes()
