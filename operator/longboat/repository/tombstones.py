@@ -136,22 +136,55 @@ def sweep_tombstones(
     for name in [name for name in backups if marker_of(repository, name) in stale]:
         require_epoch(repository, epoch)
         if _settle(repository, name, begun.get(name), backups, report):
+            stale.remove(marker_of(repository, name))
             del backups[name]
     for marker in stale:
         # An announcement that is left alone would forbid the undo of a later deletion.
         repository.store.delete(marker)
-    require_epoch(repository, epoch)
-    # All are announced before the first one goes: what one of them takes, none of the others may need after an undo.
-    going = [stone for stone in expired if announce(repository, stone.info)]
-    live = _disks_but_of(backups, {stone.tombstone.backup_name for stone in going})
-    for stone in sorted(going, key=lambda each: each.tombstone.backup_name):
-        require_epoch(repository, epoch)
-        _remove(repository, stone.tombstone.backup_name, stone.info.modified, live, report)
+    _remove_all(repository, {stone.tombstone.backup_name: stone.info for stone in expired}, backups, epoch, report)
     return report
 
 
+def _remove_all(
+    repository: Repository,
+    stones: Mapping[str, ObjectInfo],
+    backups: Mapping[str, BackupManifest],
+    epoch: Epoch | None,
+    report: SweepReport,
+) -> None:
+    """Remove the backups of these tombstones, by name, but for those that are undone by now."""
+    live, announced = _disks_but_of(backups, stones), dict[str, bool]()
+    for name in sorted(stones):
+        require_epoch(repository, epoch)
+        together = _sharing(repository, name, backups, stones)
+        for each in (each for each in together if each not in announced):
+            announced[each] = announce(repository, stones[each])
+            live |= set() if announced[each] else _disks_in(backups, [each])
+        # What this one takes, none of the others may need after an undo that comes too late: it is noted of each first.
+        begun = {each: _begin(repository, each, stones[each].modified, live) for each in together if announced[each]}
+        if removal := begun.get(name):
+            _remove(repository, name, removal, report)
+
+
+def _sharing(
+    repository: Repository, name: str, backups: Mapping[str, BackupManifest], among: Collection[str]
+) -> list[str]:
+    """Return a backup's name and those of others, among some, that name disk manifests which its removal may take."""
+    hashed = repository.keys.name_hash(name)
+    own = _disks_in(backups, [name])
+    return [
+        each
+        for each in among
+        if each == name or any(disk in own or disk.endswith(f"-{hashed}") for disk in _disks_in(backups, [each]))
+    ]
+
+
 def _disks_but_of(backups: Mapping[str, BackupManifest], names: Collection[str]) -> set[str]:
-    return {disk.manifest for name, backup in backups.items() if name not in names for disk in backup.disks}
+    return _disks_in(backups, [name for name in backups if name not in names])
+
+
+def _disks_in(backups: Mapping[str, BackupManifest], names: Iterable[str]) -> set[str]:
+    return {disk.manifest for name in names if name in backups for disk in backups[name].disks}
 
 
 def _begun(repository: Repository, names: Iterable[str]) -> dict[str, Removal]:
@@ -168,37 +201,57 @@ def _settle(
     backups: Mapping[str, BackupManifest],
     report: SweepReport,
 ) -> bool:
-    """End a removal that has lost its tombstone, and tell whether the backup went: an undo or a crash came in between.
+    """End a removal that has lost its tombstone, by an undo or a crash; tell if it goes on, here or in another sweep.
 
     Once it has taken a disk manifest the backup can't come back; it must not be taken for a good one.
     """
     if removal is None or taken_by(repository, removal).isdisjoint(disk.manifest for disk in backups[name].disks):
         return False
-    _remove(repository, name, removal.until, _disks_but_of(backups, {name}), report)
+    if begun := _begin(repository, name, removal.until, _disks_but_of(backups, {name})):
+        _remove(repository, name, begun, report)
     return True
 
 
-def _remove(repository: Repository, name: str, until: datetime, live: set[str], report: SweepReport) -> None:
-    """Remove what was written until then, by the store's clock, of the backup of this name."""
+@dataclass(frozen=True)
+class _Removal:
+    """What goes of a backup: what the store stamped at `until` or before, of it and of its disk manifests (by name).
+
+    `taken` are those that went before, `live` those that others refer to.
+    """
+
+    until: datetime
+    disks: Mapping[str, ListedDisk]
+    taken: set[str]
+    live: set[str]
+
+
+def _begin(repository: Repository, name: str, until: datetime, live: set[str]) -> _Removal | None:
+    """Note what goes of the backup of this name; None if another sweep is at work on it."""
     hashed = repository.keys.name_hash(name)
     taken, revisions = taken_by(repository, read_removal(repository, name)), _revisions(repository, hashed)
     named = {disk.manifest for newest in revisions[-1:] for disk in _disks_at(repository, newest)}
     if _is_anew(revisions, until) and named.isdisjoint(taken):
         live, named = live | named, set()
     found = {disk.name: disk for disk in _disks_of(repository, hashed, named) if disk.current.modified <= until}
-    doomed = set(found)
-    if not note_removal(repository, Removal(backup_name=name, until=until, disks=tuple(doomed))):
-        return
+    noted = note_removal(repository, Removal(backup_name=name, until=until, disks=tuple(found)))
+    return _Removal(until, found, taken, live) if noted else None
+
+
+def _remove(repository: Repository, name: str, removal: _Removal, report: SweepReport) -> None:
+    """Remove what goes of the backup of this name."""
+    hashed = repository.keys.name_hash(name)
     # A disk manifest of another backup (a shared export) goes with its own backup, unless that one is gone already.
-    _delete_disks(repository, [found[name] for name in sorted(doomed - live)])
+    going = sorted(removal.disks.keys() - removal.live)
+    _delete_disks(repository, [removal.disks[each] for each in going])
     # The first revision, by which a new backup is told from the old one, goes after the others. The tombstone goes
     # after the manifests, so that a repeated sweep finds what a crash has left.
-    if not _is_to_stay(repository, revisions := _revisions(repository, hashed), until, taken | doomed - live):
+    revisions = _revisions(repository, hashed)
+    if not _is_to_stay(repository, revisions, removal.until, removal.taken.union(going)):
         _delete(repository, [info.name for info in reversed(revisions)])
     _delete(repository, [f"{TOMBSTONES}{hashed}", f"{REMOVING}{hashed}"])
     report.removed_backups.append(name)
-    report.removed_disk_manifests += len(doomed - live)
-    report.kept_disk_manifests += len(doomed & live)
+    report.removed_disk_manifests += len(going)
+    report.kept_disk_manifests += len(removal.disks) - len(going)
 
 
 def _is_to_stay(repository: Repository, revisions: list[ObjectInfo], until: datetime, taken: set[str]) -> bool:

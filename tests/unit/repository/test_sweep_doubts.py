@@ -110,6 +110,51 @@ def test_backup_whose_deletion_is_undone_keeps_the_disk_of_another_that_goes(kep
         assert not stale_markers(repository)
 
 
+@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize("kept", ["a", "b"])
+def test_an_undo_that_slept_leaves_no_backup_without_a_disk_that_another_has_taken(kept: str, killed: bool) -> None:
+    before, _ = shared()
+    for at in range(operations(before)):
+        store = before.copy()
+        undo = Process(store, lambda gated: remove_tombstone(opened(gated), kept))
+        while not undo.next_operation().startswith("delete"):
+            undo.step()
+        late = Process(store, lambda gated, store=store: sweep(gated, store))  # type: ignore[misc]
+        for _ in range(at):
+            late.step()
+        if killed:
+            late.kill()
+        undo.run()
+        late.run()
+        sweep(store, store)
+        assert whole(opened(store)) and not stale_markers(opened(store)), at
+        assert undo.error is None or isinstance(undo.error, BackupBeingRemovedError)
+
+
+def test_a_removal_that_has_begun_is_not_forgotten_for_an_undo_that_slept() -> None:
+    """It looked before the first sweep, which was killed, and takes the tombstone while the second one begins."""
+    before, repository = world()
+    backup(repository, "a", disk(repository, "a"), disk(repository, "a", "two"))
+    write_tombstone(repository, "a", NOW, "x")
+    before.advance(LATER)
+    number = operations(before)
+    for killed in range(number - 8, number - 2):
+        for at in range(10):
+            store = before.copy()
+            undo = Process(store, lambda gated: remove_tombstone(opened(gated), "a"))
+            while not undo.next_operation().startswith("delete"):
+                undo.step()
+            with pytest.raises(KilledError):
+                sweep(FaultyStore(store, "killed-before", killed), store)
+            second = Process(store, lambda gated, store=store: sweep(gated, store))  # type: ignore[misc]
+            for _ in range(at):
+                second.step()
+            undo.run()
+            second.run()
+            sweep(store, store)
+            assert whole(opened(store)) and not stale_markers(opened(store)), (killed, at)
+
+
 def test_a_sweep_that_another_one_overtakes_at_a_removal_ends_it_no_less() -> None:
     before, _ = shared()
     for at in range(operations(before)):
