@@ -2,7 +2,8 @@
 
 A disk of which a share of the blocks is overwritten every day is backed up with change tracking, the newest backups are
 kept, and the repository is pruned daily. Then what is stored is compared with what is alive, and a restore with one of
-a fresh full backup; with and without the rewriting of packs that are mostly dead. Writes build/bench/aged.json.
+a fresh full backup; with and without backups that rewrite packs that are mostly dead, and prunes that move what these
+hold. Writes build/bench/aged.json.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from longboat.mover.restore_disk import write_disk
 from longboat.mover.target import open_target
 from longboat.repository import (
     DiskIdentity,
+    RepackRules,
     Repository,
     StoreSettings,
     advance_epoch,
@@ -103,8 +105,10 @@ class AgeingDisk:
 class Year:
     """A repository with the newest backups of one disk."""
 
-    def __init__(self, disk: AgeingDisk, keep: int) -> None:
+    def __init__(self, disk: AgeingDisk, keep: int, moving: float = 0) -> None:
         self.store, self.disk, self._keep = CountingStore(), disk, keep
+        self._rules = RepackRules(budget=1 << 40, living=moving) if moving else None
+        self.downloaded = 0
         self.store.now = BEGINNING
         self.repository: Repository = open_or_create_repository(self.store, PATH, KEY)
         self.manifests: list[str] = []
@@ -144,7 +148,10 @@ class Year:
         """Prune as the operator would."""
         self.store.now += timedelta(hours=1)
         epoch = advance_epoch(self.repository, {"t"}, "t")
-        prune(self.repository, now=self.store.now, grace=GRACE, epoch=epoch, threads=2)
+        report = prune(
+            self.repository, now=self.store.now, grace=GRACE, epoch=epoch, threads=2, repack=self._rules
+        ).repacked
+        self.written, self.downloaded = self.written + report.written, self.downloaded + report.downloaded
 
     def settle(self) -> None:
         """Let what nothing refers to any more go."""
@@ -178,10 +185,10 @@ class Year:
         return Counter(gets=self.store.gets - gets, cpu_ms=int((time.process_time() - cpu) * 1000))
 
 
-def measure(blocks: int, share: float, days: int, keep: int, rewriting: bool) -> dict[str, object]:
-    """Let the days pass; return what it comes to."""
+def measure(blocks: int, share: float, days: int, keep: int, rewriting: bool, moving: float = 0) -> dict[str, object]:
+    """Let the days pass; return what it comes to. Prunes move below the share `moving` of blocks referred to."""
     disk = AgeingDisk(blocks)
-    year = Year(disk, keep)
+    year = Year(disk, keep, moving)
     advice = mock.patch.object(export_attempt, "read_advice", export_attempt.read_advice if rewriting else _no_advice)
     with advice, tempfile.TemporaryDirectory() as folder:
         for day in range(days):
@@ -196,6 +203,7 @@ def measure(blocks: int, share: float, days: int, keep: int, rewriting: bool) ->
     return {
         "case": "aged",
         "rewriting": rewriting,
+        "moving_below": moving,
         "changed_share": share,
         "days": days,
         "kept": keep,
@@ -203,6 +211,7 @@ def measure(blocks: int, share: float, days: int, keep: int, rewriting: bool) ->
         "live_mib": live >> 20,
         "stored_to_live": round(stored / live, 2),
         "written_mib": year.written >> 20,
+        "downloaded_mib": year.downloaded >> 20,
         "restore_gets": aged["gets"],
         "fresh_gets": new["gets"],
         "restore_cpu_ms": aged["cpu_ms"],
@@ -221,12 +230,13 @@ def main() -> int:
     parser.add_argument("--days", type=int, default=365, help="daily backups (default: 365)")
     parser.add_argument("--keep", type=int, default=30, help="backups that are kept (default: 30)")
     parser.add_argument("--share", type=float, nargs="*", default=[0.001, 0.01], help="of the blocks written each day")
+    parser.add_argument("--moving", type=float, default=0.6, help="share below which prunes move (default: 0.6)")
     arguments = parser.parse_args()
     blocks = (arguments.size_mib << 20) // DEFAULT_BLOCK_SIZE
     found = []
     for share in arguments.share:
-        for rewriting in (False, True):
-            found.append(measure(blocks, share, arguments.days, arguments.keep, rewriting))
+        for rewriting, moving in ((False, 0), (True, 0), (False, arguments.moving), (True, arguments.moving)):
+            found.append(measure(blocks, share, arguments.days, arguments.keep, rewriting, moving))
             print(json.dumps(found[-1]), flush=True)
     result = CHECKOUT / "build" / "bench" / "aged.json"
     result.parent.mkdir(parents=True, exist_ok=True)

@@ -251,6 +251,10 @@ TYPED: Mapping[tuple[str, str], Typed] = {
     ("BackupStore", "maintenance.prune.every"): (_PRUNE, (DURATION[0], ["60m", "1h", "7d"])),
     ("BackupStore", "maintenance.prune.gracePeriod"): (_PRUNE, (DURATION[0], ["1h", "2w"])),
     ("BackupStore", "maintenance.prune.repack.budget"): (_REPACK, QUANTITY),
+    ("BackupStore", "maintenance.prune.repack.livingBelow"): (
+        _REPACK,
+        ([(-1, "minimum"), (91, "maximum")], [0, 60, 90]),
+    ),
     ("BackupStore", "maintenance.prune.repack.goneAfter"): (_REPACK, (DURATION[0], ["1440m", "24h", "9w"])),
     ("BackupStore", "maintenance.verify.every"): (_VERIFY, (DURATION[0], ["90m", "1w"])),
     ("BackupStore", "maintenance.verify.share"): (_VERIFY, ([(-1, "minimum"), (101, "maximum")], [0, 100])),

@@ -7,7 +7,9 @@ too full, no page too dear, so that revisions of manifests come about while expo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
+from itertools import product
 from random import Random
 
 import pytest
@@ -21,12 +23,15 @@ from tests.unit.mover.disks import PATH
 
 from . import histories
 from .histories import GRACE, WHAT, History, Step, random_steps, run
-from .races import LONG_AGO, PACES, STOPS, Course, run_race
+from .races import COMMIT, END, LONG_AGO, PACES, STOPS, UPLOAD, Course, run_race
 from .seeds import PARTS, hunt, seeds_of
 
 STEPS = st.builds(Step, st.sampled_from(WHAT), st.integers(0, 5), st.integers(0, 20))
 WRITE, SETTLE = f"put {PATH}/disks/", f"delete {PATH}/disks/"
 ALWAYS = RepackRules(budget=1 << 20, gone_after=timedelta(0))
+# Of disks that are backed up all the time, whatever else of them is in the trash.
+LIVING = RepackRules(budget=1 << 20, living=1000)
+RULES = [ALWAYS, LIVING]
 NO_MORE = RepackRules(budget=0)
 MOVING = {**STOPS, "prune": [*STOPS["prune"], WRITE, SETTLE, f"list {PATH}/removing/", f"put {PATH}/packs/"]}
 MOVING["another prune"] = [*STOPS["another prune"], WRITE, SETTLE, f"list {PATH}/packs/"]
@@ -48,10 +53,11 @@ class Moving(History):
     """A history in which prunes move whatever they can."""
 
     moved = 0
+    rules = ALWAYS
 
     def __init__(self) -> None:
         super().__init__()
-        self.repack = ALWAYS
+        self.repack = self.rules
         self._killed = False
 
     def kill(self, which: int, much: int) -> None:
@@ -86,8 +92,20 @@ def _always(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
 
 
-def test_histories_do_move_blocks() -> None:
-    run(SETTLED)
+@contextmanager
+def moving(rules: RepackRules) -> Iterator[None]:
+    """Let prunes move by these rules."""
+    Moving.rules, before = rules, Moving.rules
+    try:
+        yield
+    finally:
+        Moving.rules = before
+
+
+@pytest.mark.parametrize("rules", RULES)
+def test_histories_do_move_blocks(rules: RepackRules) -> None:
+    with moving(rules):
+        run(SETTLED)
     assert Moving.moved > 0
 
 
@@ -119,30 +137,41 @@ SLEPT = [("prune", SETTLE), ("another prune", "the end"), ("prune", "the end")]
 DELETED = [("prune", WRITE), ("delete", "the end"), ("prune", "the end"), ("another prune", "the end")]
 DELETED_THEN = [("prune", f"list {PATH}/removing/"), ("delete", "the end"), ("prune", "the end")]
 DELETED_MEANWHILE = [("delete", SETTLE), ("prune", "the end"), ("delete", "the end"), ("another prune", "the end")]
+# An export reads the disk's manifests before a prune deletes the older ones, and others free what these had.
+BUILT_ON = [("prune", SETTLE), ("export", UPLOAD), ("prune", "the end"), ("another prune", "the end"), ("export", END)]
+BEGUN_AFTER_THE_LOOK = [
+    *[("prune", f"list {PATH}/condemned/"), ("export", COMMIT), ("prune", "the end"), ("another prune", "the end")],
+    ("export", END),
+]
 DELETED_LATE = [("prune", SETTLE), ("delete", "the end"), ("prune", "the end"), ("another prune", "the end")]
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
-@given(st.sampled_from([[], *BEFORE]), st.lists(STEPS, min_size=10, max_size=50))
-def test_no_history_loses_a_moved_block(before: list[Step], steps: list[Step]) -> None:
-    run([*before, *steps])
+@given(st.sampled_from(RULES), st.sampled_from([[], *BEFORE]), st.lists(STEPS, min_size=10, max_size=50))
+def test_no_history_loses_a_moved_block(rules: RepackRules, before: list[Step], steps: list[Step]) -> None:
+    with moving(rules):
+        run([*before, *steps])
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
-@given(COURSES)
-@example(Course(WRITTEN, timedelta(0), SLEPT))
-@example(Course(TWO, timedelta(0), DELETED))
-@example(Course(TWO, timedelta(0), DELETED_THEN))
-@example(Course(TWO, timedelta(0), DELETED_MEANWHILE))
-@example(Course(WRITTEN, timedelta(0), DELETED_LATE))
-def test_no_race_loses_a_moved_block(course: Course) -> None:
-    run_race(course)
+@given(st.sampled_from(RULES), COURSES)
+@example(ALWAYS, Course(WRITTEN, timedelta(0), SLEPT))
+@example(ALWAYS, Course(TWO, timedelta(0), DELETED))
+@example(ALWAYS, Course(TWO, timedelta(0), DELETED_THEN))
+@example(ALWAYS, Course(TWO, timedelta(0), DELETED_MEANWHILE))
+@example(ALWAYS, Course(WRITTEN, timedelta(0), DELETED_LATE))
+@example(LIVING, Course(WRITTEN, timedelta(0), BUILT_ON))
+@example(LIVING, Course(WRITTEN, timedelta(minutes=5), BEGUN_AFTER_THE_LOOK))
+def test_no_race_loses_a_moved_block(rules: RepackRules, course: Course) -> None:
+    with moving(rules):
+        run_race(course)
 
 
 @settings(max_examples=75, deadline=None, suppress_health_check=list(HealthCheck))
-@given(COURSES)
-def test_no_moved_block_is_lost_to_a_prune_that_sees_no_leases(course: Course) -> None:
-    run_race(course, leased=False)
+@given(st.sampled_from(RULES), COURSES)
+def test_no_moved_block_is_lost_to_a_prune_that_sees_no_leases(rules: RepackRules, course: Course) -> None:
+    with moving(rules):
+        run_race(course, leased=False)
 
 
 def a_race(seed: int) -> tuple[list[tuple[str, str]], Callable[[Sequence[tuple[str, str]]], None]]:
@@ -152,8 +181,9 @@ def a_race(seed: int) -> tuple[list[tuple[str, str]], Callable[[Sequence[tuple[s
     course = Course(chance.choice(BEFORE), chance.choice(PACES), [(each, chance.choice(MOVING[each])) for each in who])
 
     def run_both(stretches: Sequence[tuple[str, str]]) -> None:
-        for leased in (True, False):
-            run_race(course._replace(stretches=list(stretches)), leased)
+        for rules, leased in product(RULES, (True, False)):
+            with moving(rules):
+                run_race(course._replace(stretches=list(stretches)), leased)
 
     return course.stretches, run_both
 
@@ -161,7 +191,13 @@ def a_race(seed: int) -> tuple[list[tuple[str, str]], Callable[[Sequence[tuple[s
 def a_history(seed: int) -> tuple[list[Step], Callable[[Sequence[Step]], None]]:
     """Return a history, and what runs it."""
     chance = Random(seed)
-    return [*chance.choice([[], *BEFORE]), *random_steps(chance, 20, 120)], run
+
+    def run_both(steps: Sequence[Step]) -> None:
+        for rules in RULES:
+            with moving(rules):
+                run(steps)
+
+    return [*chance.choice([[], *BEFORE]), *random_steps(chance, 20, 120)], run_both
 
 
 @pytest.mark.long

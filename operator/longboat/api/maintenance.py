@@ -17,7 +17,7 @@ _OFTEN = _an_hour("every", "each run reads what all backups of a namespace refer
 
 
 class Repack(Model):
-    """Moving what is alive of packs that are mostly dead, by downloading it: for disks that no backup comes for."""
+    """Moving what is alive of packs that are mostly dead, by downloading it."""
 
     model_config = rules(
         rule(
@@ -31,6 +31,13 @@ class Repack(Model):
     )
     gone_after: Duration = Field(
         "45d", description="A disk whose newest backup is older than this is taken for gone. 1d or more."
+    )
+    living_below: int = Field(
+        0,
+        ge=0,
+        le=90,
+        description="Also move blocks of disks that are still backed up, out of packs of which backups refer to less"
+        " than so many percent; 60 suits disks with random writes. 0: only of disks that are gone.",
     )
 
 
@@ -56,8 +63,9 @@ class Prune(Model):
     )
     repack: Repack | None = Field(
         None,
-        description="Whether runs also move what is alive of mostly dead packs of disks that are gone, so that these"
-        " packs can be freed. Absent: nothing is downloaded. Not done where objectLock is set.",
+        description="Whether runs also move what is alive of mostly dead packs, of disks that are gone and, with"
+        " livingBelow, of others, so that these packs can be freed. Absent: nothing is downloaded. Not done where"
+        " objectLock is set.",
     )
 
 

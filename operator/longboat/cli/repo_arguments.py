@@ -138,6 +138,13 @@ def _prune(commands: Commands) -> None:
         default="45d",
         help="which these are: their newest backup is older (%(default)s)",
     )
+    made.add_argument(
+        "--living",
+        type=_percent,
+        metavar="PERCENT",
+        default=0,
+        help="with --repack, also empty packs of other disks of which backups refer to less than this (%(default)g)",
+    )
 
 
 def _percent(text: str) -> float:

@@ -107,7 +107,7 @@ def repack_of(arguments: argparse.Namespace) -> RepackRules | None:
         raise UsageError(f"--gone-after: expected a duration such as 45d, found {arguments.gone_after!r}") from None
     if gone_after < timedelta(days=1):
         raise UsageError("--gone-after: expected 1d or more: a disk's own backups store such blocks anew")
-    return RepackRules(budget, gone_after) if budget else None
+    return RepackRules(budget, gone_after, arguments.living / 100) if budget else None
 
 
 def prune_one(
@@ -217,7 +217,7 @@ def print_report(path: str, report: PruneReport, out: TextIO) -> None:
 def _print_repacked(found: RepackReport, will: str, out: TextIO) -> None:
     if found.packs:
         packs, loaded = _text(Tally(found.packs, found.bytes)), size_text(found.downloaded)
-        print(f"  {packs} of disks that are gone are mostly dead: {loaded} {will}moved", file=out)
+        print(f"  {packs} are mostly dead, and what is not is {will}moved: {loaded}", file=out)
     if found.settled:
         print(f"  {found.settled} disk manifests have given way to those of an earlier run", file=out)
     if found.note:

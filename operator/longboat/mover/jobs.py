@@ -147,13 +147,15 @@ class PruneJob(_Job):
     came too late after that. Only who has the newer one's key can tell, and a mover has not. `accepted` are the marks
     of manifests that somebody has accepted nevertheless.
     At most `repack_bytes` of packs are downloaded to move what is alive of mostly dead ones, for disks that have had no
-    new backup for `gone_after_seconds`; none in a repository that is closed.
+    new backup for `gone_after_seconds`, and out of those of other disks of which backups refer to less than
+    `repack_living_percent`, if that is not 0; none in a repository that is closed.
     """
 
     dry_run: bool = False
     allowed: PruneQuestion | None = None
     grace_seconds: int = Field(default=int(DEFAULT_GRACE.total_seconds()), ge=int(MIN_GRACE.total_seconds()))
     repack_bytes: int = Field(default=0, ge=0)
+    repack_living_percent: int = Field(default=0, ge=0, le=90)
     gone_after_seconds: int = Field(default=int(GONE_AFTER.total_seconds()), ge=24 * 3600)
     token: str = Field(default="", max_length=1024)
     known_tokens: tuple[str, ...] = ()

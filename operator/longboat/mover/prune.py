@@ -79,7 +79,7 @@ def repack_rules(job: PruneJob) -> RepackRules | None:
     # Who reads the oldest versions of a locked bucket, after an attack, is to find the manifests of exports whole.
     if not job.repack_bytes or job.store.lock_mode is not None:
         return None
-    return RepackRules(job.repack_bytes, timedelta(seconds=job.gone_after_seconds))
+    return RepackRules(job.repack_bytes, timedelta(seconds=job.gone_after_seconds), job.repack_living_percent / 100)
 
 
 def _epoch(repository: Repository, job: PruneJob) -> Epoch:

@@ -100,7 +100,11 @@ def _repack(asked: Repack | None) -> dict[str, object]:
     if asked is None:
         return {}
     gone_after = max(timedelta(days=1), parse_duration(asked.gone_after))
-    return {"repack_bytes": bytes_of(asked.budget), "gone_after_seconds": int(gone_after.total_seconds())}
+    return {
+        "repack_bytes": bytes_of(asked.budget),
+        "gone_after_seconds": int(gone_after.total_seconds()),
+        "repack_living_percent": asked.living_below,
+    }
 
 
 def grace_of(store: BackupStore) -> timedelta:

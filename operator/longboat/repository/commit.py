@@ -10,13 +10,14 @@ import contextlib
 from collections.abc import Collection
 from datetime import timedelta
 
-from .backups import StoredDisk, read_disk_manifest, write_disk_manifest
+from .backups import StoredDisk, write_disk_manifest
 from .condemned import CondemnedPacks
 from .errors import BackupNotFoundError, DamagedError, LeaseLostError, ObjectNotFoundError, StoreError
 from .layout import PACKS, Kind, pack_name, split_pack_name
 from .leases import Lease
 from .manifests import DiskManifest
 from .mark import Marks, map_pack_sizes, references
+from .moved import disks_to_build_on
 from .repository import Repository
 
 COMMIT_WITHIN = timedelta(minutes=20)  # Well within MIN_GRACE; a put is retried for a few minutes.
@@ -51,11 +52,18 @@ def commit_disk_manifest(
 def read_sound_manifest(repository: Repository, name: str) -> StoredDisk:
     """Return a disk manifest whose packs may be built upon; DamagedError if it came too late to keep its packs."""
     for _ in range(_PLACES):
-        stored = read_disk_manifest(repository, name)
-        with contextlib.suppress(ObjectNotFoundError):
-            require_sound(repository, stored)
-            return stored
-    raise BackupNotFoundError(f"{repository.store.describe()}: disk manifest {name} is gone")
+        with contextlib.suppress(BackupNotFoundError, ObjectNotFoundError):
+            return _soundest(repository, disks_to_build_on(repository, name))
+    raise BackupNotFoundError(f"{repository.store.describe()}: there is no disk manifest {name}")
+
+
+def _soundest(repository: Repository, found: list[StoredDisk]) -> StoredDisk:
+    for moved in found[:-1]:
+        with contextlib.suppress(DamagedError, ObjectNotFoundError):
+            require_sound(repository, moved)
+            return moved
+    require_sound(repository, found[-1])
+    return found[-1]
 
 
 def is_own(stored: StoredDisk, manifest: DiskManifest) -> bool:

@@ -1,17 +1,19 @@
-"""The last step of a prune: repacking for disks that are gone, as far as the budget goes."""
+"""The last step of a prune: repacking, as far as the budget goes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
+from random import Random
 
 from .closing import has_closing
 from .damage import Damage, read_damage, record_damage
 from .errors import EpochConflictError, LeaseLostError, RepositoryError, StoreError
+from .layout import ID_BYTES
 from .listing import ListedDisk
 from .named import lasting_disks
-from .repack import Planner, RepackPlan, RepackReport, RepackRules, gone_disks
+from .repack import Movable, Planner, RepackPlan, RepackReport, RepackRules, movable_disks
 from .repack_copy import repack_disk
 from .repository import Repository
 
@@ -44,7 +46,7 @@ class RepackStep:
     progress: Callable[[int], None]
 
     def run(self, seen: Seen, now: datetime) -> None:
-        """Repack for disks that are gone at `now`, the store's time. EpochConflictError if somebody else is in charge.
+        """Repack what may be at `now`, the store's time. EpochConflictError if somebody else is in charge.
 
         What one disk is left for does not hold up the others.
         """
@@ -52,10 +54,13 @@ class RepackStep:
         try:
             self._require_open()
             lasting = lasting_disks(self.repository, seen.disks.values(), self.threads)
-            gone = gone_disks(seen.disks.values(), now - self.rules.gone_after, seen.busy, lasting)
+            before, living = now - self.rules.gone_after, self.rules.living
+            disks = list(movable_disks(seen.disks.values(), before, living, seen.busy, lasting))
+            # What one run has no budget left for is another one's.
+            Random(self.repository.random(ID_BYTES)).shuffle(disks)
             planner = Planner(self.repository, self.rules.budget, seen.maps, read_damage(self.repository), self.threads)
-            for listed in gone:
-                self._disk(planner, listed, seen.own.get(listed[0].disk_hash, {}), found)
+            for disk in disks:
+                self._disk(planner, disk, seen.own.get(disk.disk_hash, {}), found)
         except EpochConflictError:
             raise
         except RepositoryError as error:
@@ -63,15 +68,15 @@ class RepackStep:
         if found and self.fence is not None:
             record_damage(self.repository, found, now)
 
-    def _disk(self, planner: Planner, listed: list[ListedDisk], sizes: dict[bytes, int], found: Damage) -> None:
+    def _disk(self, planner: Planner, disk: Movable, sizes: dict[bytes, int], found: Damage) -> None:
         try:
-            plan = planner.plan(listed, sizes)
+            plan = planner.plan(disk, sizes)
             if plan is not None:
                 self._repack(plan, found)
         except (EpochConflictError, StoreError):
             raise
         except RepositoryError as error:
-            self._note(f"disk {listed[0].disk_hash} is left as it is: {error}")
+            self._note(f"disk {disk.disk_hash} is left as it is: {error}")
 
     def _repack(self, plan: RepackPlan, found: Damage) -> None:
         report = self.report

@@ -18,15 +18,13 @@ from .layout import PACKS, Kind, pack_name, split_pack_name
 from .listing import ListedDisk, list_disks
 from .map_reader import MapReader
 from .mark import Marks, map_pack_sizes, mark_pages
+from .moved import require_same_disk
 from .named import lasting_disks
 from .object_store import ObjectInfo
 from .pages import FrameRef, Page
 from .repack import place_of
 from .repository import Repository
 from .verify_frames import check_frame
-
-MAY_DIFFER = {"map_packs", "pages", "checked", "original"}
-"""Fields of a disk manifest that are others where blocks were moved: all that readers go by is the same."""
 
 
 @dataclass
@@ -122,11 +120,7 @@ class _Look:
 
     def compare(self, before: StoredDisk, moved: StoredDisk) -> None:
         """Check that both are the same blocks, reading those that were moved; DamagedError if they are not."""
-        if before.object_id != moved.object_id:
-            raise DamagedError("it was written in the place of another one")
-        one, other = (each.manifest.model_dump(exclude=MAY_DIFFER) for each in (before, moved))
-        if different := sorted(name for name in one if one[name] != other[name]):
-            raise DamagedError(f"it says something else of {', '.join(different)}")
+        require_same_disk(before, moved)
         if len(before.manifest.pages) != len(moved.manifest.pages):
             raise DamagedError("it has another number of pages")
         old, new = MapReader(self._repository, before.manifest), MapReader(self._repository, moved.manifest)

@@ -93,7 +93,9 @@ def test_result_says_what_goes_now_and_later(tmp_path: Path) -> None:
 def test_a_job_moves_blocks_only_within_a_budget_and_not_where_objects_are_locked() -> None:
     assert prune.repack_rules(job(b"k" * 32)) is None
     rules = prune.repack_rules(job(b"k" * 32, repackBytes=7, goneAfterSeconds=86400))
-    assert rules is not None and (rules.budget, rules.gone_after) == (7, timedelta(days=1))
+    assert rules is not None and (rules.budget, rules.gone_after, rules.living) == (7, timedelta(days=1), 0)
+    living = prune.repack_rules(job(b"k" * 32, repackBytes=7, repackLivingPercent=60))
+    assert living is not None and living.living == 0.6
     store = SETTINGS.model_copy(update={"lock_mode": "Governance"})
     assert prune.repack_rules(job(b"k" * 32, repackBytes=7, store=store)) is None
 

@@ -64,10 +64,10 @@ def test_jobs_are_told_what_the_store_asks_for_and_go_on_from_run_to_run(world: 
 
 
 def test_prunes_move_as_much_as_the_store_allows(world: UpkeepWorld) -> None:
-    world.ask(prune={"repack": {"budget": "2Gi", "goneAfter": "60d"}})
+    world.ask(prune={"repack": {"budget": "2Gi", "goneAfter": "60d", "livingBelow": 60}})
     world.pass_a_day()
     (told,) = [told for _, told in world.runs if isinstance(told, PruneJob)]
-    assert (told.repack_bytes, told.gone_after_seconds) == (2 << 30, 60 * 86400)
+    assert (told.repack_bytes, told.gone_after_seconds, told.repack_living_percent) == (2 << 30, 60 * 86400, 60)
 
 
 def test_no_more_jobs_than_asked_for_and_none_while_the_store_is_not_available(world: UpkeepWorld) -> None:

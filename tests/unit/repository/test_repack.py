@@ -22,6 +22,7 @@ from longboat.repository import (
     read_disk_manifest,
     reference_to,
     remove_tombstone,
+    repack,
     repack_step,
     sweep_tombstones,
     verify,
@@ -29,6 +30,7 @@ from longboat.repository import (
     write_tombstone,
 )
 from longboat.repository.backups import place_of_disk
+from longboat.repository.commit import read_sound_manifest
 from longboat.repository.damage import read_damage
 from longboat.repository.documents import seal_document
 from longboat.repository.errors import AccessDeniedError, DamagedError, UnsupportedFormatError
@@ -38,8 +40,8 @@ from longboat.repository.leases import Lease
 from longboat.repository.listing import list_disks
 from longboat.repository.manifests import DiskManifest, DiskStatistics
 from longboat.repository.mark import references
+from longboat.repository.moved import MAY_DIFFER
 from longboat.repository.object_store import Data
-from longboat.repository.settle import MAY_DIFFER
 from tests.fakes.object_store import MemoryStore
 from tests.independent_reader.check import check
 from tests.independent_reader.reader import Repository as Reader
@@ -87,15 +89,20 @@ class Gone:
             self.repository, now=self.store.now, epoch=epoch, dry_run=dry_run, allow_most=True, threads=1, repack=repack
         )
 
+    def forget_advice(self) -> None:
+        """Let the next backup store nothing anew by itself."""
+        for info in list(self.repository.store.list("rewrite/")):
+            self.repository.store.delete(info.name)
+
     def stored(self) -> int:
         return sum(info.size for info in self.repository.store.list(PACKS))
 
     def objects(self) -> list[str]:
         return [info.name for info in next(iter(list_disks(self.repository).values())).ordered]
 
-    def assert_whole(self) -> None:
-        restored, _ = restore(self.store, self.repository.master_key, self.manifests["second"], self.folder)
-        assert restored == self.contents["second"]
+    def assert_whole(self, name: str = "second") -> None:
+        restored, _ = restore(self.store, self.repository.master_key, self.manifests[name], self.folder)
+        assert restored == self.contents[name]
         assert not verify(self.repository, share=100, now=self.store.now, record=False).damaged_backups()
 
 
@@ -368,6 +375,63 @@ def test_what_another_export_is_said_to_have_written_never_takes_the_place(gone:
     gone.store.advance(2 * DAY)
     assert gone.prune().repacked.settled == 0
     gone.assert_whole()
+
+
+LIVING = RepackRules(living=0.6)
+
+
+def test_packs_of_disks_that_are_still_backed_up_are_moved_only_if_asked_for(gone: Gone) -> None:
+    gone.forget_advice()
+    gone.back_up("third", Random(3), [])
+    assert gone.prune().repacked.packs == 0
+    assert gone.prune(LIVING).repacked.manifests == 2
+
+
+def test_a_backup_builds_on_what_was_moved_so_that_the_pack_is_freed(gone: Gone) -> None:
+    """It comes between the run that writes and the one that settles, as one does every day."""
+    before = gone.stored()
+    gone.forget_advice()
+    gone.back_up("third", Random(3), [])
+    gone.prune(LIVING)
+    gone.forget_advice()
+    gone.store.advance(timedelta(hours=6))
+    gone.back_up("fourth", Random(4), [])
+    for _ in range(3):
+        gone.store.advance(2 * DAY)
+        gone.prune(LIVING)
+        for name in ("second", "third", "fourth"):
+            gone.assert_whole(name)
+    assert before - gone.stored() > 0.8 * BLOCKS * BLOCK
+
+
+def test_what_the_trash_refers_to_does_not_hold_up_what_backups_do(gone: Gone) -> None:
+    gone.forget_advice()
+    gone.back_up("third", Random(3), [])
+    write_tombstone(gone.repository, "second", gone.store.now, "test")
+    assert gone.prune(LIVING).repacked.manifests == 1
+    gone.store.advance(2 * DAY)
+    assert gone.prune(LIVING).repacked.settled == 1
+    remove_tombstone(gone.repository, "second")
+    gone.assert_whole()
+    gone.assert_whole("third")
+
+
+def test_a_backup_does_not_build_on_what_says_something_else(gone: Gone) -> None:
+    forged(gone, snapshot_handle="another")
+    name = gone.manifests["second"]
+    assert read_sound_manifest(gone.repository, name).place == name
+
+
+def test_a_truncated_pack_does_not_hold_up_the_others(gone: Gone) -> None:
+    largest = max(gone.repository.store.list(PACKS), key=lambda info: info.size)
+    content, modified, version = gone.store.objects[f"{PATH}/{largest.name}"]
+    gone.store.objects[f"{PATH}/{largest.name}"] = content[:-40], modified, version
+    assert not gone.prune().repacked.note
+
+
+def test_a_disk_with_too_many_pages_for_the_memory_is_left(gone: Gone, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(repack, "MAX_USES", 0)
+    assert "is left as it is" in gone.prune().repacked.note
 
 
 def test_nothing_takes_a_place_in_a_run_that_was_not_asked_to_move(gone: Gone) -> None:
