@@ -32,11 +32,20 @@ def spared(ctx: Context, runs: Sequence[DiskBackup], decisions: Sequence[Decisio
     due = {disk for each in decisions if not each.keep for disk in each.point.disks}
     # What the store does not hold any more stands in for nothing, either, nor what a verification could not read: the
     # documents of damage name packs only, and a manifest is the smallest thing that a whole backup hangs on.
-    hurt: Hurt = {run.name: good_disks(run) for run in runs if is_lost(run)}
+    hurt: Hurt = {run.name: good_disks(run) if is_lost(run) else _suspect_disks(run) for run in runs}
     for its in _by_repository([run for run in runs if good_disks(run) & due]).values():
         for name, disks in _hurt_in(ctx, its, due).items():
             hurt[name] = hurt.get(name, frozenset()) | disks
-    return spare_whole(decisions, hurt, rule, ctx.now()) if hurt else list(decisions)
+    return spare_whole(decisions, hurt, rule, ctx.now()) if any(hurt.values()) else list(decisions)
+
+
+def _suspect_disks(run: DiskBackup) -> frozenset[str]:
+    """Return the disks that may hold blocks that are older than the rest, as their CSI driver left out changes."""
+    return frozenset(
+        disk_key(disk.claim.uid, disk.volume_handle or "")
+        for disk in run.status.disks or ()
+        if disk.suspected_by and disk.claim is not None
+    )
 
 
 def _by_repository(runs: Sequence[DiskBackup]) -> Mapping[str, list[DiskBackup]]:

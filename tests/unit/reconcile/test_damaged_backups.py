@@ -100,3 +100,17 @@ def test_the_last_whole_backup_stays_while_a_manifest_of_the_newest_one_cannot_b
 
 def manifests(world: BackupWorld, folder: str) -> set[Path]:
     return {path for path in (world.folder / "store").rglob(f"{folder}/*/*") if path.is_file()}
+
+
+def test_backups_that_may_hold_wrong_blocks_stand_in_for_none_that_was_read_whole(tmp_path: Path) -> None:
+    world = BackupWorld(folder=tmp_path)
+    world.add_policy("daily", retention={"keepFor": "7d"})
+    for name in ("older", "full", "suspect-1", "suspect-2"):
+        world.add_backup(name)
+        world.drive(name)
+        world.clock.advance(days=1)
+        if name.startswith("suspect"):
+            run = world.backup(name)
+            disks = [each.model_copy(update={"suspected_by": "finder"}) for each in run.status.disks or ()]
+            save_status(world.cluster, run, run.status.model_copy(update={"disks": disks}))
+    assert expire(world) == ["full", "suspect-2"]
