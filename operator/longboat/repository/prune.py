@@ -90,9 +90,8 @@ class PruneReport:
     disks store it anew. `live_by_claim` are the bytes of the live ones by the name of the claim whose disk they are
     ("": of several disks, and map packs). `unknown` counts objects among the packs that are not ours and are left
     alone. `postponed` says why nothing was condemned; `asked` for what it needs somebody who says that it is meant
-    (`allow_most`). `repacked` is what was done for disks that are not backed up any more, `retired` tells that a closed
-    repository was empty and its keys and header went, `needed` of an object's name whether it is that of a pack which
-    has a reference.
+    (`allow_most`). `repacked` is what was done for disks that are not backed up any more. `retired`: a closed
+    repository was empty, and its keys and header went. `needed` tells by its name whether a pack has a reference.
     """
 
     dry_run: bool = False

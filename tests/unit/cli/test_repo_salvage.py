@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from longboat.cli.repo_restore import outcome_text
 from longboat.repository import list_backups, read_disk_manifest
 from longboat.repository.map_reader import MapReader
 
@@ -66,3 +67,11 @@ def test_an_image_is_salvaged_where_a_page_of_the_map_is_damaged(world: World, c
     outcome = json.loads(capsys.readouterr().out)
     assert outcome["lostBytes"] == SIZE and image.read_bytes()[:4] == b"QFI\xfb"
     assert len(outcome["lostRanges"]) == 1 and outcome["backupsHurt"] == ["db-1"]
+
+
+def test_what_was_taken_from_other_backups_is_told_with_what_to_do() -> None:
+    done = {"target": "disk.img", "writtenBytes": 8192, "keptBytes": 0, "checkedBytes": 4096}
+    healed = {"healedBytes": 4096, "toDo": "longboat repo verify --share 100 db-1"}
+    lines = outcome_text(done | healed).splitlines()
+    assert "4Ki were taken from other backups" in lines[1] and lines[2] == "longboat repo verify --share 100 db-1"
+    assert len(outcome_text(done | {"healedBytes": 0}).splitlines()) == 1
