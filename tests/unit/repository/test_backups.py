@@ -242,7 +242,7 @@ def test_sweep_fails_closed_on_a_backup_it_can_not_read() -> None:
     write_tombstone(repository, "old", NOW, "x")
     path = next(n for n in store.objects if f"/backups/{repository.keys.name_hash('alive')}" in n)
     content, modified, version = store.objects[path]
-    store.objects[path] = (content[:-1] + b"?", modified, version)
+    store.objects[path] = (content[:-1] + bytes([content[-1] ^ 1]), modified, version)
     before = dict(store.objects)
     with pytest.raises(DamagedError):
         sweep_tombstones(repository, NOW + TRASH, TRASH)
