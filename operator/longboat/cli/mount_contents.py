@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from longboat.cli.mount_tree import DiskFile, read_files
 from longboat.cli.repo_access import Key, open_at
 from longboat.cli.repo_contents import Contents, read_contents
-from longboat.cli.repo_generations import standing_of
-from longboat.repository import ObjectStore, Repository, RepositoryError, find_backup_in_time
+from longboat.cli.repo_generations import require_believed, standing_of
+from longboat.repository import ObjectStore, Repository, RepositoryError
 
 
 @dataclass
@@ -43,9 +43,12 @@ def gather(store: ObjectStore, paths: Iterable[str], key: Key, namespace: str | 
 
 
 def only(contents: Contents, namespace: str | None) -> Contents:
-    """Leave the backups made in a namespace, if one is named."""
+    """Leave the backups made in a namespace, if one is named, and those of its repository that don't say where."""
     if namespace:
-        contents.backups = [backup for backup in contents.backups if backup.namespace == namespace]
+        unknown = namespace in contents.namespaces
+        contents.backups = [
+            backup for backup in contents.backups if backup.namespace == namespace or (unknown and not backup.complete)
+        ]
     return contents
 
 
@@ -55,7 +58,7 @@ def _leave_out_late(store: ObjectStore, repository: Repository, key: Key, found:
     believed = []
     for backup in found.backups if standing.closed else []:
         try:
-            find_backup_in_time(repository, backup.manifest.name, standing.closed, standing.accepted)
+            require_believed(repository, backup, standing)
             believed.append(backup)
         except RepositoryError as error:
             if error.retryable:

@@ -156,13 +156,15 @@ def _show(session: Session) -> int:
         repo_output.print_json(told | {"doubt": found.doubt or None}, sys.stdout)
     else:
         repo_output.print_backup(backup, found.path, disks, sys.stdout)
-    return FAILED if found.doubt or any(isinstance(stored, str) for _, stored in disks) else OK
+    return FAILED if found.doubt or backup.problem or any(isinstance(stored, str) for _, stored in disks) else OK
 
 
 def _restore(session: Session) -> int:
     found = _find(session, session.arguments.accept_late)
     if found.backup.tombstone:
         print(f"longboat repo: backup {found.backup.manifest.name} is deleted, and not yet removed", file=sys.stderr)
+    if found.backup.problem:
+        print(f"longboat repo: {found.backup.problem}", file=sys.stderr)
     disk = repo_restore.choose_disk(found.backup.manifest, session.arguments.disk)
     stored = repo_restore.read_disk(found.repository, disk)
     outcome = repo_restore.restore(session.arguments, found.repository, stored, session.console)

@@ -7,19 +7,17 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from longboat.cli.repo_access import Key, UsageError, open_at
-from longboat.cli.repo_contents import Backup
+from longboat.cli.repo_contents import Backup, read_backup, rebuild_backup
 from longboat.repository import (
     ObjectStore,
     Repository,
     RepositoryError,
-    find_backup,
-    find_backup_in_time,
     find_generations,
     late_manifests,
     parse_generation,
-    read_tombstones,
+    require_on_time,
 )
-from longboat.repository.closing import NOTHING, Accepted
+from longboat.repository.closing import NOTHING, Accepted, require_backup_in_time
 from longboat.repository.errors import BackupNotFoundError, LateManifestError
 from longboat.repository.retire import clear_remains
 
@@ -125,15 +123,21 @@ class Found:
 
 
 def find_everywhere(store: ObjectStore, opened: Iterable[tuple[str, Repository]], key: Key, name: str) -> list[Found]:
-    """Return the backups of that name in all repositories. Raises RepositoryError."""
-    found = []
-    for path, repository in opened:
-        manifest = find_backup(repository, name)
-        if manifest:
-            stones = [stone for stone in read_tombstones(repository) if stone.backup_name == name]
-            backup = Backup(manifest, stones[0] if stones else None)
-            found.append(Found(path, repository, backup, _doubt(store, path, repository, key, name)))
-    return found
+    """Return the backups of that name in all repositories. Raises RepositoryError.
+
+    If none of them has a manifest that can be read, what there is of them without it.
+    """
+    opened = list(opened)
+    for look in (read_backup, rebuild_backup):
+        pairs = ((path, repository, look(repository, name)) for path, repository in opened)
+        found = [
+            Found(path, repository, backup, _doubt(store, path, repository, key, backup))
+            for path, repository, backup in pairs
+            if backup
+        ]
+        if found:
+            return found
+    return []
 
 
 def choose_one(store: ObjectStore, found: Sequence[Found], name: str, accept: bool, problems: Sequence[str]) -> Found:
@@ -158,17 +162,26 @@ def not_found(what: str, problems: Sequence[str]) -> BackupNotFoundError:
     return BackupNotFoundError("; ".join([what, *problems, "see longboat repo list"]))
 
 
-def _doubt(store: ObjectStore, path: str, repository: Repository, key: Key, name: str) -> str:
+def _doubt(store: ObjectStore, path: str, repository: Repository, key: Key, backup: Backup) -> str:
     try:
         standing = standing_of(store, path, key)
     except RepositoryError as error:
         if error.retryable:
             raise
-        return f"it can't be told whether backup {name!r} came after {path} had been closed: {error}"
+        return f"it can't be told whether backup {backup.manifest.name!r} came after {path} had been closed: {error}"
     try:
-        find_backup_in_time(repository, name, standing.closed, standing.accepted)
+        require_believed(repository, backup, standing)
     except RepositoryError as error:
         if error.retryable:
             raise
         return str(error)
     return ""
+
+
+def require_believed(repository: Repository, backup: Backup, standing: Standing) -> None:
+    """Check that a backup did not come too late after its repository had been closed. Raises RepositoryError."""
+    if backup.complete:
+        require_backup_in_time(repository, backup.manifest, standing.closed, standing.accepted)
+    else:
+        disks = (disk.manifest for disk in backup.manifest.disks)
+        require_on_time(repository, disks, standing.closed, standing.accepted)

@@ -63,6 +63,8 @@ def backup_json(backup: Backup) -> Object:
         "policy": backup.told("status", "policy", "name") or backup.told("diskBackup", "spec", "policyRef", "name"),
         "expiry": manifest.expiry,
         "deleted": stone and {"at": _moment(stone.deleted), "by": stone.deleted_by},
+        "complete": backup.complete,
+        "problem": backup.problem or None,
     }
 
 
@@ -77,6 +79,8 @@ def print_contents(contents: Contents, out: TextIO) -> None:
         print("  no backups", file=out)
     for problem in contents.problems:
         print(f"  PROBLEM  {problem}", file=out)
+    for note in contents.notes:
+        print(f"  NOTE  {note}", file=out)
 
 
 def print_backup(backup: Backup, path: str, disks: Sequence[tuple[str, StoredDisk | str]], out: TextIO) -> None:
@@ -138,6 +142,8 @@ def _facts(backup: Backup, path: str) -> Iterator[tuple[str, str]]:
     yield "same moment", {True: "yes", False: "no", None: "-"}[data["sameMoment"]]
     yield "size", f"{size_text(backup.size_bytes)}, this backup added {size_text(backup.stored_bytes)} to the store"
     yield "expiry", expiry_text(backup.manifest.expiry)
+    if backup.problem:
+        yield "PROBLEM", backup.problem
     yield "deleted", f"{data['deleted']['at']} by {data['deleted']['by']}" if data["deleted"] else "no"
 
 

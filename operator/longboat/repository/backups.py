@@ -279,12 +279,19 @@ def list_backups(repository: Repository, *, tombstoned: bool = False) -> Iterato
 
 def newest_revisions(repository: Repository) -> dict[str, str]:
     """Return the object name of the newest revision of every backup's manifest, by the hash of the backup's name."""
-    newest: dict[str, int] = {}
-    for info in repository.store.list(BACKUPS):
+    return {hashed: names[0] for hashed, names in all_revisions(repository).items()}
+
+
+def all_revisions(repository: Repository, folder: str = BACKUPS) -> dict[str, list[str]]:
+    """Return the object names of all revisions of every backup's manifest, the newest first, by the same hash."""
+    found: dict[str, list[int]] = {}
+    for info in repository.store.list(folder):
         parts = split_backup_manifest_name(info.name)
         if parts:
-            newest[parts[0]] = max(parts[1], newest.get(parts[0], 0))
-    return {hashed: backup_manifest_name(hashed, revision) for hashed, revision in newest.items()}
+            found.setdefault(parts[0], []).append(parts[1])
+    return {
+        hashed: [backup_manifest_name(hashed, n) for n in sorted(some, reverse=True)] for hashed, some in found.items()
+    }
 
 
 def read_backup_manifest(repository: Repository, name: str) -> BackupManifest:

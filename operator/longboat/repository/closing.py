@@ -131,17 +131,28 @@ def find_backup_in_time(
     LateManifestError if they are, or if a later revision changes more than when the backup expires.
     """
     newest = find_backup(repository, name)
-    if newest is None or closed is None:
-        return newest
-    first = _first_revision(repository, name)
-    require_on_time(repository, [first, *(disk.manifest for disk in newest.disks)], closed, accepted)
-    original = read_backup_manifest(repository, first)
-    if original.model_copy(update={"expiry": newest.expiry, "revision": newest.revision}) != newest:
-        raise LateManifestError(
-            f"{repository.store.describe()}: revision {newest.revision} of backup {name!r} says something else of its"
-            f" disks than {first}, which was written before the repository was closed: it is not believed"
-        )
+    if newest is not None:
+        require_backup_in_time(repository, newest, closed, accepted)
     return newest
+
+
+def require_backup_in_time(
+    repository: Repository, backup: BackupManifest, closed: datetime | None, accepted: Accepted = NOTHING
+) -> None:
+    """Check that a backup, of which some revision is given, and its disks are not late. None: not closed.
+
+    LateManifestError if they are, or if that revision changes more than when the backup expires.
+    """
+    if closed is None:
+        return
+    first = _first_revision(repository, backup.name)
+    require_on_time(repository, [first, *(disk.manifest for disk in backup.disks)], closed, accepted)
+    original = read_backup_manifest(repository, first)
+    if original.model_copy(update={"expiry": backup.expiry, "revision": backup.revision}) != backup:
+        raise LateManifestError(
+            f"{repository.store.describe()}: revision {backup.revision} of backup {backup.name!r} says something else"
+            f" of its disks than {first}, which was written before the repository was closed: it is not believed"
+        )
 
 
 def _first_revision(repository: Repository, name: str) -> str:

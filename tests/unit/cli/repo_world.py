@@ -44,6 +44,7 @@ class World:
         self.key_file = self.write("key", self.key)
         self.shop = self.repository(SHOP)
         self.blog = self.repository(BLOG)
+        self.claim = ""  # What all claims are called, if not by their disks.
         self.images: dict[str, bytes] = {}
         self.backup(self.shop, SHOP, "db-1", "data", "root")
         self.backup(self.blog, BLOG, "web-1", "data")
@@ -67,7 +68,7 @@ class World:
                 repository_path=path,
                 master_key=base64.b64encode(repository.master_key).decode(),
                 source_path=str(source),
-                disk=DiskIdentity(disk_key=f"{name}-{disk}", claim_name=f"claim-{disk}"),
+                disk=DiskIdentity(disk_key=f"{name}-{disk}", claim_name=self.claim or f"claim-{disk}"),
                 backup_name=name,
                 created=WHEN,
                 block_size=BLOCK,
