@@ -31,11 +31,12 @@ from longboat.repository import (
 )
 from longboat.repository.backups import place_of_disk
 from longboat.repository.commit import read_sound_manifest
+from longboat.repository.condemned import CondemnedList, write_condemned
 from longboat.repository.damage import read_damage
 from longboat.repository.documents import seal_document
 from longboat.repository.errors import AccessDeniedError, DamagedError, UnsupportedFormatError
 from longboat.repository.key_text import STORE_KEY_PREFIX, format_key
-from longboat.repository.layout import PACKS, Kind, closing_name, moved_name, split_moved_name
+from longboat.repository.layout import MAPS, PACKS, Kind, closing_name, moved_name, split_moved_name
 from longboat.repository.leases import Lease
 from longboat.repository.listing import list_disks
 from longboat.repository.manifests import DiskManifest, DiskStatistics
@@ -368,6 +369,36 @@ def test_a_page_that_is_looked_for_elsewhere_never_takes_the_place(gone: Gone, w
         assert gone.prune().repacked.settled == 0
     assert len(gone.objects()) == 2
     gone.assert_whole()
+
+
+@pytest.mark.parametrize("folder", [PACKS, MAPS])
+@pytest.mark.parametrize("missing", [False, True])
+def test_what_may_lose_its_packs_never_takes_the_place(gone: Gone, folder: str, missing: bool) -> None:
+    """Its writer slept before it wrote it, and was killed before it looked again."""
+    before = {info.name for info in gone.repository.store.list(folder)}
+    gone.prune()
+    (new,) = {info.name for info in gone.repository.store.list(folder)} - before
+    if missing:
+        gone.repository.store.delete(new)
+    else:
+        field = "packs" if folder == PACKS else "map_packs"
+        lost = CondemnedList.model_validate({"marked": gone.store.now, field: [new.rsplit("/", 1)[1]]})
+        write_condemned(gone.repository, lost)
+    gone.store.advance(2 * DAY)
+    with contextlib.suppress(DamagedError):
+        assert gone.prune().repacked.settled == 0
+    assert len(gone.objects()) == 2
+    if folder == PACKS or not missing:
+        gone.assert_whole()
+
+
+def test_while_lists_can_not_be_read_nothing_takes_a_place(gone: Gone) -> None:
+    gone.prune()
+    gone.repository.store.put_new(f"condemned/{'ab' * 16}", b"unreadable")
+    gone.store.advance(2 * DAY)
+    with contextlib.suppress(DamagedError):
+        gone.prune()
+    assert len(gone.objects()) == 2
 
 
 def test_what_another_export_is_said_to_have_written_never_takes_the_place(gone: Gone) -> None:
