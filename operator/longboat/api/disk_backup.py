@@ -216,6 +216,7 @@ class SharedCut(Model):
 
     name: str = Field(description="The DiskBackup that captures and exports the disks.")
     uid: str = Field(description="Its UID.")
+    since: Time | None = Field(None, description="Since when it is waited for; half an hour at most for its cut.")
     taken_over: bool = Field(False, description="What it captured has been exported, and was taken over.")
     given_up: str | None = Field(
         None, description="Why it is not shared after all: the disks are captured and exported for this backup alone."

@@ -14,7 +14,9 @@ from typing import Any
 
 from longboat.api import BackupPolicy, DiskBackup
 from longboat.api.backup_policy import Target
+from longboat.api.common import format_time
 from longboat.api.disk_backup import Cut, DiskBackupStatus, DiskResult, SharedCut
+from longboat.plan.backoff import look_again
 from longboat.plan.conditions import find
 from longboat.plan.cut import Verdict, is_open, verdict
 from longboat.plan.driver_trust import is_distrusted
@@ -23,6 +25,9 @@ from longboat.plan.retention import FINISHED
 
 PATIENCE = timedelta(seconds=30)
 """How long a run waits to learn which disks the other runs of its slot have."""
+CUT_PATIENCE = timedelta(minutes=30)
+"""How long a run waits for the cut of the one that it follows: disks that it does not want may hold that one up."""
+_FIRST_LOOK = timedelta(seconds=1)
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,12 @@ def unknown_yet(
     return any(_is_due(each, backup) and _concerns(each.spec.target, backup) for each in by_name.values())
 
 
+def decide_again(backup: DiskBackup, now: datetime) -> timedelta:
+    """Return when a run that waits to learn what the others have looks again: ever later, and once patience ends."""
+    waited = now - (backup.status.started_at or now)
+    return min(look_again(waited, _FIRST_LOOK), max(PATIENCE - waited, _FIRST_LOOK))
+
+
 def obstacle(backup: DiskBackup, leader: DiskBackup | None) -> GiveUp | None:
     """Return why what another run captures is not for this one, None while nothing speaks against it."""
     shared = backup.status.shared_cut
@@ -82,6 +93,37 @@ def obstacle(backup: DiskBackup, leader: DiskBackup | None) -> GiveUp | None:
     return None
 
 
+def impatience(backup: DiskBackup, leader: DiskBackup, now: datetime) -> GiveUp | None:
+    """Return why a run does not wait any longer for the cut of the one that it follows; for its export it does."""
+    shared = backup.status.shared_cut
+    begun = (shared.since if shared else None) or backup.status.started_at or now
+    if _has_cut(leader.status.cut) or now - begun < CUT_PATIENCE:
+        return None
+    minutes = int(CUT_PATIENCE / timedelta(minutes=1))
+    return GiveUp(f"DiskBackup {leader.name!r} has captured nothing within {minutes} minutes")
+
+
+def is_waiting(backup: DiskBackup) -> bool:
+    """Return whether a run waits for what another one captures."""
+    shared = backup.status.shared_cut
+    return shared is not None and is_shared(backup.status) and not shared.taken_over
+
+
+def circle(backup: DiskBackup, followed: Iterable[DiskBackup]) -> GiveUp | None:
+    """Return why a run that waits for itself ends that; `followed` are the run it follows, the one that follows, etc.
+
+    Runs decide by what they saw a moment before, so that each may follow another one. One of them ends it: that with
+    the highest UID.
+    """
+    others = list[DiskBackup]()
+    for each in followed:
+        if each.uid == backup.uid:
+            last = all(backup.uid > other.uid for other in others)
+            return GiveUp(f"DiskBackup {others[0].name!r} waits for this one") if last and others else None
+        others.append(each)
+    return None
+
+
 def is_exported(backup: DiskBackup, leader: DiskBackup, now: datetime) -> bool:
     """Return whether a run has exported all disks that the one which follows it wants, and its cut is over."""
     held, status = _held(leader), leader.status
@@ -92,7 +134,9 @@ def is_exported(backup: DiskBackup, leader: DiskBackup, now: datetime) -> bool:
 def waiting(backup: DiskBackup, leader: DiskBackup) -> list[DiskResult]:
     """Return the disks with what they wait for."""
     held = _held(leader)
-    message = f"waiting for DiskBackup {leader.name!r}, which captures and exports it for this backup as well"
+    shared = backup.status.shared_cut
+    since = f" since {format_time(shared.since.replace(microsecond=0))}" if shared and shared.since else ""
+    message = f"waiting for DiskBackup {leader.name!r}{since}, which captures and exports it for this backup as well"
     return [
         disk.model_copy(update={"message": message, "progress": held[_key(disk)].progress})
         if disk.phase == "Pending"
@@ -134,9 +178,9 @@ def given_up(backup: DiskBackup, why: str) -> dict[str, Any]:
     }
 
 
-def following(leader: DiskBackup) -> SharedCut:
+def following(leader: DiskBackup, now: datetime) -> SharedCut:
     """Return the note that a run follows another one."""
-    return SharedCut(name=leader.name, uid=leader.uid)
+    return SharedCut(name=leader.name, uid=leader.uid, since=now)
 
 
 def _leads(other: DiskBackup, backup: DiskBackup) -> bool:

@@ -23,11 +23,15 @@ from longboat.plan.backup import expiry_rule
 from longboat.plan.export import identity_of
 from longboat.plan.problem import Problem
 from longboat.plan.shared_cut import (
+    circle,
+    decide_again,
     following,
     given_up,
+    impatience,
     is_exported,
     is_shared,
     is_undecided,
+    is_waiting,
     leader_of,
     obstacle,
     taken_over,
@@ -59,13 +63,13 @@ def _decide(run: Run) -> bool:
     others = list(_others(run))
     leader = leader_of(run.backup, others)
     if leader is not None:
-        run.write(shared_cut=following(leader))
+        run.write(shared_cut=following(leader, run.ctx.now()))
         message = f"shares the cut and the export of DiskBackup {leader.name!r}, which has the same slot and its disks"
         run.event("Normal", "CutShared", message)
         run.wait(_AT_ONCE)
         return True
     if unknown_yet(run.backup, others, _policies(run, others), run.ctx.now()):
-        run.wait(_AT_ONCE)
+        run.wait(decide_again(run.backup, run.ctx.now()))
         return True
     return False
 
@@ -113,6 +117,10 @@ def _take_over(run: Run) -> bool:
         _give_up(run, problem.why if problem else "")
         return False
     if not is_exported(run.backup, leader, run.ctx.now()):
+        problem = circle(run.backup, _followed(run, leader)) or impatience(run.backup, leader, run.ctx.now())
+        if problem is not None:
+            _give_up(run, problem.why)
+            return False
         run.write(disks=waiting(run.backup, leader))
         run.wait(look_again(run.ctx.now() - (run.status.started_at or run.ctx.now()), SOON, LATER))
         return False
@@ -126,6 +134,17 @@ def _leader(run: Run, name: str) -> DiskBackup | None:
     with contextlib.suppress(ValidationError):
         return load(run.ctx.cluster, DISK_BACKUP, DiskBackup, run.backup.namespace, name)
     return None
+
+
+def _followed(run: Run, leader: DiskBackup | None) -> Iterator[DiskBackup]:
+    """Yield the run that is followed, the one that it waits for itself, and so on, each of them once."""
+    seen = set[str]()
+    while leader is not None and leader.uid not in seen:
+        yield leader
+        seen.add(leader.uid)
+        shared = leader.status.shared_cut if is_waiting(leader) else None
+        found = _leader(run, shared.name) if shared else None
+        leader = found if found and shared and found.uid == shared.uid else None
 
 
 def _store(run: Run) -> None:

@@ -15,7 +15,7 @@ from longboat.kube.port import Object
 from longboat.mover.errors import MoverError
 from longboat.plan.policy_figures import usage
 from longboat.plan.retention import has_data
-from longboat.plan.shared_cut import PATIENCE
+from longboat.plan.shared_cut import CUT_PATIENCE, PATIENCE
 from longboat.reconcile import disk_backup
 from longboat.repository import find_backup, list_disk_manifests, read_disk_manifest, sweep_tombstones, write_tombstone
 from tests.fakes.cluster import Killed
@@ -322,3 +322,87 @@ def test_three_policies_of_one_slot_share_one_cut(world: Slot) -> None:
     assert sorted(world.exports) == sorted(DISKS.values())
     assert [world.status(name).phase for name in "dwm"] == ["Completed"] * 3
     assert {shared.name for name in "dw" if (shared := world.status(name).shared_cut)} == {"m"}
+
+
+def _follow(world: Slot, name: str, other: str) -> None:
+    """Note that a run follows another one, as it decided by what it had seen a moment before."""
+    note = {"name": other, "uid": world.backup(other).uid, "since": format_time(world.clock())}
+    world.cluster.patch(DISK_BACKUP, name, [{"op": "add", "path": "/status/sharedCut", "value": note}], SHOP)
+
+
+@pytest.mark.parametrize("members", ["wd", "wdm"])
+def test_runs_that_came_to_follow_each_other_do_not_wait_for_ever(world: Slot, members: str) -> None:
+    world.add_both(weekly=ONE)
+    world.add_policy("monthly", ONE)
+    world.add_run("m", "monthly")
+    for name in members:
+        world.cluster.patch(DISK_BACKUP, name, [_begun(world, name)], SHOP)
+    for name, other in zip(members, members[1:] + members[0], strict=True):
+        _follow(world, name, other)
+    world.drive(*members)
+    assert [world.status(name).phase for name in members] == ["Completed"] * len(members)
+    assert world.exports == ["db-data"]
+    own = [name for name in members if (shared := world.status(name).shared_cut) and shared.given_up]
+    assert own == [max(members, key=lambda name: world.backup(name).uid)]
+
+
+def _begun(world: Slot, name: str) -> Object:
+    """Return the change of a status by which a run has said which disks it has."""
+    twin = world.add_run(f"{name}-twin", "daily")["metadata"]["name"]
+    until(world, lambda status: status.disks is not None, twin)
+    status = world.get(DISK_BACKUP, twin)["status"]
+    world.cluster.delete(DISK_BACKUP, twin, SHOP)
+    status.pop("sharedCut", None)
+    status.pop("cut", None)
+    return {"op": "add", "path": "/status", "value": status}
+
+
+def test_who_captures_nothing_is_not_followed_for_ever(world: Slot) -> None:
+    """Disks that are not wanted may hold it up, or it is never looked at."""
+    world.add_both()
+    while world.status("w").disks is None:
+        with contextlib.suppress(Killed):
+            world.reconcile("w", bomb=Grenade(2))
+    assert world.status("w").cut is None
+    until(world, lambda status: status.shared_cut is not None, "d")
+    shared = world.status("d").shared_cut
+    assert shared is not None and shared.since is not None
+    begun = shared.since
+    until(world, lambda status: bool(status.disks and status.disks[0].message), "d")
+    told = f"waiting for DiskBackup 'w' since {format_time(begun.replace(microsecond=0))}"
+    assert told in world.condition(name="d").message
+    world.clock.advance(seconds=(CUT_PATIENCE - timedelta(minutes=1)).total_seconds())
+    world.reconcile("d")
+    shared = world.status("d").shared_cut
+    assert shared is not None and shared.given_up is None
+    world.drive("d")
+    assert world.status("d").phase == "Completed" and world.exports == ["db-data"]
+    assert world.clock() - begun < CUT_PATIENCE + timedelta(minutes=5)
+    shared = world.status("d").shared_cut
+    assert shared is not None and "captured nothing within 30 minutes" in (shared.given_up or "")
+
+
+def test_who_has_captured_the_disks_is_waited_for_however_long_its_export_takes(world: Slot) -> None:
+    world.add_both()
+    until(world, lambda status: status.cut is not None and status.cut.ended_at is not None, "w")
+    until(world, lambda status: status.shared_cut is not None, "d")
+    world.clock.advance(seconds=4 * CUT_PATIENCE.total_seconds())
+    world.reconcile("d")
+    shared = world.status("d").shared_cut
+    assert shared is not None and shared.given_up is None
+
+
+def test_who_waits_to_learn_what_the_others_have_asks_ever_less_often(world: Slot) -> None:
+    world.slot = format_time(world.clock().replace(microsecond=0))
+    world.add_policy("weekly", WHOLE)
+    world.add_policy("daily", ONE)
+    _due(world, "weekly")
+    world.add_run("d", "daily")
+    until(world, lambda status: status.disks is not None, "d")
+    begun, looks = world.clock(), 0
+    while world.status("d").cut is None:
+        delay = world.reconcile("d")
+        assert delay is not None
+        looks += 1
+        world.clock.advance(seconds=delay.total_seconds())
+    assert looks <= 14 and world.clock() - begun <= PATIENCE + timedelta(seconds=10)
