@@ -18,6 +18,7 @@ from longboat.repository import (
     StoreSettings,
     check_store,
     find_backup,
+    hidden,
     keep_write_once,
     list_backups,
     open_or_create_repository,
@@ -292,6 +293,13 @@ def repository_disk(repository: Repository) -> str:
     return found.disks[0].manifest
 
 
+@pytest.fixture
+def old_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Manifests count as older than any that a writer would withdraw."""
+    monkeypatch.setattr(hidden, "WITHDRAWN_WITHIN", timedelta(-1))
+
+
+@pytest.mark.usefixtures("old_enough")
 def test_even_maintenance_can_not_remove_what_is_locked(locked: Bucket, tmp_path: Path) -> None:
     name = backup(locked.export, tmp_path, "run", 1)
     store = open_store(removing(locked))
@@ -308,6 +316,7 @@ def test_even_maintenance_can_not_remove_what_is_locked(locked: Bucket, tmp_path
         S3Versions(locked.maintenance).delete(version)
 
 
+@pytest.mark.usefixtures("old_enough")
 @pytest.mark.parametrize("kind", ["versions", "locked"])
 def test_manifests_that_the_sweep_has_hidden_are_told_from_those_that_others_have(
     remote_store: RemoteStore, tmp_path: Path, kind: Kind
@@ -328,6 +337,16 @@ def test_manifests_that_the_sweep_has_hidden_are_told_from_those_that_others_hav
     left = [each.name.removeprefix(f"{PATH}/") for each in S3Versions(bucket.root).below(f"{PATH}/")]
     assert (report.unexplained, names[1] in left, names[0] in left) == (1, True, kind == "locked")
     assert any(name.startswith("removing/") for name in left) == (kind == "locked")
+
+
+def test_manifest_that_its_writer_withdrew_holds_up_no_purge(versioned: Bucket, tmp_path: Path) -> None:
+    """Its credentials hide it by a delete marker, and nothing announces that."""
+    name = backup(versioned.export, tmp_path, "run", 1)
+    open_store(versioned.maintenance).delete(f"{PATH}/{name}")
+    report = WriteOnceReport()
+    purge_hidden(removing(versioned), PATH, datetime.now(UTC) + timedelta(days=8), report, nothing)
+    assert report.unexplained == 0
+    assert not any(name in each.name for each in S3Versions(versioned.root).below(f"{PATH}/"))
 
 
 def test_what_was_hidden_is_purged_late_and_what_can_be_seen_stays(versioned: Bucket) -> None:

@@ -3,7 +3,8 @@
 In a bucket with versions delete markers hide objects, and look the same whoever set them. Maintenance takes manifests
 away only while `removing/<hash>` is there, which is hidden itself in the end: what was hidden at another time was not
 hidden by it. The exception are objects for which another one stands: revisions of a backup's manifest, for which a
-later one does, and disk manifests in whose place a prune has written another.
+later one does, and disk manifests in whose place a prune has written another; and what was hidden right after it was
+written: writers withdraw what has come too late, and announce nothing.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from itertools import groupby
+from itertools import groupby, pairwise
 
 from .layout import BACKUPS, DISKS, REMOVING, hash_below, split_backup_manifest_name, split_moved_name
 from .s3_versions import Version
 
 MANIFESTS = (BACKUPS, DISKS)
+WITHDRAWN_WITHIN = timedelta(minutes=20)
+"""How long after it has written a manifest a writer may withdraw it: a request is repeated for a few minutes."""
 _SECOND = timedelta(seconds=1)  # Services tell times in whole seconds, some of them rounded, in one answer or another.
 
 
@@ -47,6 +50,8 @@ class Removals:
         """
         left, later = list[list[Version]](), _has_moved(names)
         for versions in reversed(names):
+            if _is_withdrawn(versions):
+                continue  # And it stands for nothing else.
             if not versions[0].marker or self._explains(versions) or (later and _is_further(versions[0].name)):
                 later = True
             else:
@@ -77,6 +82,17 @@ def hidden_at(versions: list[Version]) -> datetime | None:
     # More markers may have come over the one that hid it.
     both = versions[markers - 1 : markers + 1]
     return max(each.modified for each in both) if 0 < markers < len(versions) else None
+
+
+def _is_withdrawn(versions: list[Version]) -> bool:
+    """Tell whether each version was hidden right after it was written: who hides older ones can't make it seem so."""
+    if not versions[0].marker:
+        return False
+    pairs = [(newer, older) for newer, older in pairwise(versions) if not older.marker]
+    # Of the two stamps either may be that of the hiding, as above.
+    return bool(pairs) and all(
+        newer.marker and abs(newer.modified - older.modified) <= WITHDRAWN_WITHIN for newer, older in pairs
+    )
 
 
 def manifest_group(name: str) -> str:

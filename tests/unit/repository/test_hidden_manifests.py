@@ -10,6 +10,7 @@ import pytest
 
 from longboat.repository import write_once
 from longboat.repository.errors import ObjectLockedError
+from longboat.repository.hidden import WITHDRAWN_WITHIN
 from longboat.repository.s3_versions import Version
 from longboat.repository.write_once import HIDDEN_FOR, WriteOnceReport, purge_hidden
 
@@ -17,6 +18,7 @@ from .test_write_once import NOW, SETTINGS
 
 A, B, DISK = "a" * 32, "b" * 32, "d" * 32
 ONE, TWO, MAP = f"packs/11/{'1' * 32}", f"packs/22/{'2' * 32}", f"maps/11/{'1' * 32}"
+AGES = 2 * WITHDRAWN_WITHIN
 LONG = NOW + HIDDEN_FOR + timedelta(days=30)
 
 
@@ -79,6 +81,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Bucket:
     made = Bucket()
     monkeypatch.setattr(write_once, "_versions", lambda *_: made)
     made.put(f"backups/{A}/000001", disk(A), f"backups/{B}/000001", disk(B), ONE, TWO, MAP)
+    made.now += AGES
     return made
 
 
@@ -137,6 +140,7 @@ def test_removal_that_goes_on_explains_what_it_has_hidden(bucket: Bucket) -> Non
 
 def test_revisions_that_a_later_one_stands_for_go(bucket: Bucket) -> None:
     bucket.put(*(f"backups/{A}/{n:06d}" for n in (2, 3, 4, 5)))
+    bucket.now += AGES
     bucket.hide(f"backups/{A}/000002", f"backups/{A}/000003", f"backups/{A}/000005", f"backups/{B}/000001")
     assert bucket.purge().unexplained == 2
     assert bucket.left("backups") == [f"backups/{A}/{n:06d}" for n in (1, 4, 5)] + [f"backups/{B}/000001"]
@@ -160,6 +164,7 @@ def test_disk_manifests_in_whose_place_a_prune_wrote_others_go(bucket: Bucket) -
 def test_all_of_a_disk_manifest_that_somebody_hid_stays(bucket: Bucket) -> None:
     moved = f"{disk(A)}-{'c' * 32}"
     bucket.put(moved)
+    bucket.now += AGES
     bucket.hide(moved, disk(A))
     assert bucket.purge().unexplained == 2 and len(bucket.left("disks")) == 3
 
@@ -190,3 +195,50 @@ def test_what_only_delete_markers_are_left_of_hides_nothing(bucket: Bucket) -> N
     bucket.versions[disk(A)] = [each for each in bucket.versions[disk(A)] if each.marker]
     bucket.hide(disk(A))
     assert bucket.purge().unexplained == 0 and disk(A) not in bucket.versions
+
+
+WRITTEN = [f"backups/{A}/000002", f"backups/{'c' * 32}/000001", disk("c" * 32), f"{disk(A)}-{'c' * 32}"]
+
+
+@pytest.mark.parametrize("stamps_what_it_hides", [False, True])
+@pytest.mark.parametrize("name", WRITTEN)
+def test_what_its_writer_withdrew_at_once_holds_up_no_purge(
+    bucket: Bucket, name: str, stamps_what_it_hides: bool
+) -> None:
+    """Else nothing of the repository would be purged any more, for ever."""
+    bucket.stamps_what_it_hides = stamps_what_it_hides
+    for _ in range(2):  # The next attempt is late as well.
+        bucket.put(name)
+        bucket.hide(name)
+    bucket.hide(ONE)
+    assert bucket.purge().unexplained == 0
+    assert name not in bucket.versions and ONE not in bucket.versions
+
+
+@pytest.mark.parametrize("stamps_what_it_hides", [False, True])
+@pytest.mark.parametrize("hidden_before", [False, True])
+def test_who_writes_over_a_manifest_and_hides_that_at_once_explains_nothing(
+    bucket: Bucket, hidden_before: bool, stamps_what_it_hides: bool
+) -> None:
+    bucket.stamps_what_it_hides = stamps_what_it_hides
+    if hidden_before:
+        bucket.hide(disk(A))
+        bucket.now += AGES
+    bucket.put(disk(A))
+    bucket.hide(disk(A))
+    assert bucket.purge().unexplained == 1 and disk(A) in bucket.versions
+
+
+def test_more_markers_over_an_old_manifest_explain_nothing(bucket: Bucket) -> None:
+    bucket.hide(disk(A), disk(A), disk(A))
+    assert bucket.purge().unexplained == 1 and disk(A) in bucket.versions
+
+
+def test_withdrawn_revision_stands_for_no_other_one(bucket: Bucket) -> None:
+    bucket.put(f"backups/{A}/000002")
+    bucket.now += AGES
+    bucket.hide(f"backups/{A}/000002")
+    bucket.put(f"backups/{A}/000003")
+    bucket.hide(f"backups/{A}/000003")
+    assert bucket.purge().unexplained == 1
+    assert bucket.left("backups") == [f"backups/{A}/000001", f"backups/{A}/000002", f"backups/{B}/000001"]
