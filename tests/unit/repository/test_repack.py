@@ -183,6 +183,13 @@ def test_nothing_is_written_into_a_repository_that_was_closed(gone: Gone) -> Non
     assert {name for name in gone.store.objects if "/rewrite/" not in name} == before
 
 
+def test_nothing_takes_a_place_in_a_repository_that_was_closed(gone: Gone) -> None:
+    gone.prune()
+    gone.repository.store.put_new(closing_name(b"c" * 16), b"by whomever")
+    gone.store.advance(2 * DAY)
+    assert gone.prune().repacked.settled == 0
+
+
 def test_a_repository_that_is_closed_meanwhile_gets_no_manifest(gone: Gone, monkeypatch: pytest.MonkeyPatch) -> None:
     put = gone.store.put_new
 
@@ -423,10 +430,13 @@ def test_a_backup_builds_on_what_was_moved_so_that_the_pack_is_freed(gone: Gone)
     before = gone.stored()
     gone.forget_advice()
     gone.back_up("third", Random(3), [])
+    third = references(gone.repository, read_disk_manifest(gone.repository, gone.manifests["third"]).manifest).data
     gone.prune(LIVING)
     gone.forget_advice()
     gone.store.advance(timedelta(hours=6))
     gone.back_up("fourth", Random(4), [])
+    fourth = references(gone.repository, read_disk_manifest(gone.repository, gone.manifests["fourth"]).manifest).data
+    assert len(third.keys() - fourth.keys()) == 1, "what is emptied"
     for _ in range(3):
         gone.store.advance(2 * DAY)
         gone.prune(LIVING)
@@ -458,6 +468,14 @@ def test_a_truncated_pack_does_not_hold_up_the_others(gone: Gone) -> None:
     content, modified, version = gone.store.objects[f"{PATH}/{largest.name}"]
     gone.store.objects[f"{PATH}/{largest.name}"] = content[:-40], modified, version
     assert not gone.prune().repacked.note
+
+
+def test_a_backup_does_not_build_on_what_was_written_too_late(gone: Gone) -> None:
+    forged(gone, checked=gone.store.now - timedelta(hours=2))
+    name = gone.manifests["second"]
+    packs = references(gone.repository, read_disk_manifest(gone.repository, name).manifest).data
+    write_condemned(gone.repository, CondemnedList(marked=gone.store.now, packs=(next(iter(packs)).hex(),)))
+    assert read_sound_manifest(gone.repository, name).place == name
 
 
 def test_a_disk_with_too_many_pages_for_the_memory_is_left(gone: Gone, monkeypatch: pytest.MonkeyPatch) -> None:
