@@ -30,6 +30,7 @@ from longboat.repository import (
     write_tombstone,
 )
 from longboat.repository.backups import place_of_disk
+from longboat.repository.codec import compress
 from longboat.repository.commit import read_sound_manifest
 from longboat.repository.condemned import CondemnedList, write_condemned
 from longboat.repository.damage import read_damage
@@ -40,13 +41,17 @@ from longboat.repository.layout import MAPS, PACKS, Kind, closing_name, moved_na
 from longboat.repository.leases import Lease
 from longboat.repository.listing import list_disks
 from longboat.repository.manifests import DiskManifest, DiskStatistics
+from longboat.repository.map_reader import MapReader
 from longboat.repository.mark import references
 from longboat.repository.moved import MAY_DIFFER
 from longboat.repository.object_store import Data
+from longboat.repository.packs import PackWriter
+from longboat.repository.pages import build_page, encode_page, page_table
 from tests.fakes.object_store import MemoryStore
 from tests.independent_reader.check import check
 from tests.independent_reader.reader import Repository as Reader
 from tests.unit.mover.disks import BLOCK, PATH, STORE_KEY, backup_time, export, repository_in, restore, write_image
+from tests.unit.repository.hand_writer import DirectSink
 
 GRACE, DAY = timedelta(hours=24), timedelta(days=1)
 BLOCKS = 400
@@ -363,6 +368,53 @@ def test_what_says_anything_else_never_takes_the_place(gone: Gone, field: str) -
     gone.assert_whole()
 
 
+def test_a_page_with_other_ids_never_takes_the_place(gone: Gone) -> None:
+    """Its blocks lie where they did, so that none of them is moved."""
+    manifest = read_disk_manifest(gone.repository, gone.manifests["second"]).manifest
+    page = MapReader(gone.repository, manifest).page(0)
+    assert page is not None
+    false = build_page(page.ids[::-1], [page.place(index) for index in range(page.blocks)])
+    sink = DirectSink(gone.repository)
+    writer = PackWriter(gone.repository.keys, Kind.MAP_PACK, sink, gone.repository.random)
+    frame = writer.append(*_compressed(encode_page(false)), *page_table(false))
+    writer.finish()
+    number = len(manifest.map_packs)
+    pages = [(number, frame.offset, frame.length), *manifest.pages[1:]]
+    forged(gone, map_packs=[*manifest.map_packs, frame.pack.hex()], pages=pages)
+    gone.store.advance(2 * DAY)
+    with contextlib.suppress(DamagedError):
+        assert gone.prune().repacked.settled == 0
+    assert len(gone.objects()) == 2
+
+
+def _compressed(plain: bytes) -> tuple[bytes, int, int]:
+    payload, codec = compress(plain)
+    return bytes(payload), len(plain), codec
+
+
+def test_nothing_takes_a_place_while_the_disk_is_backed_up(gone: Gone) -> None:
+    gone.prune()
+    gone.store.advance(2 * DAY)
+    lease = Lease(gone.repository, "shop/db/data", "third")
+    lease.name_parent(gone.manifests["second"])
+    assert gone.prune().repacked.settled == 0
+
+
+def test_a_prune_that_slept_withdraws_what_it_wrote_too_late(gone: Gone, monkeypatch: pytest.MonkeyPatch) -> None:
+    put = gone.store.put_new
+
+    def sleeping(name: str, data: Data) -> object:
+        if split_moved_name(name.removeprefix(f"{PATH}/")):
+            gone.store.advance(timedelta(minutes=30))
+            packs = [info.name.rsplit("/", 1)[1] for info in gone.repository.store.list(PACKS)]
+            write_condemned(gone.repository, CondemnedList(marked=gone.store.now, packs=tuple(packs)))
+        return put(name, data)
+
+    monkeypatch.setattr(gone.store, "put_new", sleeping)
+    assert gone.prune().repacked.manifests == 0
+    assert len(gone.objects()) == 1
+
+
 @pytest.mark.parametrize("which", [1, 2])
 def test_a_page_that_is_looked_for_elsewhere_never_takes_the_place(gone: Gone, which: int) -> None:
     """Its offset or its length is another one: nothing could be read there."""
@@ -516,9 +568,11 @@ def test_a_removal_that_ends_anywhere_and_is_undone_leaves_a_whole_backup_or_non
         for name in ("delete", "put_new", "put_if_match"):
             patch.setattr(gone.store, name, counted(getattr(gone.store, name)))
         sweep_tombstones(gone.repository, gone.store.now, timedelta(0))
+    nothing_is_gone = list_disks(gone.repository) and find_backup(gone.repository, "second")
     for info in list(gone.repository.store.list("tombstones/")):
         gone.repository.store.delete(info.name)  # An undo that came at that moment.
     sweep_tombstones(gone.repository, gone.store.now, timedelta(0))
+    assert not nothing_is_gone or find_backup(gone.repository, "second")
     if find_backup(gone.repository, "second"):
         gone.assert_whole()
     else:
