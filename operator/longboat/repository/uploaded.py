@@ -1,7 +1,8 @@
 """What earlier attempts of an export have uploaded before they ended: packs that no manifest refers to yet.
 
 Their leases name them, and a new attempt that reads the same disk in the same order finds their blocks again. It
-names the packs in a lease of its own first, so that they are not condemned meanwhile, and leaves out those that are.
+names the packs in a lease of its own first, so that they are not condemned meanwhile, and leaves out those that are,
+and those of which a random frame is not whole: nobody else has looked at them since they were uploaded.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ from collections import deque
 from collections.abc import Collection, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from .codec import decompress
+from .crypto import reading_cipher
 from .damage import Damage
 from .documents import MAX_DOCUMENT_OBJECT, open_document
 from .errors import DamagedError, ObjectNotFoundError, UnsupportedFormatError
-from .layout import LEASES, PACKS, Kind
+from .layout import LEASES, MAX_FRAME_PLAIN, PACKS, Kind, pack_name
 from .leases import LeaseRecord
 from .mark import read_index
 from .pages import FrameRef
@@ -126,10 +129,26 @@ class UploadedBlocks:
     def _load(self, name: str) -> Index:
         try:
             pack, size = bytes.fromhex(name.rsplit("/", 1)[-1]), self._repository.store.head(name).size
-            index = read_index(self._repository, Kind.DATA_PACK, pack, size)
-            return [(at, ids) for at, ids, _ in index if not self._damage.covers(Kind.DATA_PACK, at.pack, at.offset)]
+            found = read_index(self._repository, Kind.DATA_PACK, pack, size)
+            index = [(at, ids) for at, ids, _ in found if not self._damage.covers(Kind.DATA_PACK, at.pack, at.offset)]
+            self._check_one(index)
+            return index
         except (ObjectNotFoundError, DamagedError, UnsupportedFormatError, ValueError):
-            return []  # Removed since, or never whole: its blocks are stored again.
+            return []  # Removed since, never whole, or rotten: its blocks are stored again.
+
+    def _check_one(self, index: Index) -> None:
+        """Read a random frame, as no verification looks at packs that no manifest names. DamagedError if it is bad."""
+        if not index:
+            return
+        keys = self._repository.keys
+        at, ids = index[int.from_bytes(self._repository.random(8), "big") % len(index)]
+        sealed = self._repository.store.get_range(pack_name(Kind.DATA_PACK, at.pack), at.offset, at.length)
+        payload, length, codec = reading_cipher(keys, Kind.DATA_PACK, at.pack).open(sealed, at.offset)
+        if not ids or length > MAX_FRAME_PLAIN or length % len(ids):
+            raise DamagedError(f"a frame of {length} bytes can not have {len(ids)} blocks")
+        plain, size = memoryview(decompress(payload, codec, length)), length // len(ids)
+        if any(keys.block_id(plain[n * size : (n + 1) * size]) != block_id for n, block_id in enumerate(ids)):
+            raise DamagedError("a frame has other blocks than its pack's index says")
 
 
 def _record(repository: Repository, name: str) -> LeaseRecord | None:
