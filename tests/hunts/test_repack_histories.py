@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from longboat.repository import RepackRules, find_backup, read_disk_manifest, repack
+from longboat.repository import RepackRules, find_backup, read_disk_manifest, repack, sweep_tombstones
 from longboat.repository.layout import split_moved_name
 from longboat.repository.listing import ListedDisk, list_disks
 from tests.unit.mover.disks import PATH
@@ -71,6 +71,10 @@ class Moving(History):
         Moving.moved += sum(split_moved_name(each.current.name) is not None for each in disks)
         self.repack = NO_MORE
         self.prune(0, 4)
+        for process in list(self.processes):
+            process.run()
+        # Of who was killed between deleting and removing: what is in the trash is not settled, and both stay.
+        sweep_tombstones(self.repository, self.store.now, timedelta(0))
         super().end()
         left = list_disks(self.repository).values()
         assert all(len(each.objects) == 1 for each in left)
