@@ -78,7 +78,7 @@ def incomplete_backups(repository: Repository, disks: Iterable[LooseDisk]) -> It
             key_id=repository.key_id,
             name=name,
             created=max(disk.created for disk in some),
-            disks=list(_named(some)),
+            disks=sorted(_named(some), key=lambda disk: disk.disk),
         )
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from longboat.cli.mount_contents import gather
+from longboat.cli.repo_access import parse_key
 from longboat.repository import open_store, parse_store_key, rotate_master_key, update_backup_expiry, write_tombstone
 from longboat.repository.generations import find_generations
 
@@ -126,3 +128,14 @@ def test_what_stands_in_for_a_lost_manifest_is_believed_no_more_than_that(world:
     assert world("restore", "forged", world.folder / "x") == 1
     assert "is not believed" in capsys.readouterr().err and not (world.folder / "x").exists()
     assert world("restore", "forged", world.folder / "x", "--accept-late") == 0
+
+
+def test_a_mount_shows_the_disks_of_a_backup_without_a_manifest(world: World) -> None:
+    for path in manifests(world):
+        path.unlink()
+    world.backup(world.shop, SHOP, "db-2", "data")
+    store, key = open_store(world.settings), parse_key(world.key)
+    shown = gather(store, [SHOP], key, "shop", accept_late=False)
+    found = {(file.backup, file.claim) for file in shown.files}
+    assert found == {("db-1", "claim-data"), ("db-1", "claim-root"), ("db-2", "claim-data")} and not shown.problems
+    assert not gather(store, [SHOP], key, "blog", accept_late=False).files
