@@ -101,6 +101,20 @@ class RemoteStore:
         self._admin("create-user", "--access", access_key_id, "--secret", secret, "--role", "user")
         return secret
 
+    def change_secret(self, access_key_id: str) -> str:
+        """Give a user another secret access key, and return it; the one before is refused from then on."""
+        secret = secrets.token_urlsafe(24)
+        self._admin("update-user", "--access", access_key_id, "--secret", secret)
+        return secret
+
+    def take_bucket_away(self, name: str) -> None:
+        """Have the server know no such bucket any more; nothing of it is lost."""
+        (self._data / name).rename(self.directory / f"away-{name}")
+
+    def put_bucket_back(self, name: str) -> None:
+        """Undo take_bucket_away()."""
+        (self.directory / f"away-{name}").rename(self._data / name)
+
     def _read(self) -> dict[str, Any]:
         if not self._record.exists():
             raise ClusterError(f"no object store in {self.directory}: start one with `python -m tests.cluster up`")

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Lock
 
 import pytest
 
+from longboat.mover.restore_disk import run_restore
 from longboat.repository import (
     Repository,
     StoreSettings,
@@ -17,10 +21,10 @@ from longboat.repository import (
     verify,
 )
 from longboat.repository.bucket_clients import Patience
-from longboat.repository.errors import CredentialsError, RepositoryError
-from tests.cluster.s3 import RemoteStore
+from longboat.repository.errors import CredentialsError, RepositoryError, StoreError
+from tests.cluster.s3 import RemoteStore, S3Settings
 from tests.contract import faulty_proxy
-from tests.unit.mover.disks import BLOCK, PATH, STORE_KEY, export, restore, write_image
+from tests.unit.mover.disks import BLOCK, PATH, STORE_KEY, export, restore, restore_job, write_image
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 PATIENCE = Patience(connect=5, request=10, retries=3, retry_for=20)
@@ -46,9 +50,25 @@ class World:
 
 @pytest.fixture
 def world(remote_store: RemoteStore, tmp_path: Path) -> Iterator[World]:
-    directory = tmp_path / "proxy"
+    with _world(remote_store.settings(), tmp_path) as world:
+        yield world
+
+
+@pytest.fixture
+def own_world(remote_store: RemoteStore, tmp_path: Path) -> Iterator[World]:
+    """A world with a user and a bucket of its own, of the same name, that may be taken away."""
+    name = f"outage-{os.urandom(6).hex()}"
+    secret = remote_store.create_user(name)
+    remote_store.create_bucket(name, owner=name)
+    user = {"bucket": name, "access_key_id": name, "secret_access_key": secret}
+    with _world(replace(remote_store.settings(), **user), tmp_path) as world:
+        yield world
+
+
+@contextmanager
+def _world(server: S3Settings, folder: Path) -> Iterator[World]:
+    directory = folder / "proxy"
     directory.mkdir()
-    server = remote_store.settings()
     with faulty_proxy.running(directory, server) as (endpoint, ca_pem, plan):
         settings = StoreSettings(
             type="s3",
@@ -60,7 +80,7 @@ def world(remote_store: RemoteStore, tmp_path: Path) -> Iterator[World]:
             access_key_id=server.access_key_id,
             secret_access_key=server.secret_access_key,
         )
-        yield World(settings, plan, tmp_path)
+        yield World(settings, plan, folder)
 
 
 @pytest.mark.parametrize("part", ["/packs/", "/maps/", "/disks/", "/leases/"])
@@ -106,3 +126,78 @@ def test_credentials_that_are_changed_are_told_by_their_name(world: World) -> No
         world.restored(manifest)
     with pytest.raises(CredentialsError):
         world.back_up("two", 2)
+
+
+def _take_bucket_away(world: World, server: RemoteStore) -> Callable[[], None]:
+    """Take the bucket away; return what puts it back."""
+    server.take_bucket_away(world.settings.bucket)
+    return lambda: server.put_bucket_back(world.settings.bucket)
+
+
+def _change_credentials(world: World, server: RemoteStore) -> Callable[[], None]:
+    """Give the user another secret; return what lets the world know it."""
+    secret = server.change_secret(world.settings.access_key_id)
+
+    def tell() -> None:
+        world.store = open_store(world.settings.model_copy(update={"secret_access_key": secret}), PATIENCE)
+        world.repository = open_or_create_repository(world.store, PATH, STORE_KEY)
+
+    return tell
+
+
+OUTAGES = pytest.mark.parametrize(
+    ("happen", "reason"), [(_take_bucket_away, "BucketNotFound"), (_change_credentials, "WrongCredentials")]
+)
+Outage = Callable[[World, RemoteStore], Callable[[], None]]
+
+
+def _in_the_middle(
+    world: World, server: RemoteStore, happen: Outage, method: str, part: str
+) -> list[Callable[[], None]]:
+    """Have it happen before the first request of a method for such an object; what undoes it is added to the list."""
+    undo, lock = list[Callable[[], None]](), Lock()
+
+    def choose(asked: str, path: str) -> None:
+        with lock:
+            if asked == method and part in path and not undo:
+                undo.append(happen(world, server))
+
+    world.plan.choose = choose
+    return undo
+
+
+@OUTAGES
+@pytest.mark.parametrize("part", ["/packs/", "/maps/", "/disks/"])
+def test_an_export_ends_with_the_reason_and_goes_on_when_the_store_is_back(
+    own_world: World, remote_store: RemoteStore, happen: Outage, reason: str, part: str
+) -> None:
+    own_world.back_up("zero", 0)
+    with (own_world.disk / "disk.img").open("r+b") as disk:
+        disk.write(os.urandom(5 * BLOCK))
+    own_world.content = (own_world.disk / "disk.img").read_bytes()
+    undo = _in_the_middle(own_world, remote_store, happen, "PUT", part)
+    with pytest.raises(StoreError) as ended:
+        own_world.back_up("one", 1)
+    assert ended.value.reason == reason
+    undo[0]()
+    assert own_world.restored(own_world.back_up("one", 1)) == own_world.content
+    assert verify(own_world.repository, share=100, now=NOW).state == "ok"
+
+
+@OUTAGES
+@pytest.mark.parametrize("part", ["/packs/", "/maps/"])
+def test_a_restore_ends_with_the_reason_and_goes_on_when_the_store_is_back(
+    own_world: World, remote_store: RemoteStore, happen: Outage, reason: str, part: str
+) -> None:
+    job = restore_job(own_world.repository.master_key, own_world.back_up("one", 1), own_world.folder / "target")
+    (own_world.folder / "target").mkdir()
+    undo = _in_the_middle(own_world, remote_store, happen, "GET", part)
+    with pytest.raises(StoreError) as ended:
+        run_restore(job, own_world.store, lambda _: None)
+    assert ended.value.reason == reason
+    assert not (own_world.folder / "target" / "disk.img").exists()
+    undo[0]()
+    run_restore(job, own_world.store, lambda _: None)
+    assert (own_world.folder / "target" / "disk.img").read_bytes() == own_world.content
+    report = verify(own_world.repository, share=100, now=NOW)
+    assert (report.state, report.recorded) == ("ok", ())
