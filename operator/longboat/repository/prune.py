@@ -159,7 +159,8 @@ def prune(
     require_none_late(repository, closed, accepted)
     run = _Prune(repository, _store_time(repository, now, epoch, dry_run), grace, epoch, dry_run, threads, progress)
     moves = repack is not None and closed is None and not has_closing(repository)
-    run.run(allow_most, settles=moves)
+    # What backups would store anew beside that is stored twice until the old ones have expired.
+    run.run(allow_most, settles=moves, advises_dead=not (moves and repack is not None and repack.living))
     if repack is not None and closed is None:
         run.repack(repack)
     if closed is not None and may_retire:
@@ -227,7 +228,7 @@ class _Prune:
         self._candidates = Candidates(Random(repository.random(ID_BYTES)))
         self._seen = Seen()
 
-    def run(self, allow_most: bool | Asked, settles: bool) -> None:
+    def run(self, allow_most: bool | Asked, settles: bool, advises_dead: bool) -> None:
         self._fence()
         # Before the manifests: a writer that ends meanwhile has written its manifest before its lease goes.
         leases = read_leases(self._repository, self.now - LEASE_TTL, self._before - LEASE_TTL)
@@ -256,7 +257,7 @@ class _Prune:
         self._condemn()
         for reason, found in {**clutter, CONDEMNED_LIST: list(condemned.finished())}.items():
             self._remove(reason, found)
-        self._remove(REWRITE_LIST, self._advise(marks.disks))
+        self._remove(REWRITE_LIST, self._advise(marks.disks, advises_dead))
         # Writers that began before a record was there may not know it.
         self._remove(DAMAGE_RECORD, self._tidy(damage, min(self._before, leases.since)))
         for info in remove_staged(self._repository.store, self.now, self.report.dry_run):
@@ -366,10 +367,10 @@ class _Prune:
             self._fence()
             write_condemned(self._repository, CondemnedList(marked=self.now, packs=tuple(packs), map_packs=tuple(maps)))
 
-    def _advise(self, disks: list[DiskMarks]) -> list[ObjectInfo]:
+    def _advise(self, disks: list[DiskMarks], dead: bool) -> list[ObjectInfo]:
         """Tell the next backups which packs are mostly dead; return the lists of before."""
         before = advice_objects(self._repository)
-        for disk, packs in to_rewrite(self._repository, disks, self._candidates, self._threads).items():
+        for disk, packs in to_rewrite(self._repository, disks, self._candidates, self._threads, dead).items():
             self.report.to_rewrite.objects += len(packs)
             self.report.to_rewrite.bytes += sum(size for _, size in packs)
             if not self.report.dry_run:

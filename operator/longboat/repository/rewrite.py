@@ -100,22 +100,23 @@ def least_share(changed: float) -> float:
 
 
 def to_rewrite(
-    repository: Repository, disks: list[DiskMarks], candidates: Candidates, threads: int
+    repository: Repository, disks: list[DiskMarks], candidates: Candidates, threads: int, dead: bool = True
 ) -> dict[int, list[tuple[bytes, int]]]:
     """Return for each disk (by number) the packs to rewrite with their sizes: the deadest first, then many small ones.
 
-    The index of each candidate is read; one that can't be read is left out.
+    The index of each candidate is read; one that can't be read is left out. Only small ones if not `dead`.
     """
     found: dict[int, list[tuple[float, bytes, int]]] = {}
     shares = {number: least_share(each.changed / max(1, each.blocks)) for number, each in enumerate(disks)}
-    looked = in_batches(threads, _BATCH, lambda each: (each, _blocks(repository, each[1], each[2])), candidates)
+    emptiest = list(candidates) if dead else []
+    looked = in_batches(threads, _BATCH, lambda each: (each, _blocks(repository, each[1], each[2])), emptiest)
     for (disk, pack, size), blocks in looked:
         live = disks[disk].live[pack]
         if live < shares[disk] * blocks:
             found.setdefault(disk, []).append((live / blocks, pack, size))
-    dead = {disk: {pack: size for _, pack, size in sorted(packs)} for disk, packs in found.items()}
+    most = {disk: {pack: size for _, pack, size in sorted(packs)} for disk, packs in found.items()}
     small = {disk: dict(packs) for disk, packs in candidates.small.items() if len(packs) >= MANY_SMALL}
-    both = {disk: dead.get(disk, {}) | small.get(disk, {}) for disk in dead | small}
+    both = {disk: most.get(disk, {}) | small.get(disk, {}) for disk in most | small}
     return {disk: list(packs.items())[:MAX_ADVISED] for disk, packs in both.items()}
 
 

@@ -497,6 +497,12 @@ def test_a_backup_builds_on_what_was_moved_so_that_the_pack_is_freed(gone: Gone)
     assert before - gone.stored() > 0.8 * BLOCKS * BLOCK
 
 
+def test_backups_are_not_told_to_store_anew_what_prunes_move(gone: Gone) -> None:
+    """It would be stored twice for as long as old backups live."""
+    assert gone.prune().to_rewrite.objects == 1
+    assert gone.prune(LIVING).to_rewrite.objects == 0
+
+
 def test_what_the_trash_refers_to_does_not_hold_up_what_backups_do(gone: Gone) -> None:
     gone.forget_advice()
     gone.back_up("third", Random(3), [])
