@@ -132,6 +132,8 @@ class VerifyJob(_Job):
     suspects: list[str] = Field(default_factory=list)
     # Write damage down, so that no new backup refers to it; needs the right to create objects.
     record: bool = True
+    # Prunes may move blocks here, and manifests with them; where they may not, such a manifest is not believed.
+    believes_moved: bool = False
     # The whole report is written here as JSON, beside the log lines.
     report_path: str | None = None
 

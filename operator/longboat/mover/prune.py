@@ -70,7 +70,11 @@ def run_prune(
     )
     if job.dry_run:
         return _result(report, WriteOnceReport())
-    kept = keep_write_once(job.store, job.repository_path, epoch_time(repository), needed=report.needed)
+    kept = keep_write_once(
+        *(job.store, job.repository_path, epoch_time(repository)),
+        needed=report.needed,
+        moves=repack_rules(job) is not None,
+    )
     return _result(report, kept)
 
 

@@ -56,6 +56,7 @@ def run_verify(
         suspects=job.suspects,
         record=job.record,
         tell=tell,
+        believes_moved=job.believes_moved,
     )
     progress.finish()
     _publish(report, job.report_path, emit)

@@ -73,7 +73,8 @@ def mover_of(
         )
     else:
         asked = {"share": attempt.share, "phase": attempt.phase, "suspects": attempt.suspects}
-        job = VerifyJob.model_validate(common | asked)
+        moves = {"believes_moved": store.spec.maintenance.prune.repack is not None}
+        job = VerifyJob.model_validate(common | asked | moves)
     name = job_name(record, work, attempt.number)
     return Mover(
         role=work,

@@ -36,8 +36,9 @@ class _Span:
 class Removals:
     """When removals went on. `relied_on` are the announcements (names) that something which is hidden still needs."""
 
-    def __init__(self, announcements: Iterable[Version]) -> None:
-        """Take the versions of all announcements, each name's newest first."""
+    def __init__(self, announcements: Iterable[Version], moves: bool = False) -> None:
+        """Take the versions of all announcements, each name's newest first; `moves`: prunes may move manifests."""
+        self._moves = moves
         found = groupby(announcements, key=lambda each: each.name)
         ours = ((name, [*versions]) for name, versions in found if hash_below(REMOVING, name))
         self._spans = [span for name, versions in ours for span in _spans(name, versions)]
@@ -48,7 +49,7 @@ class Removals:
 
         For each name its versions, the newest first; those of a backup's or disk's manifest together, sorted by name.
         """
-        left, later = list[list[Version]](), _has_moved(names)
+        left, later = list[list[Version]](), self._moves and _has_moved(names)
         for versions in reversed(names):
             if _is_withdrawn(versions):
                 continue  # And it stands for nothing else.

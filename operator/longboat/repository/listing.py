@@ -33,6 +33,11 @@ class ListedDisk:
         return self.name.rsplit("-", 1)[1]
 
     @property
+    def has_own(self) -> bool:
+        """Tell whether what the export wrote is there."""
+        return any(info.name == self.name for info in self.objects)
+
+    @property
     def ordered(self) -> list[ObjectInfo]:
         """Return the objects, the oldest first."""
         return sorted(self.objects, key=lambda info: (info.modified, info.name))

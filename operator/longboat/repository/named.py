@@ -61,7 +61,8 @@ def require_named(repository: Repository, named: Collection[NamedDisk], read: Co
             raise DamagedError(
                 f"{repository.store.describe()}: backup {each.backup!r} ({each.place}) has the disk manifest"
                 f" {each.disk}, object {each.object_id}, and it is not there: nothing is deleted. If it is hidden in"
-                " the bucket, bring it back; if it is lost for good, delete the backup"
+                " the bucket, bring it back; if a prune has moved it (disks/…-<object id>), say that prunes do:"
+                " maintenance.prune.repack, or --repack; if it is lost for good, delete the backup"
             )
 
 

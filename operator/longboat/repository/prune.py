@@ -158,6 +158,7 @@ def prune(
         raise ValueError(f"grace: expected {MIN_GRACE} or more, so that no writer at work loses a pack; found {grace}")
     require_none_late(repository, closed, accepted)
     run = _Prune(repository, _store_time(repository, now, epoch, dry_run), grace, epoch, dry_run, threads, progress)
+    run.believes_moved = repack is not None
     moves = repack is not None and closed is None and not has_closing(repository)
     # What backups would store anew beside that is stored twice until the old ones have expired.
     run.run(allow_most, settles=moves, advises_dead=not (moves and repack is not None and repack.living))
@@ -223,6 +224,7 @@ class _Prune:
         self._repository, self.now, self._before, self._epoch = repository, now, now - grace, epoch
         self._threads, self._progress = threads, progress
         self.report = PruneReport(dry_run)
+        self.believes_moved = False
         self._unreferenced: dict[Kind, list[bytes]] = {kind: [] for kind in _FOLDERS}
         self._too_many = Tally()
         self._candidates = Candidates(Random(repository.random(ID_BYTES)))
@@ -264,7 +266,9 @@ class _Prune:
             self.report.removed.setdefault(STAGED, Tally()).add(info)
 
     def _mark(self) -> Marks:
-        marks, self._seen.disks = mark_manifests(self._repository, self._threads, self._count_manifests)
+        marks, self._seen.disks = mark_manifests(
+            self._repository, self._threads, self._count_manifests, self.believes_moved
+        )
         done = 0
 
         def count(more: int) -> None:

@@ -87,12 +87,13 @@ def read_leases(repository: Repository, alive_since: datetime, expired_before: d
 
 
 def mark_manifests(
-    repository: Repository, threads: int, count: Callable[[int, int], None]
+    repository: Repository, threads: int, count: Callable[[int, int], None], believes_moved: bool
 ) -> tuple[Marks, dict[str, ListedDisk]]:
     """Return the pages that all disk manifests refer to, and what was listed; `count` is told how many were read.
 
     DamagedError or UnsupportedFormatError names the first manifest that can't be read, or that is not there although a
-    backup names it. One that is removed meanwhile does not count.
+    backup names it. One that is removed meanwhile does not count, nor without `believes_moved` one that only objects
+    of prunes stand for: whoever hides the export's could have put them there.
     """
     # Before the disk manifests: a backup's own manifest is written after those of its disks.
     named = named_disks(repository, threads)
@@ -104,7 +105,7 @@ def mark_manifests(
             marks.add_manifest(disk.manifest, each.disk_hash)
         for disk in stored[1:]:
             marks.add_further(disk.manifest)
-        read |= {(disk.name, disk.object_id) for disk in stored}
+        read |= {(disk.name, disk.object_id) for disk in stored if believes_moved or disk.place in ("", disk.name)}
         count(number, total)
     marks.close()
     require_named(repository, named, read)

@@ -40,15 +40,19 @@ def verify(
     suspects: Collection[str] = (),
     record: bool = True,
     tell: Tell = lambda *_: None,
+    believes_moved: bool = True,
 ) -> VerifyReport:
     """Verify all backups' structure, and read `share` percent (0 to 100) of the data of `backups` (names; None: all).
 
     Of the backups in `suspects` all data is read, and first; those that are not there are passed over.
     The sample goes on from `phase` (an earlier report's next_phase), or begins where `random` says. With `record`,
     new damage is written down, dated `now`. `tell` hears of bytes of disks: total and done, and bytes read. Damage is
-    reported, not raised; BackupNotFoundError if `backups` has an unknown name; errors of the store itself are raised.
+    reported, not raised; without `believes_moved`, what only objects of prunes stand for counts as missing, as nobody
+    has asked prunes to move anything. BackupNotFoundError if `backups` has an unknown name; errors of the store itself
+    are raised.
     """
     run = _Run(repository, Sample.of(share, phase, random), share, Shuffler(random(8)), tell)
+    run.believes_moved = believes_moved
     with ThreadPoolExecutor(_WORKERS, thread_name_prefix="verify") as pool:
         try:
             run.take_inventory(pool, None if backups is None else set(backups), set(suspects))
@@ -65,6 +69,7 @@ class _Run:
     def __init__(self, repository: Repository, sample: Sample, share: float, shuffler: Shuffler, tell: Tell) -> None:
         self._repository, self._sample, self._share = repository, sample, share
         self._shuffler, self._tell = shuffler, tell
+        self.believes_moved = True
         self._others: dict[str, Fault] = {}
         self._known = Damage()
         self._owners: dict[str, str] = {}
@@ -73,13 +78,16 @@ class _Run:
         self._early = tuple[str, ...]()
 
     def take_inventory(self, pool: ThreadPoolExecutor, names: set[str] | None, suspects: set[str]) -> None:
-        self._inventory = take_inventory(self._repository, pool)
+        self._inventory = take_inventory(self._repository, pool, self.believes_moved)
         _require(self._repository, self._inventory, names)
         self._known = read_damage(self._repository, self._unreadable_record)
         self._others |= key_faults(self._repository)
         self._sizes = pack_sizes(self._repository)
         inventory = self._inventory
-        self._scan = Scan(self._repository, pool, self._sizes, self._known, inventory.objects, inventory.places)
+        self._scan = Scan(
+            *(self._repository, pool, self._sizes, self._known, inventory.objects, inventory.places),
+            believes_moved=self.believes_moved,
+        )
         self._suspects = self._inventory.disks_of(suspects)
         self._sampled = self._inventory.disks_of(names)
 

@@ -76,14 +76,18 @@ class Inventory:
         return {manifest for entry in self.backups if entry.name in names for _, manifest, _ in entry.disks}
 
 
-def take_inventory(repository: Repository, pool: Executor) -> Inventory:
-    """List and read all backup manifests; those that are damaged become entries with a fault."""
+def take_inventory(repository: Repository, pool: Executor, believes_moved: bool) -> Inventory:
+    """List and read all backup manifests; those that are damaged become entries with a fault.
+
+    Without `believes_moved` a disk manifest that only objects of prunes stand for is not there.
+    """
     revisions = sorted(newest_revisions(repository).items())
     deleted = tombstoned_hashes(repository)
     found = pool.map(lambda item: _entry(repository, *item), revisions)
     entries = {hashed: entry for (hashed, _), entry in zip(revisions, found, strict=True) if entry is not None}
     # Disks are listed after the backups: all that a backup names have been there by then.
-    places = {name: disk.current.name for name, disk in list_disks(repository).items()}
+    disks = list_disks(repository)
+    places = {name: disk.current.name for name, disk in disks.items() if believes_moved or disk.has_own}
     listed = set(places)
     named = {manifest for entry in entries.values() for _, manifest, _ in entry.disks}
     _add_unnamed(entries, sorted(listed - named))

@@ -33,9 +33,10 @@ class Scan:
         known: Damage,
         objects: Mapping[str, str],
         places: Mapping[str, str],
+        believes_moved: bool,
     ) -> None:
-        """Prepare a walk. `known` damage is read whether it is in the sample or not; the last two: see Inventory."""
-        self._places = places
+        """Prepare a walk. `known` damage is read whether it is in the sample or not; the last three: see Inventory."""
+        self._places, self._believes_moved = places, believes_moved
         self._repository, self._pool, self._sizes, self._known = repository, pool, sizes, known
         self.findings, self._objects = Findings(), objects
         self.checker = FrameChecker(repository, pool, self.findings)
@@ -74,6 +75,8 @@ class Scan:
         try:
             return read_disk_at(self._repository, name, self._places.get(name, name), wanted)
         except BackupNotFoundError:
+            if not self._believes_moved:
+                raise
             return read_disk_manifest(self._repository, name, wanted)  # Another one may have taken its place since.
 
     def _fresh(self, reader: MapReader) -> Iterator[int]:

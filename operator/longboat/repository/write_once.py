@@ -59,18 +59,20 @@ def keep_write_once(
     after: str = "",
     enough: Callable[[], bool] = _never,
     needed: Callable[[str], bool] | None = None,
+    moves: bool = False,
 ) -> WriteOnceReport:
     """Extend locks and purge what was hidden, in the repository at `path`, as far as the settings ask for either.
 
     For maintenance, after each prune and at least twice in a lock's period; `now` is the store's time. Only a prune can
-    tell which hidden objects are still `needed`: without that nothing is purged. Nothing is done on stores other than
-    S3. It ends when it was `enough`; the report's `reached` is what to begin `after` then.
+    tell which hidden objects are still `needed`: without that nothing is purged. Where prunes are not told to move
+    blocks (`moves`), what looks like a manifest that one has moved explains nothing that is hidden. Nothing is done on
+    stores other than S3. It ends when it was `enough`; the report's `reached` is what to begin `after` then.
     """
     report = WriteOnceReport()
     if settings.type == "s3" and settings.lock_mode is not None:
         extend_locks(settings, path, now, report, after, enough)
     if settings.type == "s3" and settings.delete_versions and needed is not None and report.reached is None:
-        purge_hidden(settings, path, now, report, needed)
+        purge_hidden(settings, path, now, report, needed, moves)
     return report
 
 
@@ -120,6 +122,7 @@ def purge_hidden(
     now: datetime,
     report: WriteOnceReport,
     needed: Callable[[str], bool],
+    moves: bool = False,
 ) -> None:
     """Remove the versions of objects that were hidden at least HIDDEN_FOR ago, as far as they are not locked.
 
@@ -128,7 +131,7 @@ def purge_hidden(
     have taken them for garbage for want of it. So do the header, keys, and whatever else maintenance never removes.
     """
     versions = _versions(settings, path)
-    purging = _Purging(versions, Removals(versions.below(REMOVING)), now, report, needed)
+    purging = _Purging(versions, Removals(versions.below(REMOVING), moves), now, report, needed)
     # Manifests come first: the names of their folders sort before those of packs, and of announcements.
     ours = (each for each in versions.below("") if comes_and_goes(each.name))
     for _, group in groupby(ours, key=lambda each: manifest_group(each.name)):

@@ -589,3 +589,21 @@ def test_credentials_that_may_not_write_packs_prune_all_the_same(gone: Gone) -> 
     gone.store.__class__ = _NoWrites
     assert "repacking ended early" in gone.prune().repacked.note
     gone.assert_whole()
+
+
+def test_where_nobody_moves_anything_a_forgery_beside_a_hidden_manifest_stands_for_nothing(gone: Gone) -> None:
+    stored = read_disk_manifest(gone.repository, gone.manifests["second"])
+    forged(gone, pages=[None] * len(stored.manifest.pages), map_packs=[])
+    (place,) = [name for name in gone.store.objects if name.endswith(stored.name)]
+    hidden = gone.store.objects.pop(place)
+    packs = {info.name for info in gone.repository.store.list(PACKS)}
+    for _ in range(3):
+        gone.store.advance(2 * DAY)
+        with pytest.raises(DamagedError, match=r"it is not there: nothing is deleted.*maintenance\.prune\.repack"):
+            gone.prune(None)
+    found = verify(gone.repository, share=0, now=gone.store.now, record=False, believes_moved=False)
+    assert [(each.state, each.lost) for each in found.backups if each.name == "second"] == [("damaged", True)]
+    assert {info.name for info in gone.repository.store.list(PACKS)} == packs
+    gone.store.objects[place] = hidden  # As by the removal of a delete marker: with the time stamp that it had.
+    restored, _ = restore(gone.store, gone.repository.master_key, gone.manifests["second"], gone.folder)
+    assert restored == gone.contents["second"]
