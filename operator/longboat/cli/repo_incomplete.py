@@ -85,7 +85,9 @@ def incomplete_backups(repository: Repository, disks: Iterable[LooseDisk]) -> It
 def _named(disks: Sequence[LooseDisk]) -> Iterator[DiskReference]:
     """Yield the disks, each under another name: of a claim that was captured twice with the moment and a number."""
     uses = Counter(disk.reference.disk for disk in disks)
-    for number, disk in enumerate(sorted(disks, key=lambda each: (each.created, each.reference.manifest)), 1):
+    for number, disk in enumerate(
+        sorted(disks, key=lambda each: (each.created, each.reference.disk, each.reference.manifest)), 1
+    ):
         name = disk.reference.disk
         longer = f"{name}.{disk.created.astimezone(UTC):%Y%m%dT%H%M%SZ}.{number}"
         yield disk.reference.model_copy(update={"disk": name if uses[name] == 1 else longer})
