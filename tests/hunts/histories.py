@@ -40,6 +40,7 @@ from longboat.repository import (
     write_tombstone,
 )
 from longboat.repository.avoid import avoid
+from longboat.repository.backups import read_disk_at
 from longboat.repository.commit import require_sound
 from longboat.repository.condemned import StoredList, read_condemned
 from longboat.repository.errors import BackupBeingRemovedError, BackupNotFoundError, DamagedError
@@ -312,8 +313,8 @@ class History:
             yield from (split_pack_name(info.name) for info in self.repository.store.list(folder))
 
     def _used(self) -> Iterator[tuple[Kind, bytes]]:
-        for name in list_disks(self.repository):
-            marks = references(self.repository, read_disk_manifest(self.repository, name).manifest, threads=1)
+        for disk, info in ((each, info) for each in list_disks(self.repository).values() for info in each.objects):
+            marks = references(self.repository, read_disk_at(self.repository, disk.name, info.name).manifest, threads=1)
             yield from ((Kind.DATA_PACK, pack) for pack in marks.data)
             yield from ((Kind.MAP_PACK, pack) for pack in marks.pages)
 

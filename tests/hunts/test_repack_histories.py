@@ -17,8 +17,11 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from longboat.repository import RepackRules, find_backup, read_disk_manifest, repack, sweep_tombstones
-from longboat.repository.layout import split_moved_name
+from longboat.repository.backups import read_disk_at
+from longboat.repository.condemned import read_condemned
+from longboat.repository.layout import Kind, split_moved_name
 from longboat.repository.listing import ListedDisk, list_disks
+from longboat.repository.mark import references
 from tests.unit.mover.disks import PATH
 
 from . import histories
@@ -77,10 +80,21 @@ class Moving(History):
         sweep_tombstones(self.repository, self.store.now, timedelta(0))
         super().end()
         left = list_disks(self.repository).values()
-        assert all(len(each.objects) == 1 for each in left)
+        # Who slept, and wrote in the moment in which its packs are condemned, leaves what never takes a place.
+        assert all(len(each.objects) == 1 or self._is_condemned(each) for each in left)
         # Who is killed after writing the manifest of a backup that was removed at that moment can't take it back.
         alone = [each for each in left if split_moved_name(each.current.name) and not self._named(each)]
         assert self._killed or not alone
+
+    def _is_condemned(self, disk: ListedDisk) -> bool:
+        condemned = {pack for each in read_condemned(self.repository) for pack in each.content.ids()}
+        younger = (read_disk_at(self.repository, disk.name, info.name).manifest for info in disk.ordered[1:])
+        marks = [references(self.repository, each, threads=1) for each in younger]
+        return all(
+            not condemned.isdisjoint({(Kind.DATA_PACK, pack) for pack in each.data})
+            or not condemned.isdisjoint({(Kind.MAP_PACK, pack) for pack in each.pages})
+            for each in marks
+        )
 
     def _named(self, disk: ListedDisk) -> bool:
         name = read_disk_manifest(self.repository, disk.name).manifest.backup_name
