@@ -302,7 +302,7 @@ REQUIRED: Mapping[tuple[str, str], tuple[Change, ...]] = {
     ("BackupStore", "encryption"): (("encryption", ABSENT),),
     ("BackupStore", "encryption.keySecretRef"): (("encryption", {}),),
     ("BackupStore", "encryption.keySecretRef.name"): (("encryption", {"keySecretRef": {}}),),
-    ("BackupStore", "maintenance.prune.repack.budget"): ((*_PRUNE, ("maintenance.prune.repack", {})),),
+    ("BackupStore", "maintenance.prune.repack.budget"): (*_PRUNE, ("maintenance.prune.repack", {})),
     ("BackupStore", "allowedNamespaces.matchLabels"): (("allowedNamespaces", {}),),
 }
 
