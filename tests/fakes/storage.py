@@ -366,9 +366,12 @@ def _secrets_of(job: Object) -> list[str]:
 
 
 class Clock:
-    """A clock that tests set: call it for the time, ``advance`` it."""
+    """A clock that tests set: call it for the time, ``advance`` it.
 
-    def __init__(self, moment: datetime = datetime(2026, 11, 22, 3, 30, tzinfo=UTC)) -> None:
+    It begins long before the real one, by which folders stamp: a test that mixes the two fails at once, not one day.
+    """
+
+    def __init__(self, moment: datetime = datetime(2025, 11, 22, 3, 30, tzinfo=UTC)) -> None:
         self.moment = moment
 
     def __call__(self) -> datetime:

@@ -106,7 +106,7 @@ def test_a_store_that_cannot_be_used_is_a_condition_and_nothing_is_frozen(world:
     assert world.backup().status.phase == "Completed"
 
 
-@pytest.mark.parametrize("slot", [None, "2026-11-20T03:30:00Z"])
+@pytest.mark.parametrize("slot", [None, "2025-11-20T03:30:00Z"])
 def test_what_may_be_in_a_store_that_is_away_does_not_fail_before_that_is_known(
     world: BackupWorld, slot: str | None
 ) -> None:
@@ -290,7 +290,7 @@ def test_a_backup_applied_again_is_adopted_and_brought_back_from_the_trash(world
 def test_a_backup_is_adopted_when_its_policy_is_gone_or_has_another_store(
     world: BackupWorld, store_changed: bool
 ) -> None:
-    slot = "2026-11-22T03:30:00Z"
+    slot = "2025-11-22T03:30:00Z"
     world.add_backup(slot=slot)
     world.drive()
     world.cluster.delete(DISK_BACKUP, "run", SHOP)
@@ -304,14 +304,14 @@ def test_a_backup_is_adopted_when_its_policy_is_gone_or_has_another_store(
 
 
 def test_an_old_slot_is_refused(world: BackupWorld) -> None:
-    world.add_backup(slot="2026-11-20T03:30:00Z")
+    world.add_backup(slot="2025-11-20T03:30:00Z")
     assert world.reconcile() is None
     assert world.backup().status.phase == "Failed" and world.condition().reason == "SlotMissed"
     assert world.machines.calls == [] and world.leftovers() == []
 
 
 def test_an_old_slot_is_not_refused_before_every_store_was_searched(world: BackupWorld) -> None:
-    world.add_backup(policy="gone", slot="2026-11-20T03:30:00Z")
+    world.add_backup(policy="gone", slot="2025-11-20T03:30:00Z")
     world.repositories.problem = StoreProblemError("StoreUnreachable", "no route")
     world.reconcile()
     assert world.condition("Stalled").reason == "StoreUnreachable"

@@ -41,7 +41,7 @@ def test_a_disk_of_a_machine_is_snapshotted(world: World) -> None:
     status = world.get(DISK_SNAPSHOT, "before")["status"]
     assert status["phase"] == "Ready"
     assert status["target"] == "db/data"
-    assert status["takenAt"] == "2026-11-22T03:30:00Z"
+    assert status["takenAt"] == "2025-11-22T03:30:00Z"
     assert status["sizeBytes"] == 2 << 30
     assert world.storage.data[status["snapshotHandle"]] == "precious"
     assert reconcile(world.context(), SHOP, "before") is None
@@ -68,12 +68,12 @@ def test_a_snapshot_that_is_never_ready_is_not_waited_for_for_ever(world: World)
 def test_what_tables_show_of_a_snapshot_is_short(world: World) -> None:
     world.add_snapshot("before", DATA, expiresAfter="1h")
     run(world)
-    path = {"op": "add", "path": "/status/creationTime", "value": "2026-11-22T03:30:00.962290Z"}
+    path = {"op": "add", "path": "/status/creationTime", "value": "2025-11-22T03:30:00.962290Z"}
     name = world.get(DISK_SNAPSHOT, "before")["status"]["volumeSnapshot"]
     world.cluster.patch(VOLUME_SNAPSHOT, name, [path], SHOP)
     run(world, rounds=1)
     status = world.get(DISK_SNAPSHOT, "before")["status"]
-    assert (status["takenAt"], status["expiresAt"]) == ("2026-11-22T03:30:00Z", "2026-11-22T04:30:00Z")
+    assert (status["takenAt"], status["expiresAt"]) == ("2025-11-22T03:30:00Z", "2025-11-22T04:30:00Z")
     assert status["size"] == "2Gi"
 
 

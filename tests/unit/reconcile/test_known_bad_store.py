@@ -242,7 +242,7 @@ def test_a_stored_backup_is_looked_for_with_a_namespaces_own_credentials_when_th
 
 
 def test_an_old_backup_that_is_applied_again_waits_as_long_as_the_store_is_away(world: BackupWorld) -> None:
-    world.add_backup(slot="2026-11-20T03:30:00Z")
+    world.add_backup(slot="2025-11-20T03:30:00Z")
     away = StoreCheck(StoreProblem.UNREACHABLE, "no route", timedelta(0))
     for _ in range(3):
         world.clock.advance(days=1)

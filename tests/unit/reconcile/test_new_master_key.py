@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -115,9 +115,9 @@ def test_the_trash_of_each_repository_is_swept_by_its_own_epoch(
     delete(both, name)
     [place] = trash_notes.places(both.context())
     assert place.generation == (1 if name == "old" else 2)
-    # The folder's stamps are those of the real clock, the world's is another one.
+    # The folder's stamps are those of the real clock, so the trash period is over when that one and the world's say so.
+    both.clock.moment = datetime.now(UTC) + timedelta(days=8)
     monkeypatch.setattr(trash, "_store_time", lambda ctx, access: ctx.now())
-    both.clock.advance(days=8)
     assert trash.sweep(both.context(), place).removed_backups == [name]
     left = {"old": find_backup(repository(both, 1), "old"), "new": find_backup(repository(both, 2), "new")}
     assert left.pop(name) is None and all(left.values())
