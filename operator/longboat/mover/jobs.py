@@ -130,6 +130,8 @@ class VerifyJob(_Job):
     backups: list[str] | None = None
     # Backups of which all data is read, and first, as a restore has met damage in them; such as are gone do no harm.
     suspects: list[str] = Field(default_factory=list)
+    # Disk manifests of these of which an earlier run has read all data, and written down what is damaged.
+    already_read: list[str] = Field(default_factory=list)
     # Write damage down, so that no new backup refers to it; needs the right to create objects.
     record: bool = True
     # Prunes may move blocks here, and manifests with them; where they may not, such a manifest is not believed.

@@ -18,6 +18,7 @@ from longboat.api.common import Model, Time, parse_duration
 from longboat.mover import Failure, PruneQuestion, PruneResult, VerifyResult
 from longboat.plan.generations import FIRST, folder_of, repository_in
 from longboat.plan.maintenance_slots import retry_delay, slot_after
+from longboat.plan.maintenance_suspects import Look, Suspect, looks_after, still_suspected, with_read, with_suspect
 from longboat.plan.names import digest
 from longboat.plan.store_locks import locks_of
 
@@ -56,6 +57,8 @@ class Attempt(Model):
     phase: int | None = None
     suspects: list[str] = Field(default_factory=list)
     """Of a verification: backups of which it reads all data."""
+    read: list[str] = Field(default_factory=list)
+    """Of these, disk manifests of which runs before it have read all data."""
 
 
 class Failed(Model):
@@ -65,13 +68,6 @@ class Failed(Model):
     message: str
     at: Time
     count: int = 1
-
-
-class Suspect(Model):
-    """A backup, by its name in the repository, in which a restore has met damage that nobody has written down."""
-
-    backup: str
-    since: Time
 
 
 class Runs(Model):
@@ -96,11 +92,12 @@ class PruneRuns(Runs):
 
 
 class VerifyRuns(Runs):
-    """``whole`` is when a run that read everything ended, ``suspects`` make the next one due at once."""
+    """``whole`` is when a run that read everything ended, ``suspects`` make the next one due."""
 
     result: VerifyResult | None = None
     whole: Time | None = None
     suspects: list[Suspect] = Field(default_factory=list)
+    looks: list[Look] = Field(default_factory=list)
 
 
 class RepositoryRecord(Model):
@@ -250,7 +247,7 @@ def _asked(runs: PruneRuns | VerifyRuns, rules: Rules) -> Iterable[datetime]:
     if rules.requested is not None and (runs.begun is None or runs.begun < rules.requested):
         yield rules.requested
     if isinstance(runs, VerifyRuns):
-        yield from (each.since for each in runs.suspects)
+        yield from (each.due or each.since for each in runs.suspects)
     if isinstance(runs, PruneRuns) and runs.question in rules.confirmed and runs.ended is not None:
         yield runs.ended
 
@@ -318,20 +315,21 @@ def _verify_attempt(attempt: Attempt, runs: VerifyRuns, store: BackupStore) -> A
     requested = requested_at(store, "verify")
     asked = requested is not None and requested <= attempt.started and (runs.begun is None or runs.begun < requested)
     share = ALL if asked else store.spec.maintenance.verify.share
-    suspects = [each.backup for each in runs.suspects]
+    due = [each for each in runs.suspects if share >= ALL or (each.due or each.since) <= attempt.started]
+    suspects, read = [each.backup for each in due], [disk for each in due for disk in each.read]
     phase = runs.result.next_phase if runs.result else None
-    return attempt.model_copy(update={"share": share, "phase": phase, "suspects": suspects})
+    return attempt.model_copy(update={"share": share, "phase": phase, "suspects": suspects, "read": read})
 
 
 def suspected(record: RepositoryRecord, backup: str, now: datetime) -> RepositoryRecord:
-    """Return the record with a backup of which the next verification, due at once, reads all data."""
-    others = [each for each in record.verify.suspects if each.backup != backup]
-    return _with(record, "verify", suspects=[*others, Suspect(backup=backup, since=now.replace(microsecond=0))])
+    """Return the record with a backup of which a verification, due at once as a rule, reads all data."""
+    return _with(record, "verify", suspects=with_suspect(record.verify.suspects, record.verify.looks, backup, now))
 
 
-def _still_suspected(runs: VerifyRuns, attempt: Attempt) -> list[Suspect]:
-    # What was told of again while the run was reading may be news to it.
-    return [each for each in runs.suspects if each.backup not in attempt.suspects or each.since > attempt.started]
+def having_read(record: RepositoryRecord, disks: Iterable[tuple[str, str]]) -> RepositoryRecord:
+    """Return the record with what the verification under way has read of its suspects: see with_read."""
+    attempt, suspects = record.verify.attempt, record.verify.suspects
+    return record if attempt is None else _with(record, "verify", suspects=with_read(suspects, attempt.started, disks))
 
 
 def is_forbidden(record: RepositoryRecord, work: Work, store: BackupStore) -> bool:
@@ -378,8 +376,9 @@ def verified(record: RepositoryRecord, result: VerifyResult, now: datetime) -> R
     attempt = record.verify.attempt
     assert attempt is not None
     whole = now.replace(microsecond=0) if result.share >= ALL else record.verify.whole
-    suspects = _still_suspected(record.verify, attempt)
-    return _ended(record, "verify", attempt, now, result=result, whole=whole, suspects=suspects)
+    suspects = still_suspected(record.verify.suspects, attempt.suspects, attempt.started)
+    looks = looks_after(record.verify.looks, () if result.recorded else attempt.suspects, now)
+    return _ended(record, "verify", attempt, now, result=result, whole=whole, suspects=suspects, looks=looks)
 
 
 def failed(record: RepositoryRecord, work: Work, failure: Failure, now: datetime) -> RepositoryRecord:

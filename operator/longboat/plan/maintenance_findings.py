@@ -110,8 +110,9 @@ def with_damage_met(backup: DiskBackup, restore: str, lost: bool, now: datetime)
         return backup.status
     what = "data that is damaged or missing" if lost else "damaged data, which it took from other backups"
     message = (
-        f"Restore {restore!r} has met {what}: all data of this backup is verified as soon as a Job can run, and then"
-        " this says what came of it; back its disks up after that, which stores anew what is still on them"
+        f"Restore {restore!r} has met {what}: all data of this backup is verified as soon as a Job can run, or a day"
+        " after that has found nothing to note, and then this says what came of it; back its disks up after that, which"
+        " stores anew what is still on them"
     )
     status: ConditionStatus = "False" if lost else "Unknown"
     generation, moment = backup.metadata.generation, now.replace(microsecond=0)

@@ -72,9 +72,7 @@ def mover_of(
             common | _prune(attempt, store) | {"closed": closed, "accepted": sorted(accepted)}
         )
     else:
-        asked = {"share": attempt.share, "phase": attempt.phase, "suspects": attempt.suspects}
-        moves = {"believes_moved": store.spec.maintenance.prune.repack is not None}
-        job = VerifyJob.model_validate(common | asked | moves)
+        job = VerifyJob.model_validate(common | _verify(attempt, store))
     name = job_name(record, work, attempt.number)
     return Mover(
         role=work,
@@ -94,6 +92,16 @@ def _prune(attempt: Attempt, store: BackupStore) -> dict[str, object]:
         "token": attempt.token,
         "known_tokens": tuple(attempt.known_tokens),
         **_repack(store.spec.maintenance.prune.repack),
+    }
+
+
+def _verify(attempt: Attempt, store: BackupStore) -> dict[str, object]:
+    return {
+        "share": attempt.share,
+        "phase": attempt.phase,
+        "suspects": attempt.suspects,
+        "already_read": attempt.read,
+        "believes_moved": store.spec.maintenance.prune.repack is not None,
     }
 
 

@@ -12,7 +12,7 @@ from longboat.api import BackupStore, DiskBackup
 from longboat.kube.kinds import BACKUP_STORE, DISK_BACKUP, NAMESPACE, POD
 from longboat.kube.port import ConflictError, KubeError, NotFoundError
 from longboat.mover import VerifyResult
-from longboat.plan.maintenance import Attempt, RepositoryRecord
+from longboat.plan.maintenance import Attempt, RepositoryRecord, having_read
 from longboat.plan.maintenance_findings import Hurt, Knowledge, finding, with_finding
 from longboat.plan.mover import JOB_NAME
 from longboat.reconcile import maintenance_records
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 RENEWED_AFTER = timedelta(days=7)
 """The time of the last look is written on a backup that is as whole as before no more often: histories are long."""
-_MOST_LINES = 5000
+MOST_LINES = 5000
 
 
 def tell(ctx: Context, record: RepositoryRecord, result: VerifyResult, job: str) -> None:
@@ -90,18 +90,39 @@ def _hurt(ctx: Context, result: VerifyResult, job: str) -> Mapping[str, Hurt]:
     """Return the damaged backups by name: from the end of the Job's log, or the first few, from its result."""
     if not result.damaged:
         return {}
-    found = {each.backup: each for each in _logged(ctx, job, min(_MOST_LINES, result.damaged + 20))}
+    found = {each.backup: each for each in _logged(ctx, job, min(MOST_LINES, result.damaged + 20))}
     if len(found) < result.damaged:
         log.warning("job %s: its log names %d of %d damaged backups", job, len(found), result.damaged)
     return {name: Hurt(backup=name) for name in result.hurt} | found
 
 
+def note_read(ctx: Context, record: RepositoryRecord, job: str, lines: int = MOST_LINES) -> None:
+    """Note down which disks of its suspects a verification has read so far, by so many lines of the log's end."""
+    attempt = record.verify.attempt
+    if attempt is None or not attempt.suspects:
+        return
+    found = set(_read(ctx, job, lines))
+    if having_read(record, found) != record:
+        maintenance_records.update(ctx, record, lambda now: having_read(now, found))
+
+
+def _read(ctx: Context, job: str, lines: int) -> Iterator[tuple[str, str]]:
+    for line in _lines(ctx, job, lines):
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            told = json.loads(line)["read"]
+            yield str(told["backup"]), str(told["disk"])
+
+
 def _logged(ctx: Context, job: str, lines: int) -> Iterator[Hurt]:
+    for line in _lines(ctx, job, lines):
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            yield Hurt.model_validate(json.loads(line)["hurt"])
+
+
+def _lines(ctx: Context, job: str, lines: int) -> Iterator[str]:
     for pod in ctx.cluster.list(POD, ctx.settings.namespace, {JOB_NAME: job}):
         text = ""
         # What a lost node, or a log that is too long, does not give away is looked at by the next run.
         with contextlib.suppress(KubeError):
             text = ctx.cluster.logs(pod["metadata"]["name"], ctx.settings.namespace, tail=lines)
-        for line in text.splitlines():
-            with contextlib.suppress(ValueError, KeyError, TypeError):
-                yield Hurt.model_validate(json.loads(line)["hurt"])
+        yield from text.splitlines()

@@ -34,6 +34,9 @@ from longboat.repository.closing import NOTHING
 
 log = logging.getLogger(__name__)
 
+_LATEST_LINES = 200
+"""Of a log that is read every few seconds: several minutes of it."""
+
 
 def start(ctx: Context, store: BackupStore, due: Due, token: Token = new_token) -> bool:
     """Begin a run that is due, or go on with one whose Job was not made; return whether there is one Job more now.
@@ -185,6 +188,9 @@ def follow(ctx: Context, store: BackupStore, job: Object) -> bool:
 def _under_way(ctx: Context, store: BackupStore, record: RepositoryRecord, work: Work, job: Object) -> bool:
     meta = job["metadata"]
     if (job.get("status") or {}).get("ready"):
+        if work == "verify":
+            # A pod that is evicted takes its log along.
+            maintenance_findings.note_read(ctx, record, meta["name"], _LATEST_LINES)
         return True
     if ctx.now() - datetime.fromisoformat(meta["creationTimestamp"]) >= NOT_STARTED_AFTER:
         state = movers.observe(ctx.cluster, ctx.settings.namespace, meta["name"])
@@ -206,6 +212,8 @@ def _under_way(ctx: Context, store: BackupStore, record: RepositoryRecord, work:
 
 def _end(ctx: Context, store: BackupStore, record: RepositoryRecord, work: Work, state: MoverState) -> None:
     if state.phase == "Failed" and state.failure is not None:
+        if work == "verify" and state.job is not None:
+            maintenance_findings.note_read(ctx, record, state.job["metadata"]["name"])
         _failed(ctx, record, work, state.failure)
     elif state.phase == "Succeeded" and state.job is not None:
         try:

@@ -28,7 +28,7 @@ def note_damage(ctx: Context, restore: Restore, *, lost: bool) -> None:
     """
     source = restore.spec.source.disk_backup
     backup = load(ctx.cluster, DISK_BACKUP, DiskBackup, restore.namespace, source.name) if source else None
-    if backup is None or backup.status.manifest is None:
+    if backup is None or backup.status.manifest is None or not _is_source(restore, backup):
         return
     _ask_for_verification(ctx, restore, backup.status.manifest)
     status = with_damage_met(backup, restore.name, lost, ctx.now())
@@ -36,6 +36,15 @@ def note_damage(ctx: Context, restore: Restore, *, lost: bool) -> None:
         saved = save_status(ctx.cluster, backup, status)
         message = next(each.message for each in status.conditions or () if each.reason == DAMAGE_MET)
         ctx.cluster.event(reference(saved), "Warning", DAMAGE_MET, message)
+
+
+def _is_source(restore: Restore, backup: DiskBackup) -> bool:
+    """Tell whether a DiskBackup is the one that was restored: another one may have its name by now."""
+    wanted, store = restore.status, backup.status.store
+    if store is None or (store.name, store.repository) != (wanted.store, wanted.repository):
+        return False
+    disk = (wanted.manifest, wanted.object_id)
+    return wanted.manifest is not None and any((d.manifest, d.object_id) == disk for d in backup.status.disks or ())
 
 
 def _ask_for_verification(ctx: Context, restore: Restore, backup: str) -> None:

@@ -26,6 +26,7 @@ from .verify_report import BackupHealth, DamagedObject, DiskDamage, DiskHealth, 
 from .verify_scan import Scan
 
 Tell = Callable[[int, int, int], None]
+Proven = Callable[[str, str], None]
 _WORKERS = 8
 
 
@@ -38,13 +39,17 @@ def verify(
     phase: int | None = None,
     backups: Collection[str] | None = None,
     suspects: Collection[str] = (),
+    already_read: Collection[str] = (),
+    proven: Proven = lambda *_: None,
     record: bool = True,
     tell: Tell = lambda *_: None,
     believes_moved: bool = True,
 ) -> VerifyReport:
     """Verify all backups' structure, and read `share` percent (0 to 100) of the data of `backups` (names; None: all).
 
-    Of the backups in `suspects` all data is read, and first; those that are not there are passed over.
+    Of the backups in `suspects` all data is read, and first, but for the disks (names of manifests) `already_read`;
+    those that are not there are passed over. `proven` hears of each disk of theirs (backup, manifest) once it was read
+    to the end, and what is damaged of it written down.
     The sample goes on from `phase` (an earlier report's next_phase), or begins where `random` says. With `record`,
     new damage is written down, dated `now`. `tell` hears of bytes of disks: total and done, and bytes read. Damage is
     reported, not raised; without `believes_moved`, what only objects of prunes stand for counts as missing, as nobody
@@ -56,7 +61,7 @@ def verify(
     with ThreadPoolExecutor(_WORKERS, thread_name_prefix="verify") as pool:
         try:
             run.take_inventory(pool, None if backups is None else set(backups), set(suspects))
-            run.scan_suspects(now, record)
+            run.scan_suspects(now, record, set(already_read), proven)
             run.scan_rest()
             run.attribute(pool)
         except BaseException:
@@ -91,12 +96,17 @@ class _Run:
         self._suspects = self._inventory.disks_of(suspects)
         self._sampled = self._inventory.disks_of(names)
 
-    def scan_suspects(self, now: datetime, record: bool) -> None:
-        """Read all data of what a restore has found damaged; what is, is written down before the rest is looked at."""
+    def scan_suspects(self, now: datetime, record: bool, already_read: set[str], proven: Proven) -> None:
+        """Read all data of what a restore has found damaged; what is of a disk is written down before the next one."""
+        self._suspects -= already_read
+        owners = {manifest: entry.name for entry in self._inventory.backups for _, manifest, _ in entry.disks}
         for name in self._order(self._suspects, self._suspects):
             self._scan_disk(name, ALL_FRAMES)
-        if record and self._suspects:
-            self._early, _ = self._record(self._scan.findings.damage(), now)
+            if record:
+                names, note = self._record(self._scan.findings.damage(), now)
+                self._early += names
+                if not note:
+                    proven(owners[name], name)
 
     def scan_rest(self) -> None:
         for name in self._order(set(self._inventory.disks) - self._suspects, self._sampled):

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from longboat.mover.results import failure_of
 from longboat.repository import DiskIdentity, Repository, copies, read_disk_manifest, reference_to, verify
 from longboat.repository import write_backup_manifest as write_backup
-from longboat.repository.damage import Damage
-from longboat.repository.errors import DamagedError, RepositoryError
+from longboat.repository.damage import Damage, read_damage
+from longboat.repository.errors import AccessDeniedError, DamagedError, RepositoryError
 from longboat.repository.hurt import HurtBackups, all_hurt_by, backups_hurt_by
 from longboat.repository.layout import Kind
 from longboat.repository.map_reader import MapReader
@@ -221,3 +221,52 @@ def test_all_data_of_suspects_is_read_and_what_is_damaged_of_it_is_written_down_
     assert set(report.damaged_backups()) == {"a1", "b1", "b2"} and len(report.recorded) == len(order) == 1
     assert order[0] < len(pages)
     assert report.next_phase == report.phase
+
+
+def test_what_is_proven_of_a_suspect_is_written_down_before_its_next_disk_is_read(
+    shared: Shared, tmp_path: Path
+) -> None:
+    world = shared.copy()
+    for name in ("b1", "c1"):
+        # What only this backup has.
+        own = {f for _, f in frames_of(world.repository, world.backups[name][0])}
+        own -= {f for n in ("a1", "a2") for _, f in frames_of(world.repository, world.backups[n][0])}
+        frame = min(own)
+        pack = next(each for each in world.store.objects if each.endswith(frame.pack.hex()))
+        world.damage(pack, "flip", frame.offset + 30)
+    told: list[tuple[str, str, int]] = []
+
+    def stop(backup: str, disk: str) -> None:
+        told.append((backup, disk, len(list(read_damage(world.repository)))))
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        verify(world.repository, share=0, now=NOW, suspects=["b1", "c1"], proven=stop)
+    [(backup, disk, recorded)] = told
+    assert recorded == 1 and disk == world.backups[backup][0]
+    rest: list[str] = []
+    report = verify(
+        world.repository,
+        share=0,
+        now=NOW,
+        suspects=["b1", "c1"],
+        already_read=[disk],
+        proven=lambda backup, _: rest.append(backup),
+    )
+    assert rest == [each for each in ("b1", "c1") if each != backup]
+    assert {"b1", "c1"} <= set(report.damaged_backups()) and len(list(read_damage(world.repository))) == 2
+
+
+def test_nothing_counts_as_proven_that_could_not_be_written_down(shared: Shared) -> None:
+    world, told = rotten(shared), list[str]()
+
+    class Closed(MemoryStore):
+        def put_new(self, name: str, data: Data) -> str:
+            raise AccessDeniedError(name)
+
+    store = Closed()
+    store.objects = dict(world.store.objects)
+    report = verify(
+        repository_in(store), share=0, now=NOW, suspects=["b1"], proven=lambda backup, _: told.append(backup)
+    )
+    assert told == [] and report.note and not report.recorded

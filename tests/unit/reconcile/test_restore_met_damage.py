@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 from typing import Any
 
@@ -12,9 +13,11 @@ from longboat.kube.kinds import CONFIG_MAP, DISK_BACKUP
 from longboat.mover import VerifyJob
 from longboat.plan import maintenance as plan
 from longboat.plan.conditions import find
+from longboat.plan.maintenance_suspects import MAX_READ
 from longboat.reconcile import maintenance_records
 from longboat.reconcile.restore_damage import note_damage
 from longboat.repository.damage import read_damage
+from longboat.repository.errors import UnreachableError
 from tests.unit.reconcile.backup_world import SHOP
 from tests.unit.reconcile.disk_world import SYSTEM, World
 from tests.unit.reconcile.maintenance_world import VERIFY, request, world
@@ -26,10 +29,11 @@ __all__ = ["world"]
 
 def restore_of(world: UpkeepWorld, name: str = "run") -> Restore:
     """Return a Restore of a backup, as far as it has to say where that is."""
-    store = world.backup(name).status.store
+    store, [disk] = world.backup(name).status.store, world.backup(name).status.disks or ()
     assert store is not None
     spec = {"source": {"diskBackup": {"name": name}}, "claim": {"name": "new"}}
     where = {"store": store.name, "repository": store.repository}
+    where |= {"manifest": disk.manifest or "", "objectId": disk.object_id or ""}
     meta = {"name": "drill", "namespace": SHOP}
     return Restore.model_validate({"metadata": meta, "spec": spec, "status": where})
 
@@ -63,6 +67,8 @@ def test_damage_that_a_restore_met_is_verified_at_once_and_the_next_backup_is_wh
     assert isinstance(told, VerifyJob) and (told.share, told.suspects) == (0, ["run"])
     assert verified(world) == ("False", "Damaged") and read_damage(world.repository())
     assert world.record().verify.suspects == []
+    read = json.dumps({"read": {"backup": "run", "disk": restore_of(world).status.manifest}})
+    assert sum(log.splitlines().count(read) for log in world.cluster.pod_logs.values()) == 1
     world.add_backup("next")
     world.drive("next")
     request(world, VERIFY)
@@ -105,6 +111,76 @@ def test_what_was_told_of_during_a_run_is_read_by_the_next_one(world: UpkeepWorl
     ended = plan.verified(later, result, now + timedelta(minutes=2))
     assert sorted(each.backup for each in ended.verify.suspects) == ["one", "two"]
     assert [each.backup for each in plan.verified(begun, result, now).verify.suspects] == []
+
+
+def tomorrow(world: UpkeepWorld) -> None:
+    world.clock.advance(seconds=world.settings.full_resync_period.total_seconds() + 1)
+    world.until_idle()
+
+
+def test_another_backup_of_that_name_is_not_marked(world: UpkeepWorld) -> None:
+    restore, found = restore_of(world), world.get(DISK_BACKUP, "run")
+    found["status"]["disks"][0]["objectId"] = "of another one"
+    world.cluster.update_status(found)
+    note_damage(world.context(), restore, lost=True)
+    assert verified(world) == ("", "")
+    assert not any(each.verify.suspects for each in maintenance_records.all_records(world.cluster, SYSTEM))
+
+
+def test_damage_that_can_not_be_written_down_is_read_for_once_a_day(world: UpkeepWorld) -> None:
+    world.ask(prune=NOBODY, verify={"suspend": True})
+    for _ in range(3):
+        # What the run finds is nothing that it could write down: the restore says otherwise again.
+        note_damage(world.context(), restore_of(world), lost=True)
+        tomorrow(world)
+    assert len(world.runs) == 1
+    assert verified(world) == ("False", "DamageMet")
+    world.clock.advance(days=1)
+    tomorrow(world)
+    assert len(world.runs) == 2 and verified(world) == ("True", "Verified")
+    rot(world)
+    world.clock.advance(days=1)
+    for runs in (3, 4):
+        # What was written down is known to those who can read it: what they tell of is news.
+        note_damage(world.context(), restore_of(world), lost=True)
+        tomorrow(world)
+        assert len(world.runs) == runs
+
+
+@pytest.mark.parametrize("seen", ["under way", "at its end"])
+def test_a_run_that_did_not_come_to_its_end_is_gone_on_with(world: UpkeepWorld, seen: str) -> None:
+    world.ask(prune=NOBODY, verify={"suspend": True})
+    rot(world)
+    note_damage(world.context(), restore_of(world), lost=True)
+    world.trouble, world.logs_are_lost = [UnreachableError("away")], True
+    world.look()
+    disk, [job] = restore_of(world).status.manifest, world.jobs()
+    pod = (SYSTEM, f"{job['metadata']['name']}-pod")
+    told = json.dumps({"read": {"backup": "run", "disk": disk}})
+    world.cluster.pod_logs[pod] = "\n".join([told, '{"read": 7}', '{"read": {"backup": "other"}}', "{"])
+    if seen == "under way":
+        world.cluster.update_status(job | {"status": {"active": 1, "ready": 1}})
+        world.look()
+        del world.cluster.pod_logs[pod]
+        world.cluster.update_status(world.jobs()[0] | {"status": job["status"]})
+    world.look()
+    assert world.record().verify.failed and [each.read for each in world.record().verify.suspects] == [[disk]]
+    world.clock.advance(days=1)
+    tomorrow(world)
+    assert [told.already_read for _, told in world.runs if isinstance(told, VerifyJob)][-1] == [disk]
+    assert world.record().verify.suspects == [] and world.record().verify.failed is None
+
+
+def test_what_was_met_since_a_run_began_is_not_read_yet(world: UpkeepWorld) -> None:
+    request(world, VERIFY)
+    now, later = world.clock(), world.clock() + timedelta(minutes=1)
+    begun = plan.begin(plan.suspected(world.record(), "one", now), "verify", world.store(), now, "")
+    assert plan.having_read(begun, [("one", "d")]).verify.suspects[0].read == ["d"]
+    again = plan.suspected(plan.having_read(begun, [("one", "d")]), "one", later)
+    assert plan.having_read(again, [("one", "d"), ("two", "d")]).verify.suspects[0].read == []
+    many = [("one", str(number)) for number in range(MAX_READ + 5)]
+    full = plan.having_read(begun, many)
+    assert len(full.verify.suspects[0].read) == MAX_READ == len(plan.having_read(full, many).verify.suspects[0].read)
 
 
 def restoring(report: dict[str, Any], fails: bool) -> World:
