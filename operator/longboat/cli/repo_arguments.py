@@ -121,9 +121,12 @@ def _prune(commands: Commands) -> None:
     )
     made.add_argument(
         "--accept-late",
-        action="store_true",
+        nargs="?",
+        metavar="CODE",
+        const=True,
+        default=False,
         help="from now on believe what came too late after the one --repository had been closed, as it was put back or"
-        " copied: told first, accepted with --yes",
+        " copied: told first, with a code; accepted with --yes and that code",
     )
     made.add_argument("--grace", default="24h", help="how long packs are condemned before they go (%(default)s)")
     made.add_argument(

@@ -38,7 +38,8 @@ _BY_HAND = "by-hand-"
 class Pruned:
     """What a prune did in the repository at a path; without a report `problem` says why it did nothing.
 
-    `note` is what a prune by hand leaves to others. `accepted` came too late into a closed repository, and is believed.
+    `note` is what a prune by hand leaves to others. `accepted` came too late into a closed repository, and is believed,
+    as `code` says.
     """
 
     path: str
@@ -46,6 +47,7 @@ class Pruned:
     problem: str = ""
     note: str | None = None
     accepted: Sequence[LateManifest] = ()
+    code: str = ""
 
     @property
     def good(self) -> bool:
@@ -56,7 +58,8 @@ class Pruned:
         """Return it as JSON."""
         if self.report is None:
             return {"repository": self.path, "problem": self.problem}
-        return report_json(self.path, self.report) | {"note": self.note, "accepted": accepted_json(self.accepted)}
+        accepted = {"accepted": accepted_json(self.accepted), "acceptCode": self.code or None}
+        return report_json(self.path, self.report) | {"note": self.note} | accepted
 
 
 def require_one(paths: Sequence[str], wanted: str, option: str) -> None:
@@ -76,7 +79,8 @@ def prune_all(arguments: argparse.Namespace, opened: Opened, store: ObjectStore,
         try:
             accepting = accept_late(arguments, repository, standing_of(store, path, key))
             report = prune_one(arguments, repository, lambda: datetime.now(UTC), accepting.standing)
-            yield Pruned(path, report, note=left_undone(repository, report), accepted=accepting.late)
+            note = left_undone(repository, report)
+            yield Pruned(path, report, note=note, accepted=accepting.late, code=accepting.code)
         except RepositoryError as error:
             if error.retryable:
                 raise
@@ -178,7 +182,7 @@ def print_pruned(done: Pruned, out: TextIO) -> None:
         print(f"Repository {done.path}: {done.problem}", file=out)
     else:
         print_report(done.path, done.report, out)
-        print_accepted(done.accepted, done.report.dry_run, out)
+        print_accepted(done.accepted, done.code, done.report.dry_run, out)
 
 
 def last_words(done: Sequence[Pruned]) -> str | None:

@@ -25,6 +25,7 @@ from .repository import Repository
 MAX_ACCEPTED = 20_000
 """Objects that are accepted in one repository: what a prune's Job is told of has to fit into a Secret."""
 _MARK_BYTES = 12
+_CODE_BYTES = 8  # Somebody copies it by hand; yet nobody is to find another set that has the same one.
 
 
 class AcceptedObject(Document):
@@ -56,6 +57,12 @@ def mark_of(info: ObjectInfo) -> str:
     # Listings have fractions of a second, answers about one object do not.
     stamped = info.modified.replace(microsecond=0).isoformat()
     return blake2b(f"{info.name}\n{stamped}\n{info.size}".encode(), digest_size=_MARK_BYTES).hexdigest()
+
+
+def code_of(repository_id: str, late: Iterable[ObjectInfo]) -> str:
+    """Return by what somebody who was shown these objects of a repository says that exactly they are meant, in hex."""
+    marks = "\n".join([repository_id, *sorted(map(mark_of, late))])
+    return blake2b(marks.encode(), digest_size=_CODE_BYTES).hexdigest()
 
 
 def look_at(repository: Repository, info: ObjectInfo) -> LateManifest:

@@ -252,15 +252,44 @@ def test_what_was_put_back_is_accepted_by_hand_once_it_was_seen(world: World, ca
         assert out.count("would be accepted: ") == 2 and "of backup forged from 20" in out
         assert world("verify", "--repository", SHOP) == 1
     capsys.readouterr()
-    assert world(*first, "--yes", "-o", "json") == 0
+    code = shown(out)
+    assert world(*first, "-o", "json") == 0
+    assert told(capsys)[0]["acceptCode"] == code
+    sure = ("prune", "--accept-late", code, "--repository", f"{UID}.1", "--yes")
+    assert world(*sure, "-o", "json") == 0
     assert [each["backup"] for each in told(capsys)[0]["accepted"]] == ["forged", "forged"]
-    assert world(*first, "--yes") == 0
-    assert "accepted" not in capsys.readouterr().out
+    # Who was interrupted repeats it; there is nothing left to accept.
+    for command in (sure, (*first, "--yes")):
+        assert world(*command) == 0
+        assert "accepted" not in capsys.readouterr().out
     assert world("prune", "--yes", "--repository", SHOP) == 0
     assert world("verify", "--repository", SHOP) == 0
     target = world.folder / "out"
     assert world("restore", "forged", target) == 0
     assert target.read_bytes() == world.images["forged data"]
+
+
+def shown(out: str) -> str:
+    """Return the code that a prune without --yes shows."""
+    [line] = [line for line in out.splitlines() if "accepts exactly these 2:" in line]
+    return line.rpartition("--accept-late ")[2].removesuffix(" --yes")
+
+
+def test_what_came_after_the_look_is_not_accepted_with_what_was_shown(world: World, capsys: Capture) -> None:
+    late_world(world)
+    first, accepted = ("--repository", f"{UID}.1"), world.folder / "store/prod" / SHOP / "accepted"
+    capsys.readouterr()
+    assert world("prune", "--accept-late", *first) == 0
+    code = shown(capsys.readouterr().out)
+    assert world("prune", "--accept-late", *first, "--yes") == 2
+    assert "run it without --yes" in capsys.readouterr().err and not accepted.exists()
+    world.backup(world.shop, SHOP, "slipped in", "data")
+    for said in (code, "0123456789abcdef"):
+        assert world("prune", "--accept-late", said, *first, "--yes") == 1
+        out = capsys.readouterr().out
+        assert f"{said} is not the code of the 4 manifests" in out and "without --yes again" in out
+        assert not accepted.exists()
+    assert world("restore", "slipped in", world.folder / "out") == 1
 
 
 def test_a_late_manifest_that_cannot_be_read_is_not_accepted(world: World, capsys: Capture) -> None:
