@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from .backups import newest_revisions, read_backup_manifest, removing_hashes, tombstoned_hashes
+from .backups import all_revisions, newest_revisions, read_backup_manifest, removing_hashes, tombstoned_hashes
 from .errors import DamagedError, ObjectNotFoundError, UnsupportedFormatError
-from .layout import split_backup_manifest_name
+from .layout import BACKUPS, split_backup_manifest_name, split_disk_manifest_name
 from .listing import ListedDisk
 from .manifests import BackupManifest
 from .parallel import in_batches
@@ -80,6 +80,32 @@ def lasting_disks(repository: Repository, disks: Iterable[ListedDisk], threads: 
         named[deleted].update(disk.manifest for disk in (manifest.disks if manifest else ()))
     live = named[False] - named[True]
     return {disk.name for disk in disks if disk.name in live and disk.backup_hash not in gone}
+
+
+def being_removed(repository: Repository, names: Iterable[str]) -> set[str]:
+    """Return which of these disk manifests (names) a removal that is announced now may yet take.
+
+    A removal takes what was made for its backup, and what that backup's manifest names. Where this can't be read it may
+    take anything. One whose backup has no manifest any more has taken its disks before: who asks here has to look
+    afterwards whether they are there.
+    """
+    wanted = set(names)
+    # First the announcements: a removal that is announced later lists what it takes after this look.
+    announced = removing_hashes(repository) if wanted else set()
+    found = {name for name in wanted if (parts := split_disk_manifest_name(name)) and parts[2] in announced}
+    for hashed in sorted(announced):
+        try:
+            found |= wanted & _named_by(repository, hashed)
+        except (DamagedError, UnsupportedFormatError):
+            return wanted
+    return found
+
+
+def _named_by(repository: Repository, backup_hash: str) -> set[str]:
+    for place in all_revisions(repository, f"{BACKUPS}{backup_hash}/").get(backup_hash, ())[:1]:
+        manifest = _read(repository, place)
+        return {disk.manifest for disk in manifest.disks} if manifest else set()
+    return set()
 
 
 def _hash(place: str) -> str:

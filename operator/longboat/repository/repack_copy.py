@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 
-from .backups import StoredDisk, disk_exists, read_disk_manifest, removing_hashes
+from .backups import StoredDisk, disk_exists, read_disk_manifest
 from .codec import compress
 from .commit import require_sound
 from .damage import WHOLE, Damage
@@ -17,6 +18,7 @@ from .leases import MIN_GRACE, Lease
 from .listing import list_disks
 from .manifests import DiskManifest, PageRef
 from .map_reader import MapReader
+from .named import being_removed
 from .object_store import ObjectStore, persistently, put_fresh
 from .packs import PackWriter, open_frame
 from .pages import FrameRef, Page, build_page, encode_page, page_table
@@ -25,16 +27,26 @@ from .repository import Repository
 
 MAP_PACK_TARGET = 4 << 20
 CACHE = 32 << 20  # Bytes of frames that are kept for the next pages.
+REMOVED, LATE = "a backup of theirs is being removed, or was", "they came too late"
 Place = tuple[FrameRef, int]  # A frame and the slot of a block in it.
 
 
 @dataclass
 class Copied:
-    """What was done for a disk: bytes downloaded of its packs, bytes written, manifests."""
+    """What was done for a disk: bytes downloaded of its packs, bytes written, manifests.
+
+    `missing` counts by reason the manifests that were to be written, too, and are not there.
+    """
 
     downloaded: int = 0
     written: int = 0
     manifests: int = 0
+    missing: Counter[str] = field(default_factory=Counter)
+
+    def took(self, reason: str) -> None:
+        """Count a manifest that was written, or why there is none."""
+        self.manifests += not reason
+        self.missing.update([reason] if reason else [])
 
 
 def repack_disk(
@@ -55,28 +67,33 @@ def repack_disk(
     with Lease(repository, disk_key, "", uploaded) as lease:
         lease.name_parent(plan.disks[-1].name)
         # After the lease and its look at the condemned lists, as every writer does.
-        disks = list(_again(repository, plan.disks))
+        disks = list(_again(repository, plan.disks, copied))
         writer = PackWriter(repository.keys, Kind.DATA_PACK, data, repository.random)
         copies = _Copies(repository, set(plan.packs), writer, damage, plan.cost, tell)
         pages = _Pages(repository, PackWriter(repository.keys, Kind.MAP_PACK, maps, repository.random), plan, copies)
-        written = [(disk.name, manifest) for disk in disks if (manifest := pages.moved(disk))]
+        written = [(disk, manifest) for disk in disks if (manifest := pages.moved(disk))]
         writer.finish()
         pages.finish()
-        for name, manifest in written:
+        for disk, manifest in written:
             fence()
             lease.assure()
             _refuse_condemned(lease, plan, data.uploaded, manifest)
-            copied.manifests += _put(repository, lease, name, manifest)
+            copied.took(_put(repository, lease, disk, manifest))
     copied.downloaded, copied.written = copies.downloaded, data.stored_bytes + maps.stored_bytes
     return copied
 
 
-def _again(repository: Repository, disks: Iterable[StoredDisk]) -> Iterator[StoredDisk]:
-    """Yield the manifests that are still there, as they were."""
+def _again(repository: Repository, disks: Sequence[StoredDisk], copied: Copied) -> Iterator[StoredDisk]:
+    """Yield the manifests that are still there, as they were, and that no removal is about to take."""
+    # Before anything is downloaded: what would be withdrawn afterwards costs as much.
+    removed = being_removed(repository, (disk.name for disk in disks))
     for disk in disks:
+        if disk.name in removed:
+            copied.took(REMOVED)
+            continue
         with contextlib.suppress(BackupNotFoundError):
-            if read_disk_manifest(repository, disk.name) == disk:
-                yield disk
+            if (found := read_disk_manifest(repository, disk.name)) == disk:
+                yield found
 
 
 def _refuse_condemned(lease: Lease, plan: RepackPlan, uploaded: Collection[str], manifest: DiskManifest) -> None:
@@ -87,30 +104,32 @@ def _refuse_condemned(lease: Lease, plan: RepackPlan, uploaded: Collection[str],
         raise LeaseLostError("a pack that the disk refers to is condemned, or a condemned list can't be read")
 
 
-def _put(repository: Repository, lease: Lease, name: str, manifest: DiskManifest) -> int:
-    """Write a manifest in the place of the one of that name, and tell whether it is there."""
-    if not disk_exists(repository, name):
-        return 0  # Its backup was removed meanwhile.
+def _put(repository: Repository, lease: Lease, before: StoredDisk, manifest: DiskManifest) -> str:
+    """Write a manifest in the place of another one; return why it is not there, or an empty text."""
+    if not disk_exists(repository, before.name):
+        return REMOVED
     object_id = repository.random(ID_BYTES)
     content = manifest.model_copy(update={"checked": lease.modified})
     data = seal_document(repository.keys, Kind.DISK_MANIFEST, object_id, content)
-    written = put_fresh(repository.store, moved_name(name, object_id), data)
-    stored = StoredDisk(name, content.original or "", content, written.name)
-    if _is_wanted(repository, name) and _is_sound(repository, stored):
-        return 1
+    written = put_fresh(repository.store, moved_name(before.name, object_id), data)
+    stored = StoredDisk(before.name, before.object_id, content, written.name)
+    wanted = _is_wanted(repository, before)
+    if wanted and _is_sound(repository, stored):
+        return ""
     # Nothing goes for its sake before it is as old as a grace period, so that until then nobody needs it.
     lease.renew()  # For the store's time, however late it is.
     if lease.modified - written.modified < MIN_GRACE:
         repository.store.delete(written.name)
-    return 0
+    return LATE if wanted else REMOVED
 
 
-def _is_wanted(repository: Repository, name: str) -> bool:
+def _is_wanted(repository: Repository, before: StoredDisk) -> bool:
     """Tell whether a manifest's backup is not being removed: alone, what was written would be taken for one left."""
-    # First the announcements: a removal that is announced later lists what it removes after this was written.
-    removing = removing_hashes(repository)
-    there = list_disks(repository, name.rsplit("/", 1)[0] + "/").get(name)
-    return not removing and there is not None and len(there.objects) > 1
+    # In this order: a removal that has taken the one before it may have left no announcement, and no backup's manifest.
+    if being_removed(repository, [before.name]):
+        return False
+    there = list_disks(repository, before.name.rsplit("/", 1)[0] + "/").get(before.name)
+    return there is not None and any(info.name == before.place for info in there.objects)
 
 
 def _is_sound(repository: Repository, stored: StoredDisk) -> bool:

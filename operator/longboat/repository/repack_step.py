@@ -12,9 +12,9 @@ from .damage import Damage, read_damage, record_damage
 from .errors import EpochConflictError, LeaseLostError, RepositoryError, StoreError
 from .layout import ID_BYTES
 from .listing import ListedDisk
-from .named import lasting_disks
+from .named import being_removed, lasting_disks
 from .repack import Movable, Planner, RepackPlan, RepackReport, RepackRules, movable_disks
-from .repack_copy import repack_disk
+from .repack_copy import Copied, repack_disk
 from .repository import Repository
 
 
@@ -53,6 +53,10 @@ class RepackStep:
         found = Damage()
         try:
             self._require_open()
+            if held := being_removed(self.repository, seen.disks):
+                self._note(
+                    f"{len(held)} disk manifests are left as they are: a removal that is announced may take them"
+                )
             lasting = lasting_disks(self.repository, seen.disks.values(), self.threads)
             before, living = now - self.rules.gone_after, self.rules.living
             disks = list(movable_disks(seen.disks.values(), before, living, seen.busy, lasting))
@@ -92,6 +96,8 @@ class RepackStep:
 
         copied = repack_disk(self.repository, plan, found, self._may_write, tell)
         report.written, report.manifests = report.written + copied.written, report.manifests + copied.manifests
+        if copied.missing:
+            self._note(_missing(plan, copied))
 
     def _may_write(self) -> None:
         assert self.fence is not None
@@ -105,3 +111,9 @@ class RepackStep:
 
     def _note(self, text: str) -> None:
         self.report.note = "; ".join(filter(None, [self.report.note, text]))
+
+
+def _missing(plan: RepackPlan, copied: Copied) -> str:
+    planned, why = copied.manifests + copied.missing.total(), ", or ".join(copied.missing)
+    disk = plan.disks[-1].name.split("/")[1]
+    return f"disk {disk}: {copied.manifests} of {planned} manifests were written for what was moved: {why}"
