@@ -117,6 +117,8 @@ def parse_header(data: Data, kind: Kind, keys: RepositoryKeys) -> bytes:
     magic, version, found, flags, reserved, key_id, object_id = HEADER.unpack(bytes(data[:HEADER_BYTES]))
     if magic != MAGIC:
         raise DamagedError("the object does not begin with the format's magic bytes")
+    if not version:
+        raise DamagedError("the object says that it is of format version 0, which there never was")
     if version != FORMAT_VERSION:
         raise UnsupportedFormatError(f"format version {version} is newer than {FORMAT_VERSION}: update this program")
     if found != kind or flags or reserved or key_id != keys.key_id:

@@ -172,6 +172,8 @@ def test_cut_pack_has_no_index() -> None:
     newer = data[:8] + struct.pack("<H", 2) + data[10:]
     with pytest.raises(UnsupportedFormatError, match="newer"):
         read_pack_index(KEYS, Kind.DATA_PACK, newer)
+    with pytest.raises(DamagedError, match="version 0, which there never was"):
+        read_pack_index(KEYS, Kind.DATA_PACK, data[:8] + bytes(2) + data[10:])
 
 
 def test_failed_upload_ends_every_writer_that_waits() -> None:
