@@ -8,8 +8,9 @@ name, with the same object id, but not at that moment.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from hashlib import blake2b
 
 from pydantic import AwareDatetime
@@ -25,6 +26,7 @@ from .repository import Repository
 MAX_ACCEPTED = 20_000
 """Objects that are accepted in one repository: what a prune's Job is told of has to fit into a Secret."""
 _MARK_BYTES = 12
+_SECOND = timedelta(seconds=1)
 _CODE_BYTES = 8  # Somebody copies it by hand; yet nobody is to find another set that has the same one.
 
 
@@ -55,8 +57,19 @@ class LateManifest:
 def mark_of(info: ObjectInfo) -> str:
     """Return by what an object is known to be an accepted one: a hash of its name, time stamp and size, in hex."""
     # Listings have fractions of a second, answers about one object do not.
-    stamped = info.modified.replace(microsecond=0).isoformat()
-    return blake2b(f"{info.name}\n{stamped}\n{info.size}".encode(), digest_size=_MARK_BYTES).hexdigest()
+    return _mark(info, info.modified.replace(microsecond=0))
+
+
+def is_accepted(info: ObjectInfo, accepted: Container[str]) -> bool:
+    """Tell whether an object is among those that have these marks."""
+    second = info.modified.replace(microsecond=0)
+    # Some services round where others cut off, in one answer or the other.
+    return any(_mark(info, second + each * _SECOND) in accepted for each in (0, -1, 1))
+
+
+def _mark(info: ObjectInfo, second: datetime) -> str:
+    text = f"{info.name}\n{second.isoformat()}\n{info.size}"
+    return blake2b(text.encode(), digest_size=_MARK_BYTES).hexdigest()
 
 
 def code_of(repository_id: str, late: Iterable[ObjectInfo]) -> str:

@@ -14,7 +14,7 @@ from itertools import chain
 
 from pydantic import AwareDatetime
 
-from .accepted import mark_of
+from .accepted import is_accepted
 from .backups import find_backup, place_of_disk, read_backup_manifest
 from .crypto import HEADER, HEADER_BYTES
 from .documents import MAX_DOCUMENT_OBJECT, Document, open_document, seal_document
@@ -84,7 +84,7 @@ def has_closing(repository: Repository) -> bool:
 
 def is_late(info: ObjectInfo, closed: datetime, accepted: Accepted = NOTHING) -> bool:
     """Tell whether an object was written when no export could have been at work any more, and nobody accepted it."""
-    return info.modified > closed + LEASE_TTL and mark_of(info) not in accepted
+    return info.modified > closed + LEASE_TTL and not is_accepted(info, accepted)
 
 
 def late_objects(repository: Repository, closed: datetime, accepted: Accepted = NOTHING) -> list[ObjectInfo]:

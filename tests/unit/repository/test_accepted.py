@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,10 @@ from longboat.repository import (
     rotate_master_key,
 )
 from longboat.repository.accepted import look_at, mark_of, write_accepted
-from longboat.repository.closing import Closing
+from longboat.repository.closing import Closing, is_late
 from longboat.repository.errors import LateManifestError
 from longboat.repository.layout import ACCEPTED, accepted_name
+from longboat.repository.object_store import ObjectInfo
 from longboat.repository.retire import CLOSED_FOR
 from tests.unit.mover.disks import STORE_KEY
 from tests.unit.repository.prune_world import World
@@ -79,8 +81,8 @@ def test_what_was_forged_after_an_acceptance_or_under_an_accepted_name_is_not_be
     world.store.advance(DAY)
     put_back(world)
     accepted = accept(world, newest).accepted
-    world.store.advance(MOMENT)
-    put_back(world)  # The same bytes even: only the store's stamp tells.
+    world.store.advance(2 * MOMENT)
+    put_back(world)  # The same bytes even: only the store's stamp tells, in whole seconds, some of them rounded.
     world.back_up("forged")
     assert len(late_manifests(world.repository, closed, accepted)) == 4
     for name in world.manifests.values():
@@ -92,6 +94,17 @@ def test_fractions_of_a_second_are_told_by_some_answers_only(world: World) -> No
     info = world.repository.store.head(world.manifests["before"])
     assert len({mark_of(info), mark_of(type(info)(info.name, info.size, info.modified + MOMENT / 2, "x"))}) == 1
     assert mark_of(info) != mark_of(type(info)(info.name, info.size + 1, info.modified, ""))
+
+
+@pytest.mark.parametrize(("listed", "answered"), [(0.7, 0), (0.7, 1), (0.2, 0), (0, 0.7), (1, 0), (1, 0.7)])
+def test_a_stamp_that_is_rounded_in_one_answer_is_that_of_the_accepted_one(listed: float, answered: float) -> None:
+    name, second = "disks/x", datetime(2026, 11, 1, tzinfo=UTC)
+    info = ObjectInfo(name, 5, second + listed * MOMENT, "")
+    accepted = frozenset({mark_of(info)})
+    assert not is_late(replace(info, modified=second + answered * MOMENT), second - DAY, accepted)
+    for other in (info.modified + 2 * MOMENT, info.modified - 2 * MOMENT):
+        assert is_late(replace(info, modified=other), second - DAY, accepted)
+    assert is_late(replace(info, size=6), second - DAY, accepted)
 
 
 def test_only_the_newest_key_can_accept_and_only_for_this_repository(world: World) -> None:
