@@ -41,6 +41,7 @@ from longboat.repository import (
     write_backup_manifest,
     write_tombstone,
 )
+from longboat.repository.following import FollowingMapReader
 from longboat.repository.layout import DEFAULT_BLOCK_SIZE, DEFAULT_PAGE_BLOCKS
 from longboat.repository.map_reader import MapReader
 from longboat.repository.object_store import Data
@@ -178,10 +179,10 @@ class Year:
 
     def restore(self, folder: Path) -> Counter[str]:
         """Restore the newest backup and return requests and milliseconds of CPU."""
-        manifest = read_disk_manifest(self.repository, self.manifests[-1]).manifest
-        gets, cpu = self.store.gets, time.process_time()
-        with closing(open_target(folder, manifest.size_bytes, manifest.size_bytes, None, True, None)) as target:
-            write_disk(self.repository, manifest, target, Progress(manifest.size_bytes, lambda _: None))
+        reader = FollowingMapReader(self.repository, read_disk_manifest(self.repository, self.manifests[-1]))
+        size, gets, cpu = reader.manifest.size_bytes, self.store.gets, time.process_time()
+        with closing(open_target(folder, size, size, None, True, None)) as target:
+            write_disk(self.repository, reader, target, Progress(size, lambda _: None))
         return Counter(gets=self.store.gets - gets, cpu_ms=int((time.process_time() - cpu) * 1000))
 
 

@@ -19,7 +19,7 @@ def salvage_archive(path: Path, repository: Repository, stored: StoredDisk, salv
 
     Zeros in the place of what is lost would be taken for a file's content, or for the archive's end.
     """
-    archive, left_out = Archive(repository, stored.manifest, salvage), list[str]()
+    archive, left_out = Archive(repository, stored, salvage), list[str]()
     data = archive.read()
     if lost := salvage.merged():
         data, left_out = without_lost(data, lost)

@@ -21,7 +21,7 @@ from longboat.mover.target import Target, open_device, open_image
 from longboat.plan.quantities import bytes_of, size_text
 from longboat.repository import BackupManifest, DiskReference, Repository, StoredDisk, read_disk_manifest
 from longboat.repository.errors import DamagedError
-from longboat.repository.map_reader import MapReader
+from longboat.repository.following import FollowingMapReader
 
 DEVICES = Path("/dev")
 """What lies below it is devices: a file made there would be gone with the next boot."""
@@ -93,7 +93,8 @@ def _restore(
     bar = Bar(f"{arguments.command} {path.name}", console.err, console.clock)
     with closing(target), closing(bar):
         progress = Progress(size, bar.emit, console.clock)
-        restored = write_disk(repository, stored.manifest, target, progress, salvage if arguments.salvage else refuse)
+        reader = FollowingMapReader(repository, stored)
+        restored = write_disk(repository, reader, target, progress, salvage if arguments.salvage else refuse)
         progress.finish()
     return _with_damage(_outcome(path, stored, restored), repository, stored, salvage)
 
@@ -152,7 +153,8 @@ def _open(
     if device:
         return open_device(path, manifest.size_bytes, exclusive=True)
     if getattr(arguments, "format", "raw") == "qcow2":
-        return open_qcow2(path, MapReader(repository, manifest), replace=True, salvage=arguments.salvage)
+        reader = FollowingMapReader(repository, stored)
+        return open_qcow2(path, reader, replace=True, salvage=arguments.salvage)
     size = max(manifest.size_bytes, _wanted_size(getattr(arguments, "size", None), manifest.size_bytes))
     return open_image(path, size, manifest.statistics.allocated_bytes, replace=True)
 

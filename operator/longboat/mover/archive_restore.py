@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections import defaultdict
 from pathlib import Path
 
-from longboat.repository import DiskManifest, Repository
+from longboat.repository import Repository, StoredDisk
 from longboat.repository.damage import Damage as FrameSet
 from longboat.repository.errors import DamagedError
-from longboat.repository.layout import Kind, pack_name
-from longboat.repository.map_reader import MapReader
+from longboat.repository.following import FollowingMapReader
+from longboat.repository.layout import Kind
 from longboat.repository.pages import FrameRef, Page
 
 from .archive import MAX_ARCHIVE, OURS_TO_LEAVE, unpack
 from .errors import ArchiveDamagedError, TargetExistsError, TargetMissingError
 from .jobs import RestoreJob
-from .restore_damage import Damage, DamageHandler, Rescue, Salvage, naming_hurt, refuse, unrecorded
+from .restore_damage import Damage, DamageHandler, Rescue, Salvage, naming_hurt, refuse, unreadable, unrecorded
 from .results import RestoreResult
 
 _LISTED = 8  # Files, ranges and backups that a result names.
 
 
-def restore_archive(job: RestoreJob, repository: Repository, manifest: DiskManifest, salvage: Salvage) -> RestoreResult:
+def restore_archive(job: RestoreJob, repository: Repository, stored: StoredDisk, salvage: Salvage) -> RestoreResult:
     """Write the files of an archive into the directory of an empty volume; a retry does it all again.
 
     Nothing is written before all of the archive was read and checked. Damaged blocks are taken from other backups of
@@ -33,7 +33,7 @@ def restore_archive(job: RestoreJob, repository: Repository, manifest: DiskManif
         raise TargetMissingError(f"{folder}: expected the directory of a filesystem volume")
     if not job.replace_existing and {entry.name for entry in folder.iterdir()} - OURS_TO_LEAVE:
         raise TargetExistsError(f"{folder}: there are files already; restore into a new volume")
-    archive = Archive(repository, manifest, salvage if job.salvage else refuse)
+    archive, manifest = Archive(repository, stored, salvage if job.salvage else refuse), stored.manifest
     with naming_hurt(repository, manifest.disk.disk_key):
         data = archive.read()
     lost = salvage.merged()
@@ -55,10 +55,11 @@ def restore_archive(job: RestoreJob, repository: Repository, manifest: DiskManif
 class Archive:
     """A small disk that is read as a whole."""
 
-    def __init__(self, repository: Repository, manifest: DiskManifest, on_damage: DamageHandler) -> None:
+    def __init__(self, repository: Repository, stored: StoredDisk, on_damage: DamageHandler) -> None:
         """Read nothing yet; `on_damage` is told what is lost, which is zeros then."""
-        self._reader, self._rescue = MapReader(repository, manifest), Rescue(repository, manifest)
-        self._manifest, self._size, self._on_damage = manifest, manifest.block_size, on_damage
+        self._reader = FollowingMapReader(repository, stored)
+        self._rescue = Rescue(repository, self._reader)
+        self._manifest, self._size, self._on_damage = stored.manifest, stored.manifest.block_size, on_damage
 
     @property
     def healed_bytes(self) -> int:
@@ -79,12 +80,11 @@ class Archive:
         for number in range(self._reader.pages):
             page = self._page(number)
             for frame, wanted in _frames(page, number * manifest.page_blocks).items() if page else ():
-                found = self._rescue.blocks(frame, wanted)
-                for block, content in found.items():
+                rescued = self._rescue.blocks(frame, wanted)
+                for block, content in rescued.found.items():
                     out[block * self._size : (block + 1) * self._size] = content
-                if missing := sorted(wanted.keys() - found.keys()):
-                    place = f"pack {pack_name(Kind.DATA_PACK, frame.pack)}: the frame at {frame.offset} can't be read"
-                    self._tell(missing, place, (Kind.DATA_PACK, frame.pack, frame.offset))
+                for place, lost in rescued.lost.items():
+                    self._tell(sorted(lost), unreadable(place), (Kind.DATA_PACK, place.pack, place.offset))
         return bytes(out[: manifest.size_bytes])
 
     def _page(self, number: int) -> Page | None:

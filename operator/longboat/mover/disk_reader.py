@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 from longboat.repository import Repository, StoredDisk
 from longboat.repository.backups import disk_exists
 from longboat.repository.errors import DamagedError, ObjectNotFoundError, RepositoryError, StoreError
+from longboat.repository.following import FollowingMapReader
 from longboat.repository.layout import Kind, pack_name
-from longboat.repository.map_reader import MapReader
 from longboat.repository.object_store import persistently
 from longboat.repository.pages import FrameRef, Page
 
 from .frame_cache import Frame, FrameCache
 from .read_ahead import ReadAhead
-from .restore_damage import Damage, Rescue
+from .restore_damage import Damage, Rescue, unreadable
 from .restore_plan import BlockTarget, merged
 from .weighted_cache import WeightedCache
 
@@ -62,8 +62,9 @@ class DiskReader:
 
     def __init__(self, repository: Repository, stored: StoredDisk, shared: Shared) -> None:
         """Read nothing yet."""
-        self._repository, self._stored, self._shared = repository, stored, shared
-        self._map, self._rescue = MapReader(repository, stored.manifest), Rescue(repository, stored.manifest)
+        self._repository, self._name, self._shared = repository, stored.name, shared
+        self._map = FollowingMapReader(repository, stored)
+        self._rescue = Rescue(repository, self._map)
         self._block_size, self.size = stored.manifest.block_size, stored.manifest.size_bytes
         self._healed: WeightedCache[int, bytes] = WeightedCache(_HEALED_BYTES)
         self._read_ahead, self._lock = ReadAhead(), threading.Lock()
@@ -118,12 +119,12 @@ class DiskReader:
         """Return a page; None, without a request, if it is all holes."""
         if self._map.manifest.pages[number] is None:
             return None
-        place = self._map.place(number)
-        page = self._shared.pages.get(place)
+        page = self._shared.pages.get(self._map.place(number))
         if page is None:
             page = self._read_page(number)
             if page is not None:
-                self._shared.pages.put(place, page, _weight(page))
+                # It may lie elsewhere than it did before it was read.
+                self._shared.pages.put(self._map.place(number), page, _weight(page))
         return page
 
     def _read_page(self, number: int) -> Page | None:
@@ -149,14 +150,13 @@ class DiskReader:
 
     def _rescued(self, frame: FrameRef, targets: list[BlockTarget], cause: str) -> Contents:
         """Return blocks that another attempt, or another backup of the disk, gives; LostBlocksError if not all."""
-        found = self._rescue.blocks(frame, {each.block: (each.slot, each.block_id) for each in targets})
-        for block, content in found.items():
+        rescued = self._rescue.blocks(frame, {each.block: (each.slot, each.block_id) for each in targets})
+        for block, content in rescued.found.items():
             self._healed.put(block, content, len(content))
-        lost = sorted(each.block for each in targets if each.block not in found)
-        if lost:
-            ranges = tuple(self._ranges(lost))
-            raise LostBlocksError(Damage(ranges, self._cause(cause), (Kind.DATA_PACK, frame.pack, frame.offset)))
-        return dict(found)
+        for place, lost in rescued.lost.items():
+            ranges, told = tuple(self._ranges(sorted(lost))), cause if place == frame else unreadable(place)
+            raise LostBlocksError(Damage(ranges, self._cause(told), (Kind.DATA_PACK, place.pack, place.offset)))
+        return dict(rescued.found)
 
     def _ranges(self, blocks: list[int]) -> Iterator[tuple[int, int]]:
         for first, count in merged((block, 1) for block in blocks):
@@ -166,7 +166,7 @@ class DiskReader:
     def _cause(self, error: object) -> str:
         """Return why blocks are lost; that the whole backup has been removed explains it best."""
         with contextlib.suppress(StoreError):
-            if not disk_exists(self._repository, self._stored.name):
+            if not disk_exists(self._repository, self._name):
                 return f"the backup was removed from the repository since it was opened ({error})"
         return str(error)
 

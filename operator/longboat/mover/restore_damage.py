@@ -1,7 +1,8 @@
 """What a restore does about data that it can't read back from the store.
 
-Each frame is read again first; then its blocks are looked for in other backups of the repository. What is lost for good
-ends the restore, unless the job says `salvage`: then it is zeros on the target, and told.
+Each frame is read again first, also where a prune may have moved its blocks meanwhile: that is no damage. Then they are
+looked for in other backups of the repository. What is lost for good ends the restore, unless the job says `salvage`:
+then it is zeros on the target, and told.
 """
 
 from __future__ import annotations
@@ -9,16 +10,17 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from threading import Lock
 
-from longboat.repository import DiskManifest, Repository
-from longboat.repository.copies import CopyFinder
+from longboat.repository import Repository
+from longboat.repository.copies import CopyFinder, Wanted
 from longboat.repository.damage import Damage as FrameSet
 from longboat.repository.damage import read_damage
 from longboat.repository.errors import DamagedError, RepositoryError, StoreError
+from longboat.repository.following import FollowingMapReader
 from longboat.repository.hurt import HurtBackups, all_hurt_by
-from longboat.repository.layout import Kind
+from longboat.repository.layout import Kind, pack_name
 from longboat.repository.pages import FrameRef
 
 _RANGES = 1000  # Lost ranges that are kept; the sum counts all.
@@ -94,29 +96,69 @@ def unrecorded(repository: Repository, frames: FrameSet) -> int:
         return len(list(frames))
 
 
+@dataclass
+class Rescued:
+    """What came of blocks, by their number on the disk: the content of those that could be had after all, and the rest.
+
+    Those that are `lost` are told by the frame in which they are to be, which is another one than before if a prune has
+    moved them.
+    """
+
+    found: dict[int, bytes] = field(default_factory=dict)
+    lost: dict[FrameRef, list[int]] = field(default_factory=dict)
+
+
 class Rescue:
     """Finds blocks whose frame could not be read; `frames` are the damaged ones. Safe to use from many threads."""
 
-    def __init__(self, repository: Repository, manifest: DiskManifest) -> None:
-        """Rescue blocks of this disk; nothing is read before the first one is asked for."""
-        self._block_size, self._copies = manifest.block_size, CopyFinder(repository, manifest)
-        self._lock = Lock()
+    def __init__(self, repository: Repository, reader: FollowingMapReader) -> None:
+        """Rescue blocks of the reader's disk; nothing is read before the first one is asked for."""
+        self._reader, self._copies = reader, CopyFinder(repository, reader.manifest)
+        self._block_size, self._lock = reader.manifest.block_size, Lock()
         self.healed_bytes, self.frames = 0, FrameSet()
 
-    def blocks(self, frame: FrameRef, wanted: dict[int, tuple[int, bytes]]) -> dict[int, bytes]:
-        """Return the content of those blocks (by number on the disk: slot in the frame, id) that can be had after all.
+    def blocks(self, frame: FrameRef, wanted: Wanted) -> Rescued:
+        """Look for those blocks, which the map, perhaps before a prune has moved them, says are in that frame.
 
         Only failures of the store itself are raised.
         """
-        found = self._copies.again(frame, wanted)
-        missing = {block: place for block, place in wanted.items() if block not in found}
-        if missing:
-            healed = self._copies.elsewhere(frame, missing)
-            with self._lock:
-                self.frames.add(Kind.DATA_PACK, frame.pack, frame.offset)
-                self.healed_bytes += len(healed) * self._block_size
-            found |= healed
-        return found
+        rescued = Rescued()
+        self._look(frame, wanted, rescued)
+        return rescued
+
+    def _look(self, frame: FrameRef, wanted: Wanted, rescued: Rescued) -> None:
+        seen = self._reader.stored
+        for place, part in self._places(frame, wanted).items():
+            rescued.found |= self._copies.again(place, part)
+            missing = {block: each for block, each in part.items() if block not in rescued.found}
+            if missing and self._reader.follow(seen):
+                self._look(place, missing, rescued)
+            elif missing:
+                self._heal(place, missing, rescued)
+
+    def _places(self, frame: FrameRef, wanted: Wanted) -> dict[FrameRef, Wanted]:
+        """Return where the blocks are by the manifest that was read last; what it lacks is where it was."""
+        if not self._reader.has_moved:
+            return {frame: wanted}
+        places = self._copies.places(self._reader, wanted)
+        known = {block for part in places.values() for block in part}
+        if rest := {block: each for block, each in wanted.items() if block not in known}:
+            places[frame] = places.get(frame, {}) | rest
+        return places
+
+    def _heal(self, frame: FrameRef, missing: Wanted, rescued: Rescued) -> None:
+        healed = self._copies.elsewhere(frame, missing)
+        with self._lock:
+            self.frames.add(Kind.DATA_PACK, frame.pack, frame.offset)
+            self.healed_bytes += len(healed) * self._block_size
+        rescued.found |= healed
+        if lost := [block for block in missing if block not in healed]:
+            rescued.lost.setdefault(frame, []).extend(lost)
+
+
+def unreadable(frame: FrameRef) -> str:
+    """Return in words that a frame can't be read."""
+    return f"pack {pack_name(Kind.DATA_PACK, frame.pack)}: the frame at {frame.offset} can't be read"
 
 
 class Salvage:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from longboat.repository import DiskManifest, Repository, open_store, open_with_master_key, read_disk_manifest
+from longboat.repository import Repository, StoredDisk, open_store, open_with_master_key, read_disk_manifest
 from longboat.repository.damage import Damage as FrameSet
 from longboat.repository.errors import DamagedError
-from longboat.repository.map_reader import MapReader
+from longboat.repository.following import FollowingMapReader
 from longboat.repository.object_store import ObjectStore
 
 from .archive_restore import restore_archive
@@ -54,24 +54,24 @@ def run_restore(
     RepositoryError and MoverError say what is wrong; a target that can't take the disk is found before any write.
     """
     repository = open_with_master_key(store or open_store(job.store), job.repository_path, job.master_key_bytes())
-    manifest = _wanted_manifest(repository, job)
-    if job.content != manifest.content:
-        raise JobError(f"content: the job expects {job.content}, the backup holds {manifest.content}")
-    if manifest.content == "Archive":
-        return restore_archive(job, repository, manifest, Salvage(emit))
-    data_bytes = manifest.statistics.allocated_bytes
-    target = open_target(
-        Path(job.target_path), manifest.size_bytes, data_bytes, job.target_size, job.replace_existing, job.file_owner
-    )
-    progress = Progress(manifest.size_bytes, emit)
+    # It alone keeps the manifest, so that there are not two of them in memory when another one takes its place.
+    reader = FollowingMapReader(repository, _wanted_manifest(repository, job))
+    size, disk_key, content = reader.manifest.size_bytes, reader.manifest.disk.disk_key, reader.manifest.content
+    if job.content != content:
+        raise JobError(f"content: the job expects {job.content}, the backup holds {content}")
+    if content == "Archive":
+        return restore_archive(job, repository, reader.stored, Salvage(emit))
+    data_bytes = reader.manifest.statistics.allocated_bytes
+    target = open_target(Path(job.target_path), size, data_bytes, job.target_size, job.replace_existing, job.file_owner)
+    progress = Progress(size, emit)
     salvage = Salvage(emit)
-    with closing(target), naming_hurt(repository, manifest.disk.disk_key):
-        restored = write_disk(repository, manifest, target, progress, salvage if job.salvage else refuse)
+    with closing(target), naming_hurt(repository, disk_key):
+        restored = write_disk(repository, reader, target, progress, salvage if job.salvage else refuse)
     progress.finish()
-    lost, hurt = salvage.merged(), salvage.hurt(repository, manifest.disk.disk_key)
+    lost, hurt = salvage.merged(), salvage.hurt(repository, disk_key)
     return RestoreResult(
         manifest=job.manifest,
-        logical_bytes=manifest.size_bytes,
+        logical_bytes=size,
         written_bytes=restored.moved.written,
         read_bytes=restored.moved.read,
         kept_bytes=restored.moved.kept,
@@ -85,26 +85,26 @@ def run_restore(
     )
 
 
-def _wanted_manifest(repository: Repository, job: RestoreJob) -> DiskManifest:
+def _wanted_manifest(repository: Repository, job: RestoreJob) -> StoredDisk:
     stored = read_disk_manifest(repository, job.manifest, job.object_id)
     if job.object_id not in (None, stored.object_id):
         raise DamagedError(f"{job.manifest}: it is object {stored.object_id}, the backup has {job.object_id}")
-    return stored.manifest
+    return stored
 
 
 def write_disk(
     repository: Repository,
-    manifest: DiskManifest,
+    reader: FollowingMapReader,
     target: Target,
     progress: Progress,
     on_damage: DamageHandler = refuse,
     random: Random | None = None,
 ) -> Restored:
     """Write a disk into an open target, sync it, read a random sample back, and only then finish the target."""
-    pipeline = RestorePipeline(repository, MapReader(repository, manifest), target, progress, random, on_damage)
+    pipeline = RestorePipeline(repository, reader, target, progress, random, on_damage)
     pipeline.run()
     target.sync()
-    checked = read_back(target, pipeline.sample(), repository.keys.block_id, manifest.block_size)
+    checked = read_back(target, pipeline.sample(), repository.keys.block_id, reader.manifest.block_size)
     target.finish()
     return Restored(pipeline.moved, checked, pipeline.healed_bytes, pipeline.damaged_frames)
 

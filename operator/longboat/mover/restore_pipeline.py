@@ -19,15 +19,15 @@ from random import Random
 from longboat.repository import Repository
 from longboat.repository.damage import Damage as FrameSet
 from longboat.repository.errors import DamagedError, ObjectNotFoundError
+from longboat.repository.following import FollowingMapReader
 from longboat.repository.layout import MAX_BLOCK_SIZE, Kind, pack_name
-from longboat.repository.map_reader import MapReader
 from longboat.repository.object_store import Data
 from longboat.repository.packs import open_frame
 from longboat.repository.pages import FrameRef, Page
 
 from .errors import TargetReadError
 from .progress import Progress
-from .restore_damage import Damage, DamageHandler, Rescue, refuse
+from .restore_damage import Damage, DamageHandler, Rescue, refuse, unreadable
 from .restore_plan import BlockTarget, RangeFetch, block_runs, coalesce, group_frames, hole_runs, merged, steps
 from .restore_sample import DATA_SAMPLE, HOLE_SAMPLE, Expected, Reservoir, matches
 from .system_calls import AlignedBuffer
@@ -53,7 +53,7 @@ class RestorePipeline:
     def __init__(
         self,
         repository: Repository,
-        reader: MapReader,
+        reader: FollowingMapReader,
         target: Target,
         progress: Progress,
         random: Random | None = None,
@@ -62,7 +62,7 @@ class RestorePipeline:
         """Prepare a run; nothing is read yet. `random` chooses the sample that is to be read back."""
         self._repository, self._reader, self._target, self._progress = repository, reader, target, progress
         self._block_size, self._size = reader.manifest.block_size, reader.manifest.size_bytes
-        self._on_damage, self._rescue = on_damage, Rescue(repository, reader.manifest)
+        self._on_damage, self._rescue = on_damage, Rescue(repository, reader)
         self._slots = threading.BoundedSemaphore(FETCHES * 2)
         self._failure: BaseException | None = None
         self._lock, self._buffers = threading.Lock(), threading.local()
@@ -250,17 +250,17 @@ class RestorePipeline:
         return [each for each in targets if each not in wrong]
 
     def _lose(self, frame: FrameRef, targets: list[BlockTarget], cause: str) -> None:
-        found = self._rescue.blocks(frame, {each.block: (each.slot, each.block_id) for each in targets})
-        for block, content in found.items():
+        rescued = self._rescue.blocks(frame, {each.block: (each.slot, each.block_id) for each in targets})
+        for block, content in rescued.found.items():
             self._raise_failure()
             length = min(self._block_size, self._size - block * self._block_size)
             self._target.write(block * self._block_size, memoryview(content)[:length])
             self._count(length)
-        self._give_up(frame, [self._expected(each) for each in targets if each.block not in found], cause)
+        for place, blocks in rescued.lost.items():
+            lost = [self._expected(each) for each in targets if each.block in blocks]
+            self._give_up(place, lost, cause if place == frame else unreadable(place))
 
     def _give_up(self, frame: FrameRef, expected: list[Expected], cause: str) -> None:
-        if not expected:
-            return
         ranges = tuple((each.offset, each.length) for each in expected)
         self._on_damage(Damage(ranges, cause, (Kind.DATA_PACK, frame.pack, frame.offset)))
         for offset, length in ranges:

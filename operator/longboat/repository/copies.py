@@ -156,6 +156,11 @@ class CopyFinder:
             persistently(read)
         return found
 
+    def places(self, reader: MapReader, blocks: Wanted) -> dict[FrameRef, Wanted]:
+        """Return in which frames a manifest has those of the blocks that it has, by their ids; StoreError."""
+        with self._lock:
+            return self._frames(reader, {block: block_id for block, (_, block_id) in blocks.items()})
+
     def elsewhere(self, frame: FrameRef, wanted: Wanted) -> dict[int, bytes]:
         """Return the content of those blocks that are whole in other frames than the one, which can't be read."""
         found: dict[int, bytes] = {}
@@ -171,6 +176,8 @@ class CopyFinder:
     def _in(self, reader: MapReader, blocks: dict[int, bytes]) -> dict[int, bytes]:
         found: dict[int, bytes] = {}
         for frame, wanted in self._frames(reader, blocks).items():
+            if frame in self._bad:
+                continue
             try:
                 found.update(self._read(frame, wanted))
             except (DamagedError, ObjectNotFoundError):
@@ -183,7 +190,7 @@ class CopyFinder:
             at, index = divmod(block, self._page_blocks)
             page = self._page(reader, at)
             place = page.place(index) if page and index < page.blocks else None
-            if page and place and page.block_id(index) == block_id and place[0] not in self._bad:
+            if page and place and page.block_id(index) == block_id:
                 frames[place[0]][block] = place[1], block_id
         return frames
 

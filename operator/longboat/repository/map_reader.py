@@ -30,10 +30,11 @@ class MapReader:
 
         DamagedError names the object if it is missing or damaged; a StoreError is the store's own failure.
         """
-        ref = self.manifest.pages[number] if number < self.pages else None
+        manifest = self.manifest
+        ref = manifest.pages[number] if number < len(manifest.pages) else None
         if ref is None:
             return None
-        pack, offset, length = bytes.fromhex(self.manifest.map_packs[ref[0]]), ref[1], ref[2]
+        pack, offset, length = bytes.fromhex(manifest.map_packs[ref[0]]), ref[1], ref[2]
         name = pack_name(Kind.MAP_PACK, pack)
         try:
             frame = self._repository.store.get_range(name, offset, length)
@@ -46,9 +47,10 @@ class MapReader:
 
     def place(self, number: int) -> tuple[bytes, int]:
         """Return the map pack and the offset in it of a page that is no hole."""
-        ref = self.manifest.pages[number]
+        manifest = self.manifest
+        ref = manifest.pages[number]
         assert ref is not None
-        return bytes.fromhex(self.manifest.map_packs[ref[0]]), ref[1]
+        return bytes.fromhex(manifest.map_packs[ref[0]]), ref[1]
 
     def page_blocks(self, number: int) -> int:
         """Return how many blocks a page maps; the last one may map fewer."""

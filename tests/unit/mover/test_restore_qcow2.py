@@ -17,7 +17,7 @@ from longboat.mover.restore_disk import write_disk
 from longboat.mover.restore_qcow2 import CLUSTER, Layout, open_qcow2
 from longboat.mover.target import partial_path
 from longboat.repository import read_disk_manifest
-from longboat.repository.map_reader import MapReader
+from longboat.repository.following import FollowingMapReader
 from tests.fakes.object_store import MemoryStore
 
 from .disks import BLOCK, export, repository_in, write_image
@@ -67,11 +67,12 @@ class World:
         source = write_image(folder / "source", content, size)
         self.image = (source / "disk.img").read_bytes()
         name = export(store, self.repository.master_key, source, "one").manifest
-        self.manifest = read_disk_manifest(self.repository, name).manifest
+        self.stored = read_disk_manifest(self.repository, name)
 
     def write(self, path: Path) -> None:
-        with closing(open_qcow2(path, MapReader(self.repository, self.manifest), True)) as target:
-            write_disk(self.repository, self.manifest, target, Progress(self.manifest.size_bytes, lambda _: None))
+        reader = FollowingMapReader(self.repository, self.stored)
+        with closing(open_qcow2(path, reader, True)) as target:
+            write_disk(self.repository, reader, target, Progress(reader.manifest.size_bytes, lambda _: None))
 
 
 WRITES = st.dictionaries(st.integers(0, 400), st.binary(min_size=1, max_size=40), max_size=6)

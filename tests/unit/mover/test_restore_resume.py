@@ -28,6 +28,7 @@ from longboat.mover.system_calls import AlignedBuffer
 from longboat.mover.target import DeviceTarget, Write, open_image, partial_path
 from longboat.repository import read_disk_manifest
 from longboat.repository.errors import DamagedError, StoreFailureError
+from longboat.repository.following import FollowingMapReader
 from longboat.repository.layout import PACKS
 from longboat.repository.object_store import Data
 from tests.fakes.object_store import FaultyStore, MemoryStore
@@ -177,10 +178,10 @@ class Forgetful(DeviceTarget):
 
 
 def test_a_volume_that_forgets_what_was_written_is_noticed(world: World) -> None:
-    manifest = read_disk_manifest(world.repository, world.manifest).manifest
+    reader = FollowingMapReader(world.repository, read_disk_manifest(world.repository, world.manifest))
     forgetful = Forgetful(world.folder / "device", SIZE, SIZE // 2)
     with pytest.raises(TargetMismatchError, match=r"at byte \d+ what was written"):
-        write_disk(world.repository, manifest, forgetful, Progress(SIZE, lambda _: None))
+        write_disk(world.repository, reader, forgetful, Progress(SIZE, lambda _: None))
     forgetful.close()
 
 
@@ -261,11 +262,11 @@ def test_whoever_takes_damage_gets_the_rest_and_zeros_for_what_is_lost(world: Wo
     middle = len(content) // 2
     changed = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
     world.store.objects[name] = (changed, modified, version)
-    manifest = read_disk_manifest(world.repository, world.manifest).manifest
+    reader = FollowingMapReader(world.repository, read_disk_manifest(world.repository, world.manifest))
     found: list[Damage] = []
     opened = open_image(world.target / "disk.img", SIZE, 0, False)
     with contextlib.closing(opened):
-        write_disk(world.repository, manifest, opened, Progress(SIZE, lambda _: None), found.append)
+        write_disk(world.repository, reader, opened, Progress(SIZE, lambda _: None), found.append)
     lost = bytearray(world.image)
     for damage in found:
         assert folder.strip("/") in damage.cause
@@ -283,11 +284,11 @@ def test_a_cut_pack_costs_only_what_was_in_the_rest(world: World, kept: float, m
     content, modified, version = world.store.objects.pop(name)
     if kept:
         world.store.objects[name] = (content[: int(len(content) * kept)], modified, version)
-    manifest = read_disk_manifest(world.repository, world.manifest).manifest
+    reader = FollowingMapReader(world.repository, read_disk_manifest(world.repository, world.manifest))
     found: list[Damage] = []
     opened = open_image(world.target / "disk.img", SIZE, 0, False)
     with contextlib.closing(opened):
-        write_disk(world.repository, manifest, opened, Progress(SIZE, lambda _: None), found.append)
+        write_disk(world.repository, reader, opened, Progress(SIZE, lambda _: None), found.append)
     lost = bytearray(world.image)
     for offset, length in (each for damage in found for each in damage.ranges):
         lost[offset : offset + length] = bytes(length)

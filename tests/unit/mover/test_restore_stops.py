@@ -15,8 +15,8 @@ from longboat.mover.restore_pipeline import RestorePipeline
 from longboat.mover.system_calls import AlignedBuffer
 from longboat.mover.target import Write
 from longboat.repository import open_with_master_key, read_disk_manifest
+from longboat.repository.following import FollowingMapReader
 from longboat.repository.layout import PACKS
-from longboat.repository.map_reader import MapReader
 from longboat.repository.object_store import Data
 from tests.fakes.object_store import MemoryStore
 
@@ -74,9 +74,9 @@ def test_what_is_being_fetched_when_a_restore_fails_is_not_written(tmp_path: Pat
     folder = write_image(tmp_path, {i * BLOCK: bytes([i + 1]) * BLOCK for i in range(16)}, size)
     manifest = export(store, key, folder, "one").manifest
     repository = open_with_master_key(SlowPacks(store, answer), PATH, key)
-    found = read_disk_manifest(repository, manifest).manifest
+    reader = FollowingMapReader(repository, read_disk_manifest(repository, manifest))
     target = FullTarget(size + BLOCK, answer)
-    pipeline = RestorePipeline(repository, MapReader(repository, found), target, Progress(size, lambda _: None))
+    pipeline = RestorePipeline(repository, reader, target, Progress(size, lambda _: None))
     with pytest.raises(TargetWriteError):
         pipeline.run()
     assert target.written == []
