@@ -22,6 +22,7 @@ from longboat.reconcile.context import Context
 from longboat.reconcile.objects import load, reference, save_status
 from longboat.reconcile.repositories import StoreProblemError
 from longboat.reconcile.store_access import problem_of
+from longboat.reconcile.trash_held import EXPIRED
 from longboat.repository import RepositoryError, update_backup_expiry
 
 log = logging.getLogger(__name__)
@@ -212,7 +213,7 @@ def _expire(ctx: Context, run: DiskBackup, decision: Decision) -> bool:
             # Noted before it is done, so that it is undone should the backup be kept after all. It also tells the
             # deletion that follows that it is no user's.
             fresh = save_status(ctx.cluster, fresh, fresh.status.model_copy(update={"tombstoned_at": ctx.now()}))
-        trash.bury(ctx, fresh, by="retention")
+        trash.bury(ctx, fresh, by=EXPIRED)
         looked_again = load(ctx.cluster, DISK_BACKUP, DiskBackup, run.namespace, run.name)
         if looked_again is None or point_of(looked_again) != decision.point:
             return False

@@ -21,6 +21,7 @@ from longboat.reconcile.objects import load
 from longboat.reconcile.repositories import RepositoryAccess, StoreProblemError
 from longboat.reconcile.store_access import problem_of
 from longboat.reconcile.store_choice import held_at
+from longboat.reconcile.trash_held import held_back
 from longboat.reconcile.trash_notes import (
     EVERYTHING,
     Place,
@@ -99,9 +100,12 @@ def sweep(ctx: Context, place: Place, token: Token = new_token) -> SweepReport:
         epoch = fence(ctx, place, access, token())
         now = _store_time(ctx, access)
         back = _back(ctx, place, [stone.backup_name for stone in stones], now)
-        report = sweep_tombstones(access.repository, now, period, keep=back, epoch=epoch)
+        held = held_back(ctx, place.namespace, access.repository, stones)
+        report = sweep_tombstones(access.repository, now, period, keep=back | held, epoch=epoch)
     except RepositoryError as error:
         raise problem_of(error) from error
+    if held:
+        log.warning("%s: all other backups of disks of %s are lost: their data stays", place.namespace, sorted(held))
     if back:
         log.warning("%s: DiskBackups %s exist, or did of late: their data stays", place.namespace, sorted(back))
     log.info("%s: removed %s from store %s", place.namespace, ", ".join(report.removed_backups), place.store)
