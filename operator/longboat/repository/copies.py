@@ -17,6 +17,7 @@ from threading import Lock
 
 from .backups import disk_manifest_names, read_disk_manifest
 from .errors import BackupNotFoundError, DamagedError, ObjectNotFoundError, UnsupportedFormatError
+from .following import FollowingMapReader
 from .layout import Kind, pack_name, split_disk_manifest_name
 from .listing import list_disks
 from .manifests import DiskManifest
@@ -77,9 +78,9 @@ class _Sources:
         self._kin = set[str]()
         self._fit: list[str] = []
         self._fit_others = 0
-        self.open: OrderedDict[str, MapReader] = OrderedDict()
+        self.open: OrderedDict[str, FollowingMapReader] = OrderedDict()
 
-    def readers(self) -> Iterator[MapReader]:
+    def readers(self) -> Iterator[FollowingMapReader]:
         """Yield one for each manifest, first those at hand; after a StoreError the next call looks at the same ones."""
         for name in sorted(self._fit, key=lambda each: each not in self.open):
             if reader := self._reader(name):
@@ -108,18 +109,18 @@ class _Sources:
         if not other and (parts := split_disk_manifest_name(manifest.compared_with or "")):
             self._kin.add(parts[0])
 
-    def _reader(self, name: str) -> MapReader | None:
+    def _reader(self, name: str) -> FollowingMapReader | None:
         """Return a reader of that manifest, None if it can't be read or is cut into other blocks."""
         if name in self.open:
             self.open.move_to_end(name)
             return self.open[name]
         try:
-            manifest = read_disk_manifest(self._repository, name).manifest
+            stored = read_disk_manifest(self._repository, name)
         except (BackupNotFoundError, DamagedError, UnsupportedFormatError):
             return None
-        if (manifest.block_size, manifest.page_blocks) != self._shape:
+        if (stored.manifest.block_size, stored.manifest.page_blocks) != self._shape:
             return None
-        self.open[name] = MapReader(self._repository, manifest)
+        self.open[name] = FollowingMapReader(self._repository, stored)
         while len(self.open) > 1 and sum(each.pages for each in self.open.values()) > MAX_OPEN_PAGES:
             self.open.popitem(last=False)
         return self.open[name]
@@ -173,15 +174,19 @@ class CopyFinder:
                 found.update(self._in(reader, missing))
         return found
 
-    def _in(self, reader: MapReader, blocks: dict[int, bytes]) -> dict[int, bytes]:
-        found: dict[int, bytes] = {}
+    def _in(self, reader: FollowingMapReader, blocks: dict[int, bytes]) -> dict[int, bytes]:
+        seen, gone, found = reader.stored, False, dict[int, bytes]()
         for frame, wanted in self._frames(reader, blocks).items():
             if frame in self._bad:
                 continue
             try:
                 found.update(self._read(frame, wanted))
-            except (DamagedError, ObjectNotFoundError):
+            except (DamagedError, ObjectNotFoundError) as error:
                 self._bad.add(frame)
+                gone = gone or isinstance(error, ObjectNotFoundError)
+        # It may have been emptied since this manifest was read.
+        if gone and reader.follow(seen):
+            found |= self._in(reader, {block: each for block, each in blocks.items() if block not in found})
         return found
 
     def _frames(self, reader: MapReader, blocks: dict[int, bytes]) -> dict[FrameRef, Wanted]:

@@ -8,10 +8,11 @@ from weakref import WeakSet
 
 import pytest
 
-from longboat.repository import Repository, copies, read_disk_manifest
+from longboat.repository import Repository, StoredDisk, copies, read_disk_manifest
 from longboat.repository.copies import CopyFinder, Wanted
 from longboat.repository.damage import Damage, record_damage
 from longboat.repository.errors import StoreFailureError
+from longboat.repository.following import FollowingMapReader
 from longboat.repository.layout import DISKS, Kind
 from longboat.repository.manifests import DiskManifest
 from longboat.repository.map_reader import MapReader
@@ -79,16 +80,16 @@ def test_few_large_maps_are_kept_in_memory_and_all_are_looked_at(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = World(tmp_path / "a", later=5)
-    alive = WeakSet[MapReader]()
+    alive = WeakSet[FollowingMapReader]()
     seen = set[str]()
 
-    class Counted(MapReader):
-        def __init__(self, repository: Repository, manifest: DiskManifest) -> None:
-            super().__init__(repository, manifest)
+    class Counted(FollowingMapReader):
+        def __init__(self, repository: Repository, stored: StoredDisk) -> None:
+            super().__init__(repository, stored)
             alive.add(self)
-            seen.add(manifest.backup_name)
+            seen.add(stored.manifest.backup_name)
 
-    monkeypatch.setattr(copies, "MapReader", Counted)
+    monkeypatch.setattr(copies, "FollowingMapReader", Counted)
     monkeypatch.setattr(copies, "MAX_OPEN_PAGES", 2 * len(world.manifest.pages))
     finder = world.finder
     for _ in range(3):

@@ -24,6 +24,7 @@ from longboat.mover.restore_qcow2 import open_qcow2, used_clusters
 from longboat.mover.results import RestoreResult
 from longboat.mover.target import open_image
 from longboat.repository import StoredDisk, StoreSettings, read_disk_manifest
+from longboat.repository.copies import CopyFinder
 from longboat.repository.errors import StoreFailureError
 from longboat.repository.folder_store import FolderStore
 from longboat.repository.following import FollowingMapReader
@@ -84,6 +85,10 @@ class World(Gone):
     def stored_disk(self) -> StoredDisk:
         return read_disk_manifest(self.repository, self.manifests["second"])
 
+    def reader(self) -> FollowingMapReader:
+        """Return a reader by what was read before blocks were moved."""
+        return FollowingMapReader(self.repository, self.before)
+
     def move(self) -> None:
         """Move blocks, and let what was emptied go: a pack, and all map packs of the manifest from before."""
         for _ in range(4):
@@ -91,7 +96,7 @@ class World(Gone):
             self.forget_advice()
             self.store.advance(DAY + timedelta(hours=1))
         assert self.stored_disk().place != self.before.place
-        assert [len(mine - there) for mine, there in zip(self.packs, self._there(), strict=True)] == [1, 1]
+        assert [len(mine - there) for mine, there in zip(self.packs, self.there(), strict=True)] == [1, 1]
         assert len(self.packs[1]) == 1
 
     def lose(self, pack: bytes) -> None:
@@ -113,7 +118,7 @@ class World(Gone):
         manifest = self.before.manifest
         return set(references(self.repository, manifest).data), {bytes.fromhex(each) for each in manifest.map_packs}
 
-    def _there(self) -> tuple[set[bytes], ...]:
+    def there(self) -> tuple[set[bytes], ...]:
         listed = ({info.name[-32:] for info in self.repository.store.list(folder)} for folder in (PACKS, MAPS))
         return tuple({bytes.fromhex(each) for each in names} for names in listed)
 
@@ -128,7 +133,7 @@ class World(Gone):
 
     def write(self) -> Restored:
         """Restore by what was read before."""
-        reader = FollowingMapReader(self.repository, self.before)
+        reader = self.reader()
         (self.folder / "target").mkdir(exist_ok=True)
         with closing(open_image(self.folder / "target" / "disk.img", SIZE, SIZE, True)) as target:
             return write_disk(self.repository, reader, target, Progress(SIZE, lambda _: None))
@@ -220,18 +225,30 @@ def test_an_archive_is_read_by_what_took_the_place_of_its_manifest(
 
 
 def test_an_image_is_laid_out_by_what_took_the_place_of_the_manifest(world: World) -> None:
-    before = used_clusters(FollowingMapReader(world.repository, world.before))
+    before = used_clusters(world.reader())
     world.move()
-    assert used_clusters(FollowingMapReader(world.repository, world.before)) == before
-    path, reader = world.folder / "disk.qcow2", FollowingMapReader(world.repository, world.before)
+    assert used_clusters(world.reader()) == before
+    path, reader = world.folder / "disk.qcow2", world.reader()
     with closing(open_qcow2(path, reader, True)) as target:
         write_disk(world.repository, reader, target, Progress(SIZE, lambda _: None))
     assert read_qcow2(path.read_bytes())[:SIZE] == world.contents["second"]
 
 
+def test_damage_is_healed_from_backups_whose_blocks_were_moved_since_they_were_looked_at(world: World) -> None:
+    finder, page = CopyFinder(world.repository, world.before.manifest), world.reader().page(0)
+    place = page.place(0) if page else None
+    assert page and place
+    elsewhere = FrameRef(b"\0" * 16, *place[0][1:])
+    for _ in range(2):
+        found = finder.elsewhere(elsewhere, {0: (place[1], page.block_id(0))})
+        assert found == {0: world.contents["second"][:BLOCK]}
+        if place[0].pack in world.there()[0]:
+            world.move()
+
+
 def test_manifests_that_moved_twice_are_followed(world: World) -> None:
     world.move()
-    reader = FollowingMapReader(world.repository, world.before)
+    reader = world.reader()
     assert reader.page(0) is not None
     between, page = reader.stored, reader.page(1)
     # As if by another prune: the blocks of the pages are those of a third manifest, and the second has gone.
@@ -256,7 +273,7 @@ def test_what_is_lost_of_what_was_moved_is_told_where_it_is_now(world: World) ->
 
 
 def test_damage_is_counted_as_ever_beside_what_was_moved(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = FollowingMapReader(world.repository, world.before).page(0)
+    page = world.reader().page(0)
     assert page is not None
     kept, changed = page.place(0), page.place(1)
     assert kept and changed and kept[0].pack != changed[0].pack
@@ -288,7 +305,7 @@ def test_what_says_something_else_is_not_gone_on_with(world: World, changed: str
     )
     forged(world, **what)
     world.repository.store.delete(world.before.place)
-    assert not FollowingMapReader(world.repository, world.before).follow(world.before)
+    assert not world.reader().follow(world.before)
     (lost,) = world.packs[1]
     world.repository.store.delete(pack_name(Kind.MAP_PACK, lost))
     with pytest.raises(LostDataError, match=pack_name(Kind.MAP_PACK, lost)):
@@ -298,7 +315,7 @@ def test_what_says_something_else_is_not_gone_on_with(world: World, changed: str
 def test_nothing_is_gone_on_with_in_a_repository_that_was_closed(world: World) -> None:
     world.move()
     world.repository.store.put_new(closing_name(b"c" * 16), b"by whomever")
-    assert not FollowingMapReader(world.repository, world.before).follow(world.before)
+    assert not world.reader().follow(world.before)
 
 
 def test_a_store_that_does_not_answer_is_no_damage(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -307,7 +324,7 @@ def test_a_store_that_does_not_answer_is_no_damage(world: World, monkeypatch: py
     def failing(_: object) -> object:
         raise StoreFailureError("no answer")
 
-    reader = FollowingMapReader(world.repository, world.before)
+    reader = world.reader()
     monkeypatch.setattr(world.store, "list", failing)
     with pytest.raises(StoreFailureError):
         reader.page(0)
