@@ -132,6 +132,8 @@ class VerifyJob(_Job):
     suspects: list[str] = Field(default_factory=list)
     # Disk manifests of these of which an earlier run has read all data, and written down what is damaged.
     already_read: list[str] = Field(default_factory=list)
+    # Disk manifests of these in which the damage was met, and from which byte of the disk on: that is read first.
+    named: dict[str, int] = Field(default_factory=dict)
     # Write damage down, so that no new backup refers to it; needs the right to create objects.
     record: bool = True
     # Prunes may move blocks here, and manifests with them; where they may not, such a manifest is not believed.

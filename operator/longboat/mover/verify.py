@@ -59,6 +59,7 @@ def run_verify(
         backups=job.backups,
         suspects=job.suspects,
         already_read=job.already_read,
+        named=job.named,
         proven=proven,
         record=job.record,
         tell=tell,

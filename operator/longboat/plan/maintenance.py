@@ -16,9 +16,10 @@ from pydantic import Field
 from longboat.api import BackupStore
 from longboat.api.common import Model, Time, parse_duration
 from longboat.mover import Failure, PruneQuestion, PruneResult, VerifyResult
+from longboat.plan import maintenance_suspects as suspicion
 from longboat.plan.generations import FIRST, folder_of, repository_in
 from longboat.plan.maintenance_slots import retry_delay, slot_after
-from longboat.plan.maintenance_suspects import Look, Suspect, looks_after, still_suspected, with_read, with_suspect
+from longboat.plan.maintenance_suspects import Look, Suspect
 from longboat.plan.names import digest
 from longboat.plan.store_locks import locks_of
 
@@ -59,6 +60,8 @@ class Attempt(Model):
     """Of a verification: backups of which it reads all data."""
     read: list[str] = Field(default_factory=list)
     """Of these, disk manifests of which runs before it have read all data."""
+    named: dict[str, int] = Field(default_factory=dict)
+    """Disk manifests that restores have named, and from which byte on; read first."""
 
 
 class Failed(Model):
@@ -315,21 +318,25 @@ def _verify_attempt(attempt: Attempt, runs: VerifyRuns, store: BackupStore) -> A
     requested = requested_at(store, "verify")
     asked = requested is not None and requested <= attempt.started and (runs.begun is None or runs.begun < requested)
     share = ALL if asked else store.spec.maintenance.verify.share
-    due = [each for each in runs.suspects if share >= ALL or (each.due or each.since) <= attempt.started]
-    suspects, read = [each.backup for each in due], [disk for each in due for disk in each.read]
     phase = runs.result.next_phase if runs.result else None
-    return attempt.model_copy(update={"share": share, "phase": phase, "suspects": suspects, "read": read})
+    told = suspicion.told_of(runs.suspects if share >= ALL else suspicion.due_at(runs.suspects, attempt.started))
+    return attempt.model_copy(update={"share": share, "phase": phase} | told)
 
 
-def suspected(record: RepositoryRecord, backup: str, now: datetime) -> RepositoryRecord:
-    """Return the record with a backup of which a verification, due at once as a rule, reads all data."""
-    return _with(record, "verify", suspects=with_suspect(record.verify.suspects, record.verify.looks, backup, now))
+def suspected(record: RepositoryRecord, backup: str, now: datetime, disk: str = "", at: int = 0) -> RepositoryRecord:
+    """Return the record with a backup of which a verification, due at once as a rule, reads all data: see Suspect."""
+    met = Suspect(backup=backup, since=now.replace(microsecond=0), disk=disk, at=at)
+    return _with(record, "verify", suspects=suspicion.with_suspect(record.verify.suspects, record.verify.looks, met))
 
 
 def having_read(record: RepositoryRecord, disks: Iterable[tuple[str, str]]) -> RepositoryRecord:
     """Return the record with what the verification under way has read of its suspects: see with_read."""
     attempt, suspects = record.verify.attempt, record.verify.suspects
-    return record if attempt is None else _with(record, "verify", suspects=with_read(suspects, attempt.started, disks))
+    return (
+        record
+        if attempt is None
+        else _with(record, "verify", suspects=suspicion.with_read(suspects, attempt.started, disks))
+    )
 
 
 def is_forbidden(record: RepositoryRecord, work: Work, store: BackupStore) -> bool:
@@ -376,8 +383,8 @@ def verified(record: RepositoryRecord, result: VerifyResult, now: datetime) -> R
     attempt = record.verify.attempt
     assert attempt is not None
     whole = now.replace(microsecond=0) if result.share >= ALL else record.verify.whole
-    suspects = still_suspected(record.verify.suspects, attempt.suspects, attempt.started)
-    looks = looks_after(record.verify.looks, () if result.recorded else attempt.suspects, now)
+    suspects = suspicion.still_suspected(record.verify.suspects, attempt.suspects, attempt.started)
+    looks = suspicion.looks_after(record.verify.looks, () if result.recorded else attempt.suspects, now)
     return _ended(record, "verify", attempt, now, result=result, whole=whole, suspects=suspects, looks=looks)
 
 

@@ -101,6 +101,7 @@ def _verify(attempt: Attempt, store: BackupStore) -> dict[str, object]:
         "phase": attempt.phase,
         "suspects": attempt.suspects,
         "already_read": attempt.read,
+        "named": attempt.named,
         "believes_moved": store.spec.maintenance.prune.repack is not None,
     }
 

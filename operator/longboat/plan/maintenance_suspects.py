@@ -18,12 +18,15 @@ MAX_READ = 1000
 class Suspect(Model):
     """A backup, by its name in the repository, in which a restore has met damage that nobody has written down.
 
-    ``read`` are its disks, by their manifests' names, of which all data was read since, and what is damaged noted in
-    the repository. Nothing is read for it before ``due``; None is at once.
+    It was ``disk``, by its manifest's name, ``at`` this byte of it if data was lost. ``read`` are its disks of which
+    all data was read since, and what is damaged noted in the repository. Nothing is read for it before ``due``; None is
+    at once.
     """
 
     backup: str
     since: Time
+    disk: str = ""
+    at: int = 0
     due: Time | None = None
     read: list[str] = Field(default_factory=list)
 
@@ -35,15 +38,29 @@ class Look(Model):
     at: Time
 
 
-def with_suspect(suspects: Iterable[Suspect], looks: Iterable[Look], backup: str, now: datetime) -> list[Suspect]:
+def with_suspect(suspects: Iterable[Suspect], looks: Iterable[Look], met: Suspect) -> list[Suspect]:
     """Return the suspects with one that was met now; what was read of it before says nothing of that any more."""
-    moment = now.replace(microsecond=0)
+    moment, backup = met.since, met.backup
     # Where damage can be neither written down nor read, each restore tells of the same again. A look in the future is a
     # clock that was put back.
     due = next((min(each.at, moment) + AGAIN_AFTER for each in looks if each.backup == backup), None)
     due = due if due is not None and due > moment else None
     others = [each for each in suspects if each.backup != backup]
-    return [*others, Suspect(backup=backup, since=moment, due=due)]
+    return [*others, met.model_copy(update={"due": due})]
+
+
+def due_at(suspects: Iterable[Suspect], moment: datetime) -> list[Suspect]:
+    """Return those that are to be read by now."""
+    return [each for each in suspects if (each.due or each.since) <= moment]
+
+
+def told_of(suspects: Sequence[Suspect]) -> dict[str, object]:
+    """Return what an Attempt says of the suspects that it reads."""
+    return {
+        "suspects": [each.backup for each in suspects],
+        "read": [disk for each in suspects for disk in each.read],
+        "named": {each.disk: each.at for each in suspects if each.disk},
+    }
 
 
 def still_suspected(suspects: Iterable[Suspect], run: Collection[str], started: datetime) -> list[Suspect]:

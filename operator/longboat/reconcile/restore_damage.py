@@ -21,16 +21,17 @@ from longboat.reconcile.objects import load, reference, save_status
 log = logging.getLogger(__name__)
 
 
-def note_damage(ctx: Context, restore: Restore, *, lost: bool) -> None:
+def note_damage(ctx: Context, restore: Restore, *, lost: bool, at: int | None = None) -> None:
     """Have the backup of a restore verified that has met unrecorded damage; can be repeated.
 
-    ``lost``: there is data that no backup has. Raises ConflictError if the DiskBackup changes at the same moment.
+    ``lost``: there is data that no backup has, from byte ``at`` on as far as that is known. Raises ConflictError if
+    the DiskBackup changes at the same moment.
     """
     source = restore.spec.source.disk_backup
     backup = load(ctx.cluster, DISK_BACKUP, DiskBackup, restore.namespace, source.name) if source else None
     if backup is None or backup.status.manifest is None or not _is_source(restore, backup):
         return
-    _ask_for_verification(ctx, restore, backup.status.manifest)
+    _ask_for_verification(ctx, restore, backup.status.manifest, at or 0)
     status = with_damage_met(backup, restore.name, lost, ctx.now())
     if status != backup.status:
         saved = save_status(ctx.cluster, backup, status)
@@ -47,7 +48,7 @@ def _is_source(restore: Restore, backup: DiskBackup) -> bool:
     return wanted.manifest is not None and any((d.manifest, d.object_id) == disk for d in backup.status.disks or ())
 
 
-def _ask_for_verification(ctx: Context, restore: Restore, backup: str) -> None:
+def _ask_for_verification(ctx: Context, restore: Restore, backup: str, at: int) -> None:
     store, folder, now = restore.status.store or "", (restore.status.repository or "").rpartition("/")[2], ctx.now()
     if not repositories_in([folder]):
         return
@@ -56,8 +57,9 @@ def _ask_for_verification(ctx: Context, restore: Restore, backup: str) -> None:
         namespace = ctx.cluster.get(NAMESPACE, restore.namespace)
         names = {namespace["metadata"]["uid"]: restore.namespace} if namespace else {}
         record = maintenance_records.add(ctx, record_of(folder, store, names, now.replace(microsecond=0)))
+    disk = restore.status.manifest or ""
     try:
-        maintenance_records.update(ctx, record, lambda found: suspected(found, backup, now))
+        maintenance_records.update(ctx, record, lambda found: suspected(found, backup, now, disk, at))
     except ConflictError as error:
         # Nothing is done in the repository then, which is told by the store.
         log.warning("%s/%s: its damage is not verified: %s", restore.namespace, restore.name, error)

@@ -230,7 +230,7 @@ def _failed(ctx: Context, restore: Restore, state: MoverState) -> Stage:
         _stop(ctx, restore)
         return Stage(restore, Waiting("Retrying", f"attempt {number} of {ATTEMPTS} failed ({reason}: {message})"))
     if failure and failure.unrecorded:
-        note_damage(ctx, restore, lost=True)
+        note_damage(ctx, restore, lost=True, at=failure.lost_from)
     tried = f" ({number} attempts)" if number > 1 else ""
     return Stage(restore, Problem(reason, f"restoring {restore.status.source} failed{tried}: {message}", final=True))
 

@@ -8,10 +8,11 @@ remembered in the repository (`damage`), so that no new backup refers to it.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from random import Random as Shuffler
+from types import MappingProxyType
 
 from .backups import StoredDisk, disk_exists, read_disk_manifest
 from .damage import WHOLE, Damage, read_damage, record_damage
@@ -27,6 +28,7 @@ from .verify_scan import Scan
 
 Tell = Callable[[int, int, int], None]
 Proven = Callable[[str, str], None]
+NOWHERE: Mapping[str, int] = MappingProxyType({})
 _WORKERS = 8
 
 
@@ -40,6 +42,7 @@ def verify(
     backups: Collection[str] | None = None,
     suspects: Collection[str] = (),
     already_read: Collection[str] = (),
+    named: Mapping[str, int] = NOWHERE,
     proven: Proven = lambda *_: None,
     record: bool = True,
     tell: Tell = lambda *_: None,
@@ -48,7 +51,8 @@ def verify(
     """Verify all backups' structure, and read `share` percent (0 to 100) of the data of `backups` (names; None: all).
 
     Of the backups in `suspects` all data is read, and first, but for the disks (names of manifests) `already_read`;
-    those that are not there are passed over. `proven` hears of each disk of theirs (backup, manifest) once it was read
+    those that are not there are passed over; first of all where damage was met, disk by disk, at those bytes (`named`).
+    `proven` hears of each disk of theirs (backup, manifest) once it was read
     to the end, and what is damaged of it written down.
     The sample goes on from `phase` (an earlier report's next_phase), or begins where `random` says. With `record`,
     new damage is written down, dated `now`. `tell` hears of bytes of disks: total and done, and bytes read. Damage is
@@ -61,7 +65,8 @@ def verify(
     with ThreadPoolExecutor(_WORKERS, thread_name_prefix="verify") as pool:
         try:
             run.take_inventory(pool, None if backups is None else set(backups), set(suspects))
-            run.scan_suspects(now, record, set(already_read), proven)
+            run.scan_named(now, record, set(already_read), named)
+            run.scan_suspects(now, record, set(named), proven)
             run.scan_rest()
             run.attribute(pool)
         except BaseException:
@@ -96,11 +101,18 @@ class _Run:
         self._suspects = self._inventory.disks_of(suspects)
         self._sampled = self._inventory.disks_of(names)
 
-    def scan_suspects(self, now: datetime, record: bool, already_read: set[str], proven: Proven) -> None:
-        """Read all data of what a restore has found damaged; what is of a disk is written down before the next one."""
+    def scan_named(self, now: datetime, record: bool, already_read: set[str], named: Mapping[str, int]) -> None:
+        """Read around where restores have met damage, and write down what is damaged there."""
         self._suspects -= already_read
+        for name in sorted(self._suspects & named.keys()):
+            self._scan.around(name, named[name])
+        if record and self._suspects:
+            self._early += self._record(self._scan.findings.damage(), now)[0]
+
+    def scan_suspects(self, now: datetime, record: bool, first: set[str], proven: Proven) -> None:
+        """Read all data of what a restore has found damaged; what is of a disk is written down before the next one."""
         owners = {manifest: entry.name for entry in self._inventory.backups for _, manifest, _ in entry.disks}
-        for name in self._order(self._suspects, self._suspects):
+        for name in self._order(self._suspects, first):
             self._scan_disk(name, ALL_FRAMES)
             if record:
                 names, note = self._record(self._scan.findings.damage(), now)

@@ -14,7 +14,7 @@ from .object_store import exists, persistently
 from .packs import MIN_PACK_TAIL
 from .pages import FrameRef, Page
 from .repository import Repository
-from .verify_frames import Findings, FrameChecker, FrameSet, Sample, Wanted
+from .verify_frames import ALL_FRAMES, Findings, FrameChecker, FrameSet, Sample, Wanted
 from .verify_report import Fault, fault_of
 
 _WINDOW_BLOCKS = 131072  # Blocks whose frames are grouped together: 8 GiB of disk at the default block size.
@@ -57,6 +57,15 @@ class Scan:
         done(stored.manifest.size_bytes)
         return stored
 
+    def around(self, name: str, offset: int) -> None:
+        """Check the page of a disk that holds this byte, and all its frames."""
+        stored = self._manifest(name)
+        if stored is None:
+            return
+        reader, number = MapReader(self._repository, stored.manifest), offset // stored.manifest.page_bytes
+        self._check(reader, list(self._fresh(reader, only=number)), ALL_FRAMES)
+        self.checker.finish()
+
     def _manifest(self, name: str) -> StoredDisk | None:
         wanted = self._objects.get(name)
         try:
@@ -79,9 +88,10 @@ class Scan:
                 raise
             return read_disk_manifest(self._repository, name, wanted)  # Another one may have taken its place since.
 
-    def _fresh(self, reader: MapReader) -> Iterator[int]:
+    def _fresh(self, reader: MapReader, only: int | None = None) -> Iterator[int]:
         for number, ref in enumerate(reader.manifest.pages):
-            if ref is not None and self._seen_pages.add(*reader.place(number)):
+            wanted = ref is not None and only in (None, number)
+            if wanted and self._seen_pages.add(*reader.place(number)):
                 yield number
 
     def _check(self, reader: MapReader, numbers: list[int], sample: Sample | None) -> None:

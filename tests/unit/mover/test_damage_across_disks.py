@@ -270,3 +270,32 @@ def test_nothing_counts_as_proven_that_could_not_be_written_down(shared: Shared)
         repository_in(store), share=0, now=NOW, suspects=["b1"], proven=lambda backup, _: told.append(backup)
     )
     assert told == [] and report.note and not report.recorded
+
+
+def test_where_a_restore_met_damage_is_read_first(shared: Shared) -> None:
+    world = rotten(shared)
+    manifest = read_disk_manifest(world.repository, world.backups["b1"][0]).manifest
+    far = 2 * manifest.page_bytes + 5
+    frames = [
+        frame for block, frame in frames_of(world.repository, world.backups["b1"][0]) if block // PAGE_BLOCKS == 2
+    ]
+    world = shared.copy()
+    pack = next(each for each in world.store.objects if each.endswith(frames[-1].pack.hex()))
+    world.damage(pack, "flip", frames[-1].offset + 30)
+    read: list[str] = []
+
+    class Watched(MemoryStore):
+        def put_new(self, name: str, data: Data) -> str:
+            read.append("noted")
+            return super().put_new(name, data)
+
+        def get_range(self, name: str, offset: int, length: int) -> Data:
+            read.extend(["page"] * ("/maps/" in name))
+            return super().get_range(name, offset, length)
+
+    store = Watched()
+    store.objects = dict(world.store.objects)
+    where = {world.backups["b1"][0]: far, "disks/gone": 0, world.backups["c1"][0]: 99 * manifest.page_bytes}
+    report = verify(repository_in(store), share=0, now=NOW, suspects=["b1", "c1"], named=where)
+    assert read[: read.index("noted")].count("page") == 1 and read.count("noted") == 1
+    assert "b1" in report.damaged_backups()

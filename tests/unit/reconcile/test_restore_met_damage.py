@@ -21,7 +21,7 @@ from longboat.repository.errors import UnreachableError
 from tests.unit.reconcile.backup_world import SHOP
 from tests.unit.reconcile.disk_world import SYSTEM, World
 from tests.unit.reconcile.maintenance_world import VERIFY, request, world
-from tests.unit.reconcile.restore_world import failing, message, run, shop, status, wish
+from tests.unit.reconcile.restore_world import MANIFEST, failing, message, run, shop, status, wish
 from tests.unit.reconcile.upkeep_world import NOBODY, UpkeepWorld
 
 __all__ = ["world"]
@@ -58,13 +58,14 @@ def test_damage_that_a_restore_met_is_verified_at_once_and_the_next_backup_is_wh
     assert verified(world) == ("True", "Verified")
     rot(world)
     before = len(world.runs)
-    note_damage(world.context(), restore_of(world), lost=True)
+    note_damage(world.context(), restore_of(world), lost=True, at=512)
     assert verified(world) == ("False", "DamageMet") and world.backup().status.verified == "DamageMet"
     assert "DamageMet" in [reason for reason, _ in world.cluster.events]
     world.clock.advance(seconds=world.settings.full_resync_period.total_seconds() + 1)
     world.until_idle()
     [told] = [told for _, told in world.runs[before:]]
     assert isinstance(told, VerifyJob) and (told.share, told.suspects) == (0, ["run"])
+    assert told.named == {restore_of(world).status.manifest: 512}
     assert verified(world) == ("False", "Damaged") and read_damage(world.repository())
     assert world.record().verify.suspects == []
     read = json.dumps({"read": {"backup": "run", "disk": restore_of(world).status.manifest}})
@@ -202,7 +203,7 @@ def restoring(report: dict[str, Any], fails: bool) -> World:
 @pytest.mark.parametrize(
     ("report", "fails", "expected"),
     [
-        ({"unrecorded": 1, "lostFrom": 0}, True, ("False", "DamageMet")),
+        ({"unrecorded": 1, "lostFrom": 4096}, True, ("False", "DamageMet")),
         ({"unrecorded": 2, "healedBytes": 8192}, False, ("Unknown", "DamageMet")),
         ({"unrecorded": 0, "lostFrom": 0}, True, None),
         ({"healedBytes": 8192}, False, None),
@@ -217,6 +218,8 @@ def test_a_restore_tells_of_damage_that_nobody_has_written_down(
     assert (found and (found.status, found.reason)) == expected
     records = list(maintenance_records.all_records(world.cluster, SYSTEM))
     assert [each.backup for record in records for each in record.verify.suspects] == (["nightly"] if expected else [])
+    named = [(each.disk, each.at) for record in records for each in record.verify.suspects]
+    assert named == ([(MANIFEST, report.get("lostFrom", 0))] if expected else [])
     assert status(world)["phase"] == ("Failed" if fails else "Completed")
     if not fails:
         assert status(world)["healedBytes"] == 8192 and "8192 bytes are damaged" in message(world)
