@@ -41,10 +41,11 @@ from longboat.repository.errors import (
     ObjectNotFoundError,
     RepositoryError,
 )
+from longboat.repository.layout import HEADER_NAME
 from longboat.repository.layout import Kind as Kinds
 from longboat.repository.object_store import contents
 from longboat.repository.s3_versions import S3Versions
-from longboat.repository.write_once import WriteOnceReport, purge_hidden
+from longboat.repository.write_once import WriteOnceReport, is_write_once, purge_hidden
 from tests.cluster.s3 import RemoteStore
 from tests.contract import write_once_proxy
 from tests.contract.buckets import LOCK_DAYS, Bucket, Kind, documented_policy, make_bucket, send
@@ -399,3 +400,21 @@ def test_the_documented_policy_lets_exports_create_only() -> None:
     [creates] = [each for each in documented_policy("b", condition=True)["Statement"] if each["Sid"] == "ExportCreates"]
     assert creates["Condition"] == {"Null": {"s3:if-none-match": "false"}}
     assert creates["Action"] == "s3:PutObject"
+
+
+def test_buckets_that_lock_are_known_whatever_the_settings_say(bucket: Bucket, tmp_path: Path) -> None:
+    backup(bucket.export, tmp_path, "first", 0)
+    assert is_write_once(bucket.root, PATH) == (bucket.kind == "locked")
+
+
+def test_a_repository_that_was_locked_is_known_without_a_right_to_see_the_buckets_rules(
+    versioned: Bucket, locked: Bucket, tmp_path: Path
+) -> None:
+    for each in (versioned, locked):
+        backup(each.export, tmp_path, "first", 0)
+    versions = S3Versions(locked.root.model_copy(update={"prefix": f"{locked.root.prefix}/{PATH}"}))
+    versions.lock(versions.of(HEADER_NAME)[0], "Governance", datetime.now(UTC) + WEEK)
+    assert is_write_once(locked.maintenance, PATH)
+    assert not is_write_once(versioned.maintenance, PATH)
+    with pytest.raises(AccessDeniedError):
+        is_write_once(versioned.export, PATH)

@@ -54,6 +54,7 @@ from longboat.mover.errors import MoverError
 from longboat.repository import (
     ObjectStore,
     RepositoryError,
+    StoreSettings,
     open_store,
     parse_recovery_public,
 )
@@ -67,6 +68,7 @@ class Session:
     """What every command works with: its arguments, the store, the paths of the repositories meant, and the key."""
 
     arguments: argparse.Namespace
+    settings: StoreSettings
     store: ObjectStore
     paths: list[str]
     key: Key
@@ -110,13 +112,15 @@ def run(arguments: argparse.Namespace, environment: Mapping[str, str]) -> int:
 
 
 def _session(arguments: argparse.Namespace, environment: Mapping[str, str]) -> Session:
-    store = open_store(store_settings(arguments, environment))
+    settings = store_settings(arguments, environment)
+    store = open_store(settings)
     key = read_key(arguments, environment, getpass.getpass if sys.stdin.isatty() else None)
     wanted = setting(arguments, environment, "repository")
     paths = choose_paths(repository_paths(store), wanted)
     if not paths:
         raise RepositoryNotFoundError(f"{store.describe()}: no repository here; check bucket and prefix")
-    return Session(arguments, store, paths, key, repo_restore.Console(sys.stderr, time.monotonic, _confirm), wanted)
+    console = repo_restore.Console(sys.stderr, time.monotonic, _confirm)
+    return Session(arguments, settings, store, paths, key, console, wanted)
 
 
 def _list(session: Session) -> int:
@@ -203,6 +207,7 @@ def _prune(session: Session) -> int:
     for option in ("allow_most", "accept_late"):
         if getattr(session.arguments, option):
             repo_prune.require_one(session.paths, session.wanted, f"--{option.replace('_', '-')}")
+    repo_prune.require_unlocked(session.arguments, session.settings, session.paths)
     done = []
     for each in repo_prune.prune_all(session.arguments, session.open(), session.store, session.key):
         done.append(each)

@@ -22,14 +22,17 @@ from longboat.repository import (
     RepackRules,
     Repository,
     RepositoryError,
+    StoreSettings,
     Tally,
     advance_epoch,
     prune,
     read_epoch,
 )
 from longboat.repository.accepted import LateManifest
+from longboat.repository.errors import AccessDeniedError
 from longboat.repository.layout import EPOCH_NAME
 from longboat.repository.leases import MIN_GRACE
+from longboat.repository.write_once import is_write_once
 
 _BY_HAND = "by-hand-"
 
@@ -67,6 +70,31 @@ def require_one(paths: Sequence[str], wanted: str, option: str) -> None:
     if len(paths) != 1 or not place_of(paths[0]).is_meant_by(wanted):
         known = ", ".join(paths)
         raise UsageError(f"{option}: is for one repository, name it in full with --repository; these are: {known}")
+
+
+def require_unlocked(
+    arguments: argparse.Namespace,
+    settings: StoreSettings,
+    paths: Sequence[str],
+    is_locked: Callable[[StoreSettings, str], bool] = is_write_once,
+) -> None:
+    """Raise UsageError if blocks are to be moved where objects are locked, or where that can't be seen.
+
+    Who reads the oldest versions of such a bucket, after an attack, is to find the manifests of exports whole.
+    """
+    for path in paths if repack_of(arguments) else ():
+        try:
+            locked = is_locked(settings, path)
+        except AccessDeniedError as error:
+            raise UsageError(
+                f"--repack: {error}: whether the objects of {path} are locked can't be seen; use credentials that may"
+                " see it (s3:GetBucketObjectLockConfiguration, or s3:GetObjectRetention), or leave --repack out"
+            ) from None
+        if locked:
+            raise UsageError(
+                f"--repack: the objects of {path} are locked (Object Lock), and nothing is moved there: who reads their"
+                " oldest versions after an attack has to find the manifests of exports; leave --repack out"
+            )
 
 
 def prune_all(arguments: argparse.Namespace, opened: Opened, store: ObjectStore, key: Key) -> Iterator[Pruned]:

@@ -8,12 +8,12 @@ from datetime import UTC, datetime
 from xml.etree import ElementTree
 
 from .bucket_clients import Patience
-from .errors import ObjectNotFoundError, RepositoryError, StoreFailureError
+from .errors import AccessDeniedError, ObjectNotFoundError, RepositoryError, StoreFailureError
 from .object_store import check_name
 from .s3_requests import S3Requests
 from .settings import StoreSettings
 
-_NO_LOCK = ("NoSuchObjectLockConfiguration", "ObjectLockConfigurationNotFoundError", "InvalidRequest")
+_NO_LOCK = ("NoSuchObjectLockConfiguration", "ObjectLockConfigurationNotFoundError", "InvalidRequest", "NotImplemented")
 _RETENTION = (
     '<Retention xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Mode>{mode}</Mode>'
     "<RetainUntilDate>{until}</RetainUntilDate></Retention>"
@@ -81,15 +81,36 @@ class S3Versions:
 
     def locked_until(self, version: Version) -> datetime | None:
         """Return until when a version is locked, None if it is not."""
+        return self._retention(version.name, {"versionId": version.id})
+
+    def locks(self, name: str) -> bool:
+        """Tell whether the bucket locks what is written, or the newest version of this object was locked.
+
+        AccessDeniedError if the credentials may see neither (s3:GetBucketObjectLockConfiguration,
+        s3:GetObjectRetention): there are services on which only the one or the other tells.
+        """
         try:
-            data = self._send("GET", version.name, {"retention": "", "versionId": version.id})
+            answer = self._requests.send("GET", "", {"object-lock": ""}, f"{self._place}: locks of the bucket")
+            if any(_tag(each) == "DefaultRetention" for each in _parsed(answer, self._place).iter()):
+                return True
+        except AccessDeniedError:
+            pass
+        except RepositoryError as error:
+            if str(error).rpartition(": ")[2] not in _NO_LOCK:
+                raise
+            return False
+        return self._retention(check_name(name), {}) is not None
+
+    def _retention(self, name: str, version: dict[str, str]) -> datetime | None:
+        try:
+            data = self._send("GET", name, {"retention": "", **version})
         except ObjectNotFoundError:
             return None
         except RepositoryError as error:
             if str(error).rpartition(": ")[2] in _NO_LOCK:
                 return None
             raise
-        until = _text(_parsed(data, self._what(version.name)), "RetainUntilDate")
+        until = _text(_parsed(data, self._what(name)), "RetainUntilDate")
         return _time(until) if until else None
 
     def lock(self, version: Version, mode: str, until: datetime) -> None:

@@ -13,7 +13,18 @@ from itertools import groupby, islice
 
 from .errors import ObjectLockedError, StoreSettingsError
 from .hidden import MANIFESTS, Removals, hidden_at, manifest_group
-from .layout import CONDEMNED, EPOCH_NAME, LEASES, MAPS, PACKS, REMOVING, REWRITE, TOMBSTONES, comes_and_goes
+from .layout import (
+    CONDEMNED,
+    EPOCH_NAME,
+    HEADER_NAME,
+    LEASES,
+    MAPS,
+    PACKS,
+    REMOVING,
+    REWRITE,
+    TOMBSTONES,
+    comes_and_goes,
+)
 from .object_store import check_name
 from .s3_versions import S3Versions, Version
 from .settings import StoreSettings
@@ -74,6 +85,16 @@ def keep_write_once(
     if settings.type == "s3" and settings.delete_versions and needed is not None and report.reached is None:
         purge_hidden(settings, path, now, report, needed, moves)
     return report
+
+
+def is_write_once(settings: StoreSettings, path: str) -> bool:
+    """Tell whether the objects of the repository at `path` are locked, by the settings, the bucket or its header.
+
+    AccessDeniedError if the credentials may not see it.
+    """
+    if settings.type != "s3":
+        return False
+    return settings.lock_mode is not None or _versions(settings, path).locks(HEADER_NAME)
 
 
 def extend_locks(

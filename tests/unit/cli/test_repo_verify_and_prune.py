@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,10 @@ from typing import Any
 import pytest
 
 from longboat.cli import repo_prune
-from longboat.repository import PruneReport, Repository, advance_epoch, prune, read_epoch
+from longboat.cli.repo_access import UsageError
+from longboat.cli.repo_arguments import parser
+from longboat.repository import PruneReport, Repository, StoreSettings, advance_epoch, prune, read_epoch
+from longboat.repository.errors import AccessDeniedError
 from longboat.repository.object_store import ScopedStore
 
 from .repo_world import BLOG, SHOP, Capture, World, world
@@ -112,3 +117,45 @@ def test_an_epoch_that_somebody_else_wrote_meanwhile_is_left(world: World, monke
 def test_prune_does_not_shorten_the_grace_that_writers_rely_on(world: World, capsys: Capture) -> None:
     assert world("prune", "--grace", "5m") == world("prune", "--grace", "soon") == 2
     assert "writers at work" in capsys.readouterr().err
+
+
+def _asked(*more: str) -> argparse.Namespace:
+    return parser().parse_args(["prune", *more])
+
+
+@pytest.mark.parametrize("locked", [True, False])
+def test_nothing_is_moved_by_hand_where_objects_are_locked(world: World, locked: bool) -> None:
+    """Jobs do not either: who reads the oldest versions after an attack would find no manifest, or a forged one."""
+    settings, seen = world.settings, list[str]()
+
+    def is_locked(_: StoreSettings, path: str) -> bool:
+        seen.append(path)
+        return locked and path == BLOG
+
+    repo_prune.require_unlocked(_asked("--yes"), settings, [SHOP, BLOG], is_locked)
+    assert not seen
+    with pytest.raises(UsageError, match=r"bbbb-blog are locked.*leave --repack out") if locked else nullcontext():
+        repo_prune.require_unlocked(_asked("--repack", "1Gi"), settings, [SHOP, BLOG], is_locked)
+    assert seen == [SHOP, BLOG]
+
+
+def test_nothing_is_moved_by_hand_where_locks_can_not_be_seen(world: World) -> None:
+    def is_locked(_: StoreSettings, path: str) -> bool:
+        raise AccessDeniedError(f"{path}: AccessDenied")
+
+    with pytest.raises(UsageError, match="s3:GetObjectRetention"):
+        repo_prune.require_unlocked(_asked("--repack", "1Gi"), world.settings, [SHOP], is_locked)
+
+
+def test_prune_that_moves_looks_for_locks_before_it_does_anything(
+    world: World, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise UsageError("--repack: locked")
+
+    monkeypatch.setattr(repo_prune, "require_unlocked", refuse)
+    orphan = _orphan(world, timedelta(days=9))
+    assert world("prune", "--yes", "--repack", "1Gi") == 2
+    assert "locked" in capsys.readouterr().err
+    assert orphan.exists()
+    assert not list((world.folder / "store").rglob("condemned/*"))
