@@ -19,7 +19,6 @@ from longboat.mover import Failure, PruneQuestion, PruneResult, VerifyResult
 from longboat.plan import maintenance_suspects as suspicion
 from longboat.plan.generations import FIRST, folder_of, repository_in
 from longboat.plan.maintenance_slots import retry_delay, slot_after
-from longboat.plan.maintenance_suspects import Look, Suspect
 from longboat.plan.names import digest
 from longboat.plan.store_locks import locks_of
 
@@ -59,9 +58,8 @@ class Attempt(Model):
     suspects: list[str] = Field(default_factory=list)
     """Of a verification: backups of which it reads all data."""
     read: list[str] = Field(default_factory=list)
-    """Of these, disk manifests of which runs before it have read all data."""
     named: dict[str, int] = Field(default_factory=dict)
-    """Disk manifests that restores have named, and from which byte on; read first."""
+    """Of their disks those that were read before; and where restores have met damage, which is read first."""
 
 
 class Failed(Model):
@@ -99,8 +97,8 @@ class VerifyRuns(Runs):
 
     result: VerifyResult | None = None
     whole: Time | None = None
-    suspects: list[Suspect] = Field(default_factory=list)
-    looks: list[Look] = Field(default_factory=list)
+    suspects: list[suspicion.Suspect] = Field(default_factory=list)
+    looks: list[suspicion.Look] = Field(default_factory=list)
 
 
 class RepositoryRecord(Model):
@@ -325,18 +323,15 @@ def _verify_attempt(attempt: Attempt, runs: VerifyRuns, store: BackupStore) -> A
 
 def suspected(record: RepositoryRecord, backup: str, now: datetime, disk: str = "", at: int = 0) -> RepositoryRecord:
     """Return the record with a backup of which a verification, due at once as a rule, reads all data: see Suspect."""
-    met = Suspect(backup=backup, since=now.replace(microsecond=0), disk=disk, at=at)
+    met = suspicion.Suspect(backup=backup, since=now.replace(microsecond=0), disk=disk, at=at)
     return _with(record, "verify", suspects=suspicion.with_suspect(record.verify.suspects, record.verify.looks, met))
 
 
 def having_read(record: RepositoryRecord, disks: Iterable[tuple[str, str]]) -> RepositoryRecord:
     """Return the record with what the verification under way has read of its suspects: see with_read."""
-    attempt, suspects = record.verify.attempt, record.verify.suspects
-    return (
-        record
-        if attempt is None
-        else _with(record, "verify", suspects=suspicion.with_read(suspects, attempt.started, disks))
-    )
+    if (attempt := record.verify.attempt) is None:
+        return record
+    return _with(record, "verify", suspects=suspicion.with_read(record.verify.suspects, attempt.started, disks))
 
 
 def is_forbidden(record: RepositoryRecord, work: Work, store: BackupStore) -> bool:

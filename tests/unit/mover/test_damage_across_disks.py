@@ -273,13 +273,12 @@ def test_nothing_counts_as_proven_that_could_not_be_written_down(shared: Shared)
 
 
 def test_where_a_restore_met_damage_is_read_first(shared: Shared) -> None:
-    world = rotten(shared)
+    world = shared.copy()
     manifest = read_disk_manifest(world.repository, world.backups["b1"][0]).manifest
     far = 2 * manifest.page_bytes + 5
     frames = [
         frame for block, frame in frames_of(world.repository, world.backups["b1"][0]) if block // PAGE_BLOCKS == 2
     ]
-    world = shared.copy()
     pack = next(each for each in world.store.objects if each.endswith(frames[-1].pack.hex()))
     world.damage(pack, "flip", frames[-1].offset + 30)
     read: list[str] = []
