@@ -242,7 +242,14 @@ TYPED: Mapping[tuple[str, str], Typed] = {
     ("BackupStore", "encryption.newMasterKeysAfter"): ((), TIME),
     ("BackupStore", "encryption.recoveryRecipient"): (
         (),
-        ([("a" * 201, "maxLength")], ["longboat-recovery-public-1-a"]),
+        (
+            [
+                ("longboat-recovery-public-1-" + "a" * 201, "maxLength"),
+                ("longboat-recovery-secret-1-a", "pattern"),
+                ("longboat-recovery-public-1-…", "pattern"),
+            ],
+            ["longboat-recovery-public-1-a"],
+        ),
     ),
     ("BackupStore", "maintenance.parallelism"): (
         (("maintenance", {}),),

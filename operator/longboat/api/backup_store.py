@@ -207,6 +207,8 @@ class Encryption(Model):
     recovery_recipient: str | None = Field(
         None,
         max_length=200,
+        # The secret half, pasted here by mistake, would lie in the cluster and in every copy of its objects.
+        pattern=r"^longboat-recovery-public-1-[a-z2-7]+$",
         description="Public key of an offline recovery pair, as made by `longboat key generate --recovery`. "
         "Without one, losing the Secret means losing the backups.",
     )
