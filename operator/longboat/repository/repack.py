@@ -9,11 +9,13 @@ new one sound (`settle`).
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from itertools import groupby
+from itertools import chain, groupby
+from typing import NamedTuple
 
 from .backups import StoredDisk, read_disk_at
 from .crypto import FRAME_OVERHEAD
@@ -35,8 +37,11 @@ MOST_ALIVE = 1 / 4
 PAYS = 2
 """So many times the bytes of the pages that are written anew have to be freed, or a disk is left as it is."""
 MAX_LOOKED = 512  # Packs whose index one prune reads to see how full they were.
-MAX_USES = 1 << 21  # Uses of packs by the pages of one disk's backups that are held in memory: some 200 MiB.
-_BATCH = 64
+MAX_READ = 128 << 20  # Bytes of manifests, as they are stored, that are read for one disk.
+MAX_PAGES = 1 << 18  # Pages of one disk's backups that are held in memory with what they refer to,
+MAX_USES = 1 << 23  # and packs that all of these refer to, together: some 200 MiB.
+MAX_MOVED = 1 << 18  # Blocks that are moved for one disk in a run: where each of them is now is held, some 150 MiB.
+_BATCH = 16
 Place = tuple[bytes, int]  # A map pack, and a page's place in it.
 
 
@@ -70,16 +75,26 @@ class RepackReport:
     note: str = ""
 
 
+class Source(NamedTuple):
+    """A disk manifest that was read: its name, the very object, and the export's object id."""
+
+    name: str
+    place: str
+    object_id: str
+
+
 @dataclass
 class RepackPlan:
     """Which packs of a disk are repacked, with their sizes, and which pages refer to them (map pack and place in it).
 
-    Packs of which less than `share` of the blocks is referred to. `cost` is the most that is downloaded of the packs,
-    `all_packs` are those that the disk refers to, these included.
+    Packs of which less than `share` of the blocks is referred to; for these manifests, the oldest first. `cost` is the
+    most that is downloaded of the packs, `all_packs` are those that the disk refers to, these included.
     """
 
-    disks: list[StoredDisk]
     share: float
+    disks: list[Source] = field(default_factory=list)
+    disk_key: str = ""
+    block_size: int = 0
     packs: dict[bytes, int] = field(default_factory=dict)
     pages: set[tuple[bytes, int]] = field(default_factory=set)
     cost: int = 0
@@ -142,54 +157,48 @@ class Planner:
         """
         if not sizes or self.budget <= 0 or self._looks <= 0:
             return None
-        found = [read_disk_at(self._repository, each.name, each.current.name) for each in disk.listed]
-        plan = RepackPlan(found, disk.share)
-        tables = self._all_tables(plan.disks)
-        live = _referenced(plan.disks, tables)
-        freed = self._choose(plan, live, sizes)
-        plan.pages = {place for place, table in tables.items() if not plan.packs.keys().isdisjoint(table)}
-        plan.all_packs = set(live)
+        plan, uses = RepackPlan(disk.share), Uses()
+        for stored in self._manifests(disk):
+            manifest = stored.manifest
+            plan.disks.append(Source(stored.name, stored.place, stored.object_id))
+            plan.disk_key, plan.block_size = manifest.disk.disk_key, manifest.block_size
+            uses.add(pages_of(manifest), self._tables)
+        freed = self._choose(plan, uses.most, sizes)
+        plan.pages, plan.all_packs = uses.pages_with(plan.packs), set(uses.most)
         # A page that is written anew is as large as the one before, of which other backups may keep the map pack.
         if not plan.packs or freed <= PAYS * sum(place[1] & 0xFFFFFFFF for place in plan.pages):
             return None
         self.budget -= plan.cost
         return plan
 
+    def _manifests(self, disk: Movable) -> Iterator[StoredDisk]:
+        """Yield the manifests one by one; RepositoryError if they are too many, before any is read."""
+        stored = sum(each.current.size for each in disk.listed)
+        if stored > MAX_READ:
+            raise RepositoryError(f"its {len(disk.listed)} manifests have {stored} bytes, more than {MAX_READ}")
+        yield from (read_disk_at(self._repository, each.name, each.current.name) for each in disk.listed)
+
     def _choose(self, plan: RepackPlan, live: Counter[bytes], sizes: dict[bytes, int]) -> int:
         """Choose packs, the emptiest first; return how many bytes are freed of them."""
-        block = plan.disks[-1].manifest.block_size
-        freed = 0
+        freed = moved = 0
         wanted = [pack for pack in live.keys() & sizes.keys() if 0 < live[pack] < UNKNOWN]
         wanted = [pack for pack in wanted if not self._damage.has(Kind.DATA_PACK, pack)]
         wanted.sort(key=lambda pack: (live[pack] / max(1, sizes[pack]), pack))
         for pack in wanted:
             # Each live block costs the download of its frame at the most.
-            cost = min(sizes[pack], live[pack] * (max(block, FRAME_TARGET) + FRAME_OVERHEAD))
-            if self._looks <= 0 or plan.cost + cost > self.budget:
+            cost = min(sizes[pack], live[pack] * (max(plan.block_size, FRAME_TARGET) + FRAME_OVERHEAD))
+            if self._looks <= 0 or plan.cost + cost > self.budget or moved + live[pack] > MAX_MOVED:
                 break
             self._looks -= 1
             blocks = self._blocks(pack, sizes[pack])
             if live[pack] < plan.share * blocks:
                 plan.packs[pack] = sizes[pack]
-                plan.cost += cost
+                plan.cost, moved = plan.cost + cost, moved + live[pack]
                 freed += sizes[pack] * (blocks - live[pack]) // blocks
         return freed
 
-    def _all_tables(self, disks: list[StoredDisk]) -> dict[Place, dict[bytes, int]]:
-        tables, uses = dict[Place, dict[bytes, int]](), 0
-        for place, table in self._tables(disks):
-            tables[place] = table
-            uses += len(table)
-            if uses > MAX_USES:
-                raise RepositoryError(f"the pages of its backups refer to packs more than {MAX_USES} times")
-        return tables
-
-    def _tables(self, disks: list[StoredDisk]) -> Iterator[tuple[tuple[bytes, int], dict[bytes, int]]]:
-        """Yield for each page of these manifests, by map pack and place in it, the blocks in each data pack."""
-        pages: dict[bytes, set[int]] = {}
-        for disk in disks:
-            for pack, found in pages_of(disk.manifest).items():
-                pages.setdefault(pack, set()).update(found)
+    def _tables(self, pages: Mapping[bytes, Collection[int]]) -> Iterator[tuple[Place, dict[bytes, int]]]:
+        """Yield for each of these pages, by map pack and place in it, the blocks in each data pack."""
         read = in_batches(
             self._threads,
             _BATCH,
@@ -206,28 +215,71 @@ class Planner:
             return 0  # It stays as it is, and the others are looked at.
 
 
-def _places(disk: StoredDisk) -> set[Place]:
-    return {(pack, page) for pack, pages in pages_of(disk.manifest).items() for page in pages}
+class Uses:
+    """Which packs the pages of a disk's backups refer to, in a few bytes for each.
 
-
-def _referenced(disks: Iterable[StoredDisk], tables: Mapping[Place, Mapping[bytes, int]]) -> Counter[bytes]:
-    """Return how many blocks of each pack these backups, the oldest first, refer to.
-
-    That is the most that any one of them does: what a backup has of a pack its next one has, too, or less of it.
+    `most` are the blocks of each pack that all backups together refer to. That is the most that any one of them does:
+    what a backup has of a pack its next one has, too, or less of it.
     """
-    most, count, before = Counter[bytes](), Counter[bytes](), set[Place]()
-    for disk in disks:
-        now = _places(disk)
-        for place in before - now:
-            count.subtract(tables[place])
+
+    def __init__(self) -> None:
+        """Begin without backups."""
+        self.most = Counter[bytes]()
+        self._count, self._before = Counter[bytes](), set[Place]()
+        # Of each page numbers of packs, and after each one how many of its blocks lie there.
+        self._tables: dict[Place, array[int]] = {}
+        self._uses = 0
+        self._packs, self._numbers = list[bytes](), dict[bytes, int]()
+
+    def add(
+        self,
+        pages: Mapping[bytes, Collection[int]],
+        read: Callable[[Mapping[bytes, Collection[int]]], Iterable[tuple[Place, Mapping[bytes, int]]]],
+    ) -> None:
+        """Take the pages of the next backup, by map pack; `read` says what those refer to that are not known yet.
+
+        RepositoryError if there are more than may be held.
+        """
+        now = {(pack, page) for pack, found in pages.items() for page in found}
+        unknown, new = now - self._tables.keys(), dict[bytes, set[int]]()
+        self._require(len(self._tables) + len(unknown), MAX_PAGES, "pages of its backups")
+        for pack, page in unknown:
+            new.setdefault(pack, set()).add(page)
+        for place, table in read(new):
+            self._uses += len(table)
+            self._require(self._uses, MAX_USES, "uses of packs by its pages")
+            self._tables[place] = array("I", chain.from_iterable((self._number(each), n) for each, n in table.items()))
+        self._advance(now)
+
+    def pages_with(self, packs: Collection[bytes]) -> set[Place]:
+        """Return the pages that refer to any of these packs."""
+        numbers = {self._numbers[pack] for pack in packs}
+        return {place for place, table in self._tables.items() if not numbers.isdisjoint(table[::2])}
+
+    def _advance(self, now: set[Place]) -> None:
+        for place in self._before - now:
+            self._count.subtract(self._table(place))
         changed = set[bytes]()
-        for place in now - before:
-            count.update(tables[place])
-            changed |= tables[place].keys()
+        for place in now - self._before:
+            self._count.update(table := self._table(place))
+            changed |= table.keys()
         for pack in changed:
-            most[pack] = max(most[pack], count[pack])
-        before = now
-    return most
+            self.most[pack] = max(self.most[pack], self._count[pack])
+        self._before = now
+
+    def _table(self, place: Place) -> dict[bytes, int]:
+        table = self._tables[place]
+        return {self._packs[number]: count for number, count in zip(table[::2], table[1::2], strict=True)}
+
+    def _number(self, pack: bytes) -> int:
+        number = self._numbers.setdefault(pack, len(self._packs))
+        if number == len(self._packs):
+            self._packs.append(pack)
+        return number
+
+    def _require(self, found: int, most: int, what: str) -> None:
+        if found > most:
+            raise RepositoryError(f"there are more than {most} {what}, too many to be held in memory")
 
 
 def place_of(manifest: DiskManifest, number: int) -> tuple[bytes, int] | None:

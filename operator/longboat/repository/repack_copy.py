@@ -22,12 +22,13 @@ from .named import being_removed
 from .object_store import ObjectStore, persistently, put_fresh
 from .packs import PackWriter, open_frame
 from .pages import FrameRef, Page, build_page, encode_page, page_table
-from .repack import RepackPlan, place_of
+from .repack import RepackPlan, Source, place_of
 from .repository import Repository
 
 MAP_PACK_TARGET = 4 << 20
 CACHE = 32 << 20  # Bytes of frames that are kept for the next pages.
-REMOVED, LATE = "a backup of theirs is being removed, or was", "they came too late"
+REMOVED, CHANGED = "a backup of theirs is being removed, or was", "what they are for has changed"
+LATE = "they came too late"
 Place = tuple[FrameRef, int]  # A frame and the slot of a block in it.
 
 
@@ -62,38 +63,44 @@ def repack_disk(
     def uploaded(told: tuple[int, int]) -> tuple[list[str], list[str]]:
         return data.uploaded[told[0] :], maps.uploaded[told[1] :]
 
-    disk_key = plan.disks[-1].manifest.disk.disk_key
     copied = Copied()
-    with Lease(repository, disk_key, "", uploaded) as lease:
+    with Lease(repository, plan.disk_key, "", uploaded) as lease:
         lease.name_parent(plan.disks[-1].name)
         # After the lease and its look at the condemned lists, as every writer does.
-        disks = list(_again(repository, plan.disks, copied))
+        disks = _lasting(repository, plan.disks, copied)
         writer = PackWriter(repository.keys, Kind.DATA_PACK, data, repository.random)
         copies = _Copies(repository, set(plan.packs), writer, damage, plan.cost, tell)
         pages = _Pages(repository, PackWriter(repository.keys, Kind.MAP_PACK, maps, repository.random), plan, copies)
-        written = [(disk, manifest) for disk in disks if (manifest := pages.moved(disk))]
+        # Each manifest is read twice, as memory is for one: first for what is written, then for where that is.
+        moving = [disk for disk in disks if pages.moved(_again(repository, disk))]
         writer.finish()
         pages.finish()
-        for disk, manifest in written:
+        for disk in moving:
+            manifest = pages.moved(_again(repository, disk))
             fence()
             lease.assure()
-            _refuse_condemned(lease, plan, data.uploaded, manifest)
-            copied.took(_put(repository, lease, disk, manifest))
+            if manifest is not None:
+                _refuse_condemned(lease, plan, data.uploaded, manifest)
+            copied.took(_put(repository, lease, disk, manifest) if manifest is not None else CHANGED)
     copied.downloaded, copied.written = copies.downloaded, data.stored_bytes + maps.stored_bytes
     return copied
 
 
-def _again(repository: Repository, disks: Sequence[StoredDisk], copied: Copied) -> Iterator[StoredDisk]:
-    """Yield the manifests that are still there, as they were, and that no removal is about to take."""
+def _lasting(repository: Repository, disks: Sequence[Source], copied: Copied) -> list[Source]:
+    """Return the manifests that no removal is about to take."""
     # Before anything is downloaded: what would be withdrawn afterwards costs as much.
     removed = being_removed(repository, (disk.name for disk in disks))
-    for disk in disks:
-        if disk.name in removed:
-            copied.took(REMOVED)
-            continue
-        with contextlib.suppress(BackupNotFoundError):
-            if (found := read_disk_manifest(repository, disk.name)) == disk:
-                yield found
+    for _ in removed:
+        copied.took(REMOVED)
+    return [disk for disk in disks if disk.name not in removed]
+
+
+def _again(repository: Repository, disk: Source) -> StoredDisk | None:
+    """Return a manifest if it is still there, and the object that it was."""
+    with contextlib.suppress(BackupNotFoundError):
+        found = read_disk_manifest(repository, disk.name)
+        return found if disk == (found.name, found.place, found.object_id) else None
+    return None
 
 
 def _refuse_condemned(lease: Lease, plan: RepackPlan, uploaded: Collection[str], manifest: DiskManifest) -> None:
@@ -104,7 +111,7 @@ def _refuse_condemned(lease: Lease, plan: RepackPlan, uploaded: Collection[str],
         raise LeaseLostError("a pack that the disk refers to is condemned, or a condemned list can't be read")
 
 
-def _put(repository: Repository, lease: Lease, before: StoredDisk, manifest: DiskManifest) -> str:
+def _put(repository: Repository, lease: Lease, before: Source, manifest: DiskManifest) -> str:
     """Write a manifest in the place of another one; return why it is not there, or an empty text."""
     if not disk_exists(repository, before.name):
         return REMOVED
@@ -123,7 +130,7 @@ def _put(repository: Repository, lease: Lease, before: StoredDisk, manifest: Dis
     return LATE if wanted else REMOVED
 
 
-def _is_wanted(repository: Repository, before: StoredDisk) -> bool:
+def _is_wanted(repository: Repository, before: Source) -> bool:
     """Tell whether a manifest's backup is not being removed: alone, what was written would be taken for one left."""
     # In this order: a removal that has taken the one before it may have left no announcement, and no backup's manifest.
     if being_removed(repository, [before.name]):
@@ -146,14 +153,18 @@ class _Pages:
 
     def __init__(self, repository: Repository, writer: PackWriter, plan: RepackPlan, copies: _Copies) -> None:
         self._repository, self._writer, self._plan, self._copies = repository, writer, plan, copies
-        self._written: dict[tuple[bytes, int, int], tuple[str, int, int]] = {}
+        self._written: dict[tuple[bytes, int, int], tuple[str, int, int] | None] = {}
+        self._ended = False
 
     def finish(self) -> None:
-        """Upload the last pack of pages."""
+        """Upload the last pack of pages; afterwards nothing more is written."""
         self._writer.finish()
+        self._ended = True
 
-    def moved(self, disk: StoredDisk) -> DiskManifest | None:
+    def moved(self, disk: StoredDisk | None) -> DiskManifest | None:
         """Return the manifest that is to take the place of another; None if nothing of that is moved."""
+        if disk is None:
+            return None
         reader, packs, pages = MapReader(self._repository, disk.manifest), dict[str, int](), list[PageRef | None]()
         moved = False
         for number, ref in enumerate(disk.manifest.pages):
@@ -174,12 +185,10 @@ class _Pages:
         if place not in self._plan.pages or place is None:
             return None
         key = (*place, reader.page_blocks(number))
-        if key not in self._written:
+        if key not in self._written and not self._ended:
             page = self._new(reader, number)
-            if page is None:
-                return None
-            self._written[key] = self._store(page)
-        return self._written[key]
+            self._written[key] = self._store(page) if page else None
+        return self._written.get(key)
 
     def _new(self, reader: MapReader, number: int) -> Page | None:
         try:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 from random import Random
 from typing import Any
+from weakref import WeakSet
 
 import pytest
 
@@ -23,13 +25,14 @@ from longboat.repository import (
     reference_to,
     remove_tombstone,
     repack,
+    repack_copy,
     repack_step,
     sweep_tombstones,
     verify,
     write_backup_manifest,
     write_tombstone,
 )
-from longboat.repository.backups import place_of_disk
+from longboat.repository.backups import StoredDisk, place_of_disk
 from longboat.repository.codec import compress
 from longboat.repository.commit import read_sound_manifest
 from longboat.repository.condemned import CondemnedList, write_condemned
@@ -536,9 +539,50 @@ def test_a_backup_does_not_build_on_what_was_written_too_late(gone: Gone) -> Non
     assert read_sound_manifest(gone.repository, name).place == name
 
 
-def test_a_disk_with_too_many_pages_for_the_memory_is_left(gone: Gone, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(repack, "MAX_USES", 0)
-    assert "is left as it is" in gone.prune().repacked.note
+@pytest.mark.parametrize("bound", ["MAX_PAGES", "MAX_USES"])
+def test_a_disk_with_too_many_pages_for_the_memory_is_left(
+    gone: Gone, bound: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(repack, bound, 0)
+    assert "is left as it is: there are more than 0" in gone.prune().repacked.note
+
+
+def test_a_disk_with_too_many_manifests_is_left_before_one_is_read(gone: Gone, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(repack, "MAX_READ", 1)
+    monkeypatch.setattr(repack, "read_disk_at", None)
+    assert "is left as it is: its 1 manifests have" in gone.prune().repacked.note
+
+
+def test_no_more_blocks_are_moved_than_can_be_held(gone: Gone, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(repack, "MAX_MOVED", len(KEPT) - 1)
+    assert gone.prune().repacked.packs == 0
+    monkeypatch.setattr(repack, "MAX_MOVED", len(KEPT))
+    assert gone.prune().repacked.packs == 1
+
+
+def test_one_manifest_at_a_time_is_held(gone: Gone, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of all backups of a large disk fill a mover's memory."""
+    gone.forget_advice()
+    for number in range(3, 9):
+        gone.back_up(f"number {number}", Random(number), [number])
+        gone.forget_advice()
+    held, most = WeakSet[DiskManifest](), [0]
+
+    def counted(read: Callable[..., StoredDisk]) -> Callable[..., StoredDisk]:
+        def call(*arguments: Any) -> StoredDisk:
+            gc.collect()
+            most[0] = max(most[0], len(held))
+            held.add((found := read(*arguments)).manifest)
+            return found
+
+        return call
+
+    monkeypatch.setattr(DiskManifest, "__hash__", object.__hash__)
+    for module in (repack, repack_copy):
+        for name in {"read_disk_at", "read_disk_manifest"} & set(vars(module)):
+            monkeypatch.setattr(module, name, counted(getattr(module, name)))
+    assert gone.prune(LIVING).repacked.manifests == 7
+    assert most[0] <= 1
 
 
 def test_nothing_takes_a_place_in_a_run_that_was_not_asked_to_move(gone: Gone) -> None:
